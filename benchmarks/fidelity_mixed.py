@@ -10,10 +10,11 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,10 @@ import costgraph as cg
 from costgraph.formula import Formula
 from costgraph.formula.vector import compile_vector
 from costgraph.hardware.machine import Engine
-from costgraph.timing.fidelity.calibration import Fit
 from costgraph.timing.fidelity.fit import errors, fit
 from costgraph.timing.fidelity.forms import form_of, value
 
 FILE = Path(__file__).parent / "data" / "timings" / "attention_mixed.csv.gz"
-VARIANT = "bf16-bf16"
 HEAD = ("device", "batches", "ideal", "apart", "in one kernel", "apart, kept back",
         "in one kernel, kept back")  # fmt: skip
 #: Layers of the model whose attention is taken.
@@ -82,8 +81,8 @@ def read() -> list[Batches]:
     with gzip.open(FILE, "rt") as file:
         for row in csv.DictReader(file):
             if int(row["decodes"]):
-                heads = tuple(int(row[k]) for k in ("n_heads", "n_kv_heads", "head_dim"))
-                found.setdefault((row["device"], heads), []).append(row)  # type: ignore[arg-type]
+                heads = int(row["n_heads"]), int(row["n_kv_heads"]), int(row["head_dim"])
+                found.setdefault((row["device"], heads), []).append(row)
     names = ("prefill_chunk", "kv_before_chunk", "decodes", "kv_decode", "seconds")
     return [
         Batches(device, heads, {k: np.array([float(r[k]) for r in rows]) for k in names})
@@ -123,16 +122,17 @@ class Scored:
         return self.chunk + value(form_of("beside").build(self.features, self.values))
 
 
-def scored() -> list[Scored]:
+@cache
+def scored() -> tuple[Scored, ...]:
     """Every device."""
-    out = []
-    for device in sorted({b.device for b in read()}):
-        own = [b for b in read() if b.device == device]
+    out, batches = [], read()
+    for device in sorted({b.device for b in batches}):
+        own = [b for b in batches if b.device == device]
         machine = cg.load_hardware(device)
         rate, sm = float(machine.memory.bandwidth), float(machine.multiprocessors)
         peak = float(machine.peak(Engine.TENSOR, "bf16"))
 
-        def column(of, own=own):  # type: ignore[no-untyped-def]
+        def column(of: Callable[[Batches], Any], own: list[Batches] = own) -> np.ndarray:
             return np.concatenate([of(b) for b in own])
 
         def positions(b: Batches) -> np.ndarray:
@@ -155,7 +155,7 @@ def scored() -> list[Scored]:
             features,
             column(lambda b: b.kept_back),
         ))  # fmt: skip
-    return out
+    return tuple(out)
 
 
 def table() -> list[tuple[str, ...]]:
@@ -171,17 +171,3 @@ def table() -> list[tuple[str, ...]]:
         out.append((s.device, str(len(t)), pair(s.ideal, every), pair(apart, every),
                     pair(s.together, every), pair(apart, k), pair(s.together, k)))  # fmt: skip
     return out
-
-
-def fits() -> dict[tuple[str, str, str], Fit]:
-    """A fit per device, of vLLM and of all frameworks: no other was timed there."""
-    found = {}
-    for s in scored():
-        k = s.kept_back
-        mean, median = errors(s.together[k], s.seconds[k])
-        low, mid, high = np.quantile((s.seconds / s.together)[k], (0.1, 0.5, 0.9))
-        held = {"rows": int(k.sum()), "mean": mean, "median": median,
-                "q10": float(low), "q50": float(mid), "q90": float(high)}  # fmt: skip
-        for variant in (VARIANT, f"{VARIANT}@vllm"):
-            found[s.device, "beside", variant] = Fit("beside", variant, s.values, held)
-    return found

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import fidelity_mixed
 import numpy as np
 from fidelity import DEVICES, by_card
 from fidelity_exchanges import any_ranks, carried_over, strangers
+from fidelity_mixed import scored
 
 from costgraph.files.writing import write_whole
 from costgraph.timing.fidelity.calibration import Calibration, Fit, calibration_text
@@ -97,7 +97,7 @@ def write_all(studies: dict[str, Study], light: Study, relatives: Relatives) -> 
     for s in (*studies.values(), light):
         add(found, groups(s))
     # Beside chunks as the files that are there time them.
-    add(found, fidelity_mixed.fits())
+    add(found, beside())
     for name in sorted(set(DEVICES.values())):
         own: dict[tuple[str, str], Fit] = {}
         for (device, kind, variant), f in found.items():
@@ -109,6 +109,16 @@ def write_all(studies: dict[str, Study], light: Study, relatives: Relatives) -> 
     several = [s for s in (*studies.values(), light) if len(np.unique(s.labels["device"])) > 1]
     transfer = calibration_text(general(several, relatives))
     write_whole(FOLDER / "transfer.toml", transfer.encode())
+
+
+def beside() -> dict[tuple[str, str, str], Fit]:
+    """A fit of mixed batches per device, of vLLM and of all frameworks: no other was timed."""
+    found: dict[tuple[str, str, str], Fit] = {}
+    for s in scored():
+        held = summary(s.together[s.kept_back], s.seconds[s.kept_back])
+        for variant in ("bf16-bf16", "bf16-bf16@vllm"):
+            add(found, {(s.device, "beside", variant): Fit("beside", variant, s.values, held)})
+    return found
 
 
 def exchanges(s: Study, relatives: Relatives) -> dict[tuple[str, str], Fit]:

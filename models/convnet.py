@@ -10,7 +10,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.image import act, batch_norm, conv, picture
+from costgraph.models.blocks.image import act, batch_norm, channel_norm, conv, picture
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM, SwinLayer, SwinPair
 from costgraph.models.vision import OnePass, Size
@@ -242,10 +242,10 @@ class ConvNext(Pyramid):
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
         x = conv(m, "stem", self.start(m), Integer(self.widths[0]), self.patch, self.patch)
-        x = self._normed(m, "stem_norm", x)
+        x = channel_norm(m, "stem_norm", x)
         for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):
             if index > 1:
-                x = self._normed(m, f"shrink{index}_norm", x)
+                x = channel_norm(m, f"shrink{index}_norm", x)
                 x = conv(m, f"shrink{index}", x, Integer(width), 2, 2)
             size = m.shape(x)[2:]
             layer = ConvNextLayer(size, Integer(width), self.activation, self.scaled, self.responds)
@@ -257,12 +257,6 @@ class ConvNext(Pyramid):
             rows = m.add("rows", AsSequence(), x)
             return m.build(m.norm("final_norm", m.add("all", Join(1), first, rows), d, LAYER_NORM))
         return self.close(m, m.norm("final_norm", made, d, LAYER_NORM))
-
-    def _normed(self, m: Maker, name: str, x: str) -> str:
-        """A layer norm over the channels of an image."""
-        size, d = m.shape(x)[2:], m.shape(x)[1]
-        x = m.norm(name, m.add(f"{name}_in", AsSequence(), x), d, LAYER_NORM)
-        return m.add(f"{name}_out", AsImage(size), x)
 
 
 @dataclass(frozen=True)

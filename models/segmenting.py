@@ -15,8 +15,8 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.image import act
-from costgraph.models.blocks.sam import SamEncoder, channel_norm
+from costgraph.models.blocks.image import act, channel_norm
+from costgraph.models.blocks.sam import SamEncoder
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.vision import OnePass
 from costgraph.ops import Activation, Add, AsSequence, Concat, Linear
@@ -115,11 +115,12 @@ class Segmenter(OnePass):
         m.add("kinds_rest", Reshape((kinds * d,)), m.vector("kinds.weight", kinds, d))
         kernels = ((c / 4, ONE, TWO), (c, c / 4, TWO), (d, c, ONE))
         for index, (out, into, taps) in enumerate(kernels, start=1):
-            kernel = m.weight(f"mask{index}.weight", out, into, taps, taps)
-            count = Integer(3 if index < 3 else 1)  # a bias, and a norm behind the first two
-            rows = m.vector(f"mask{index}.rows", count, out)
-            m.add(f"mask{index}_kernel_rest", Reshape((out * into * taps**2,)), kernel)
-            m.add(f"mask{index}_rows_rest", Reshape((count * out,)), rows)
+            name, count = f"mask{index}", out * into * taps**2
+            kernel = m.weight(f"{name}.weight", out, into, taps, taps)
+            m.add(f"{name}_kernel_rest", Reshape((count,)), kernel)
+            vectors = Integer(3 if index < 3 else 1)  # a bias, and a norm behind the first two
+            beside = m.vector(f"{name}.rows", vectors, out)
+            m.add(f"{name}_rows_rest", Reshape((vectors * out,)), beside)
 
     def _with(
         self, m: Maker, name: str, y: str, x: str, tokens: str, places: str

@@ -55,6 +55,12 @@ def as_channels(m: Maker, name: str, x: str) -> str:
     return m.add(name, Transpose((0, 2, 1)), x)
 
 
+def _normed(m: Maker, name: str, x: str, norm: Norm) -> str:
+    """Adds a norm over the channels of ``x (B, C, n)``."""
+    rows = m.add(f"{name}_rows", AsSequence(), x)
+    return as_channels(m, f"{name}_back", m.norm(f"{name}_norm", rows, m.shape(rows)[2], norm))
+
+
 @dataclass(frozen=True)
 class Placing:
     """Positions from convolutions over the sequence, added to it.
@@ -86,8 +92,7 @@ class Placing:
             if self.kernel % 2 == 0:  # one position too many
                 y = m.add(f"{name}_cut", Slice(2, ZERO, length), y)
             if not self.gain:
-                z = m.norm(f"{name}_norm", m.add(f"{name}_rows", AsSequence(), y), d, _PLAIN)
-                y = as_channels(m, f"{name}_back", z)
+                y = _normed(m, name, y, _PLAIN)
             y = act(m, f"{name}_act", y, self.activation)
         return m.add("place_add", Add(), m.add("place_rows", AsSequence(), y), x)
 
@@ -131,10 +136,7 @@ class SpeechFront:
             name, channels = f"conv{index}", Integer(width)
             x = conv(m, name, x, channels, kernel, stride, bias=self.bias)
             if self.every:
-                y = m.norm(
-                    f"{name}_norm", m.add(f"{name}_rows", AsSequence(), x), channels, LAYER_NORM
-                )
-                x = as_channels(m, f"{name}_back", y)
+                x = _normed(m, name, x, LAYER_NORM)
             elif index == 1:
                 x = group_norm(m, f"{name}_norm", x, channels)
             x = act(m, f"{name}_act", x, self.activation)

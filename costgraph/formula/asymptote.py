@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from sympy import Add, Expr, Float, Integer, Mul, Pow, Symbol, fraction, together
+from sympy import Add, Expr, Float, Integer, Mul, Symbol, fraction, together
 
 from costgraph.errors import InputError, clip
+from costgraph.formula.powers import has_norm
 from costgraph.formula.regimes import regimes
 from costgraph.formula.rounded import unrounded
 from costgraph.views import view_text
@@ -64,7 +65,7 @@ def asymptote(
         raise InputError(f"{formula.name}: {x} ends at {last.upper}, so it has no limit in {x}")
     # A stair is its line, and a slack that does not grow.
     settled, slacks = unrounded(_settled(last.expr, x), x)
-    if any(p.exp.is_Float for p in settled.atoms(Pow)):  # norms
+    if has_norm(settled):
         leading, power = _leading(settled, x)
         _check(formula, leading, slacks, x)
         start = next(p.lower for p in found.pieces if p.expr == last.expr)

@@ -237,8 +237,7 @@ def _by_stairs(difference: Expr, cases: int) -> bool:
         return False  # of a higher degree the least need not be at an end
     line = atom.args[0]
     most = gap(line) * (1 if isinstance(atom, ceiling) else -1)
-    ends = [difference.xreplace({atom: e}) for e in (line, line + most)]
-    return not any(map(_falls_below, ends)) and all(_holds(e, cases) for e in ends)
+    return _all_hold((difference.xreplace({atom: e}) for e in (line, line + most)), cases)
 
 
 def gap(line: Expr) -> Expr:
@@ -257,26 +256,24 @@ def _is_size(atom: Expr) -> bool:
     return all(proofs) if isinstance(atom, Min) else any(proofs)
 
 
-def _holds(difference: Expr, cases: int) -> bool:
-    """True if a difference is proved non-negative: none is expanded that a point refutes."""
-    return not _falls_below(difference) and _nonnegative(_expanded(difference), cases)
+def _all_hold(differences: Iterable[Expr], cases: int) -> bool:
+    """True if all are proved non-negative: none is expanded where a point refutes one."""
+    found = list(differences)
+    if any(map(_falls_below, found)):
+        return False
+    return all(_nonnegative(_expanded(d), cases) for d in found)
 
 
 def _by_cases(difference: Expr, atom: Expr, cases: int) -> bool:
     """``difference`` with a minimum or maximum replaced by its arguments."""
-
-    def holds(argument: Expr) -> bool:
-        return _holds(difference.xreplace({atom: argument}), cases)
-
+    found = [difference.xreplace({atom: argument}) for argument in atom.args]
     slope = difference.coeff(atom, 1)
     if not (difference - slope * atom).expand().has(atom):
         # A minimum is at most each argument, a maximum at least.
         falls = -slope if isinstance(atom, Min) else slope
         if not _signs(expand(falls))[0]:
-            return any(holds(argument) for argument in atom.args)
-    if any(_falls_below(difference.xreplace({atom: argument})) for argument in atom.args):
-        return False
-    return all(holds(argument) for argument in atom.args)
+            return any(_all_hold((d,), cases) for d in found)
+    return _all_hold(found, cases)
 
 
 def pruned(candidates: Iterable[Expr]) -> tuple[Expr, ...]:

@@ -228,9 +228,13 @@ def compile_terms(
 
 def tree_of_expr(expr: Expr, symbols: Sequence[Symbol], exact: bool = False) -> Tree:
     """One plain expression as data, see :mod:`.trees`."""
-    return tree_of(source_of((Term(Rational(1), (Arm(expr, ""),)),), symbols, exact=exact))
+    return tree_of(source_of(_alone(expr), symbols, exact=exact))
 
 
-def compile_expr(expr: Expr, symbols: Sequence[Symbol]) -> Callable[..., Any]:
+def compile_expr(expr: Expr, symbols: Sequence[Symbol], exact: bool = False) -> Callable[..., Any]:
     """A Python function of ``symbols`` (positional) for one plain expression."""
-    return compile_terms((Term(Rational(1), (Arm(expr, ""),)),), symbols)
+    return compile_terms(_alone(expr), symbols, exact=exact)
+
+
+def _alone(expr: Expr) -> tuple[Term, ...]:
+    return (Term(Rational(1), (Arm(expr, ""),)),)

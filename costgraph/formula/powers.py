@@ -38,6 +38,11 @@ def placed(expr: Expr, values: Mapping[Expr, Expr]) -> Expr:
     return expr.xreplace({**values, **powers})
 
 
+def has_norm(expr: Expr) -> bool:
+    """Whether some exponent is a float: only those of norms are, and no value is then exact."""
+    return any(p.exp.is_Float for p in expr.atoms(Pow))
+
+
 def unmovable(expr: Expr, moved: Mapping[Expr, Expr]) -> set[Symbol]:
     """Symbols whose replacement would write out a long power: ``p^(1000000·(S + 1))``."""
     found: set[Symbol] = set()

@@ -14,9 +14,11 @@ Norms of affine arms, of any exponent up to 12, come within 2e-10 of their sum.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from operator import mul
+from typing import Any
 
 #: Terms that are added up one by one, at the start of a range and in short pieces.
 DIRECT = 16
@@ -50,13 +52,26 @@ class Rule:
 
     def total(self, values: list[float], n: int) -> float | None:
         """The sum over ``n`` whole numbers; None where the values are not smooth enough."""
-        odd, even = (sum(map(mul, w, values)) for w in self.tail)
-        m0, m1, m2, m3 = (sum(map(mul, w, values)) for w in self.moments)
-        tail, scale, over = abs(odd) + abs(even), abs(m0), 1.0 / (n * n)
-        if tail * (tail + ROUGH * over * scale) > TOLERANCE * scale * scale:
-            return None
-        total: float = n * (m0 + over * (m1 + over * (m2 + over * m3)))
-        return total
+        total, rough = summed([sum(map(mul, w, values)) for w in self.weights], n)
+        return None if rough else total
+
+    @cached_property
+    def weights(self) -> tuple[tuple[float, ...], ...]:
+        """The weights of moments and tail."""
+        return (*self.moments, *self.tail)
+
+
+def summed(weighted: Iterable[Any], n: Any) -> tuple[Any, Any]:
+    """(the sum over ``n`` whole numbers, whether the values are too rough for it).
+
+    Args:
+        weighted: the values by each of :attr:`Rule.weights`; numbers, or arrays of many pieces.
+        n: a number, or an array of as many.
+    """
+    m0, m1, m2, m3, odd, even = weighted
+    tail, scale, over = abs(odd) + abs(even), abs(m0), 1.0 / (n * n)
+    rough = tail * (tail + ROUGH * over * scale) > TOLERANCE * scale * scale
+    return n * (m0 + over * (m1 + over * (m2 + over * m3))), rough
 
 
 def longest(start: int) -> int:

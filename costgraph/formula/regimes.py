@@ -23,6 +23,7 @@ from sympy.core.relational import Relational
 from costgraph.errors import InputError, clip
 from costgraph.formula.ladder import Rung, bounds, joined, ladder, ordered
 from costgraph.formula.limits import domain_of
+from costgraph.formula.powers import has_norm
 from costgraph.formula.rounded import stairs
 from costgraph.formula.signs import Judge, tightest
 from costgraph.symbols import symbol
@@ -268,9 +269,8 @@ def _prepared(
 
 def _quotient(top: Expr, bottom: Expr) -> Expr:
     """``top / bottom`` in lowest terms; where there are powers of symbols as it stands."""
-    powers = bottom.atoms(sympy.Pow)
-    if any(p.exp.is_Float for p in powers):  # norms
+    if has_norm(bottom):
         return top / bottom
-    if any(p.exp.free_symbols for p in powers):
+    if any(p.exp.free_symbols for p in bottom.atoms(sympy.Pow)):
         return sympy.expand(top) / bottom
     return sympy.cancel(top / bottom)

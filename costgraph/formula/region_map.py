@@ -37,7 +37,7 @@ from sympy import (
 )
 
 from costgraph.errors import InputError, clip, unbound
-from costgraph.formula.evaluate import compile_terms
+from costgraph.formula.evaluate import compile_expr
 from costgraph.formula.isolate import sign_changes
 from costgraph.formula.ladder import (
     HIDDEN,
@@ -49,7 +49,7 @@ from costgraph.formula.ladder import (
 from costgraph.formula.limits import check, start_of
 from costgraph.formula.reals import inside, number_key
 from costgraph.formula.rounded import ends, firsts, stairs
-from costgraph.formula.terms import Arm, Limit, Term
+from costgraph.formula.terms import Limit, Term
 from costgraph.symbols import symbol
 from costgraph.views import view_text
 
@@ -314,7 +314,7 @@ def _bodies(term: Term, point: _Point) -> list[tuple[Expr, Found]]:
 @lru_cache(maxsize=4096)
 def _function(expr: Expr, symbols: tuple[Symbol, ...]) -> Callable[..., Any]:
     """Exact values of an expression; of long powers to double precision."""
-    return compile_terms((Term(Integer(1), (Arm(expr, ""),)),), symbols, exact=True)
+    return compile_expr(expr, symbols, exact=True)
 
 
 def _decided(expr: Expr, point: _Point) -> Expr:
@@ -354,10 +354,9 @@ def _laid_out(
         found = dict.fromkeys(curves)
         for cell in (cell for _, cell in cells) if nested else ():
             at = inside(cell.left, cell.right)
-            low, high = (e.xreplace({x: at}) for e in (cell.bottom, cell.top))
-            point = _Point({x: at, y: inside(low, high)})
+            place = _Place(x, at, y, *(e.xreplace({x: at}) for e in (cell.bottom, cell.top)))
             for term in nested:
-                for (a, _), (b, _) in combinations(_bodies(term, point), 2):
+                for (a, _), (b, _) in combinations(_bodies(term, place.point), 2):
                     _note(a - b, x, y, found)
         if len(found) == len(curves):
             return cells
@@ -389,15 +388,21 @@ def _curves(terms: tuple[Term, ...], limits: Sequence[Limit], x: Symbol, y: Symb
     for limit in limits:
         _note(limit.excess, x, y, found)
     for term in terms:
-        for variant in _variants(tuple(a.expr for a in candidates(term))):
+        found.update(dict.fromkeys(_curves_of(term, x, y)))
+    return list(found)
+
+
+@lru_cache(maxsize=4096)
+def _curves_of(term: Term, x: Symbol, y: Symbol) -> tuple[Poly, ...]:
+    """Distinct irreducible curves where arms of a term or an inner minimum change."""
+    found: dict[Poly, None] = {}
+    arms = [a.expr for a in candidates(term)]
+    inner = (atom.args for expr in arms for atom in expr.atoms(Min, Max))
+    for exprs in (tuple(arms), *inner):
+        for variant in _variants(exprs):
             for a, b in combinations(variant, 2):
                 _note(a - b, x, y, found)
-        for arm in candidates(term):
-            for atom in arm.expr.atoms(Min, Max):
-                for variant in _variants(atom.args):
-                    for a, b in combinations(variant, 2):
-                        _note(a - b, x, y, found)
-    return list(found)
+    return tuple(found)
 
 
 #: More undecided minima and maxima than this in one term are too many to lay out.
@@ -533,7 +538,7 @@ class _Forms:
     ) -> None:
         self._terms = terms
         numbers = {curve: number for number, curve in enumerate(curves)}
-        own = [None if t.is_nested else _curves((t,), (), x, y) for t in terms]
+        own = [None if t.is_nested else _curves_of(t, x, y) for t in terms]
         self._own = [None if o is None else frozenset(numbers[c] for c in o) for o in own]
         self._level = [o is not None and all(c.degree(x) == 0 for c in o) for o in own]
         self._known: dict[tuple[int, Rational | None, int], tuple[Expr, Found]] = {}

@@ -8,11 +8,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from sympy import Expr, Float, Integer, Pow, Symbol, ceiling, oo
+from sympy import Expr, Float, Integer, Symbol, ceiling, oo
 
 from costgraph.errors import InputError
 from costgraph.formula.limits import domain_of, is_whole
-from costgraph.formula.powers import placed
+from costgraph.formula.powers import has_norm, placed
 from costgraph.formula.regimes import Regimes, regimes
 from costgraph.formula.rounded import rounds
 from costgraph.formula.signs import Judge
@@ -172,7 +172,7 @@ def _exact(
 
 def _touches(part: Stretch, x: Symbol, judge: Judge) -> bool:
     """True if a stretch that breaks the budget keeps it exactly where it begins."""
-    if not part.lower.is_Rational or any(p.exp.is_Float for p in part.expr.atoms(Pow)):
+    if not part.lower.is_Rational or has_norm(part.expr):
         return False  # a norm is never known to be exactly the budget
     return judge.sign(placed(part.expr, {x: part.lower})) <= 0
 

@@ -14,7 +14,7 @@ from costgraph.formula.envelope import dominates
 from costgraph.formula.isolate import sign_at, sign_changes
 from costgraph.formula.ladder import as_poly, ordered, positive_roots
 from costgraph.formula.polynomials import rationalized
-from costgraph.formula.powers import placed
+from costgraph.formula.powers import has_norm, placed
 from costgraph.formula.reals import inside
 from costgraph.formula.regimes import Regime, Regimes
 from costgraph.formula.rounded import rounds, sign_stretches
@@ -90,7 +90,7 @@ def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bo
     """An expression of the same sign, where it may change, and if that was enclosed."""
     # Norms, and shares that vanish: over one denominator 2^-x would become a power that grows
     # beyond all numbers.
-    if any(p.exp.is_Float or p.exp.has(x) for p in piece.expr.atoms(Pow)):
+    if has_norm(piece.expr) or any(p.exp.has(x) for p in piece.expr.atoms(Pow)):
         shown = without_fractions(piece.expr, x, piece.lower, piece.upper)
         return shown, list(sign_changes(shown, x, piece.lower, piece.upper)), True
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from costgraph.formula.quadrature import DIRECT, ROUGH, TOLERANCE, rule
+from costgraph.formula.quadrature import DIRECT, rule, summed
 
 if TYPE_CHECKING:
     from costgraph.formula.vector import Array
@@ -102,8 +102,5 @@ def _by_rule(
     values = np.empty((len(known.nodes), len(start)))
     for row, x in zip(values, known.nodes, strict=True):
         row[...] = f(center + half * x)
-    m0, m1, m2, m3, odd, even = np.array((*known.moments, *known.tail)) @ values
-    over = 1 / (n * n)
-    tail, scale = np.abs(odd) + np.abs(even), np.abs(m0)
-    rough = tail * (tail + ROUGH * over * scale) > TOLERANCE * scale * scale
-    return n * (m0 + over * (m1 + over * (m2 + over * m3))), ~rough
+    total, rough = summed(np.array(known.weights) @ values, n)
+    return total, ~rough

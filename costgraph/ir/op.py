@@ -174,6 +174,11 @@ def same(a: Expr, b: Expr) -> bool:
     return a is b or bool(a == b) or bool(expand(a - b) == 0)
 
 
+def same_shape(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
+    """True when two shapes have as many dimensions, each provably equal."""
+    return len(a) == len(b) and all(map(same, a, b))
+
+
 def require(condition: bool, op: Op, message: str, *about: object) -> None:
     """Raise :class:`VerifyError` naming the operation unless ``condition``.
 

@@ -7,10 +7,9 @@ from sympy import Expr, Symbol
 from costgraph.errors import VerifyError
 from costgraph.formula.envelope import dominates
 from costgraph.ir.graph import Graph, Node
-from costgraph.ir.op import Tensors, same
+from costgraph.ir.op import Tensors, same, same_shape
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Parallel, Region, Repeat
-from costgraph.ir.tensor import Tensor
 from costgraph.symbols import SIZES, T, q
 
 
@@ -123,7 +122,7 @@ def _check_results(graph: Graph, node: Node) -> None:
         )
     for spec, tensor in zip(specs, node.outputs, strict=True):
         if (
-            not _alike(spec.named(tensor.name), tensor)
+            not same_shape(spec.shape, tensor.shape)
             or spec.dtype != tensor.dtype
             or spec.role is not tensor.role
         ):
@@ -152,7 +151,7 @@ def _check_region(graph: Graph, node: Node, region: Region) -> None:
         _check_rounds(graph, node, region, operands)
     for body, seen in zip(region.graphs, region.given(operands), strict=True):
         for given, wanted in zip(seen, body.inputs, strict=True):
-            if not _alike(given, wanted):
+            if not same_shape(given.shape, wanted.shape):
                 raise VerifyError(
                     f"{graph.name}: region {node.name!r} is given {given} for {wanted}"
                 )
@@ -176,7 +175,7 @@ def _check_rounds(graph: Graph, node: Node, region: Repeat, operands: Tensors) -
             )
     for index in range(region.carried):
         start, result = body.inputs[index], body.tensors[body.outputs[index]]
-        if not _alike(start, result):
+        if not same_shape(start.shape, result.shape):
             raise VerifyError(
                 f"{graph.name}: region {node.name!r} carries {result} back as {start}"
             )
@@ -195,9 +194,3 @@ def _check_bodies(graph: Graph, node: Node, region: Parallel) -> None:
                     f"{graph.name}: region {node.name!r}: body {body.name!r} reads "
                     f"{tensor.name!r}, which body {maker!r} makes: it has to wait for it"
                 )
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return len(a.shape) == len(b.shape) and all(
-        same(x, y) for x, y in zip(a.shape, b.shape, strict=True)
-    )

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from costgraph.errors import VerifyError
 from costgraph.ir.graph import Graph, Node
-from costgraph.ir.op import Spec, same
+from costgraph.ir.op import Spec, same_shape
 from costgraph.ir.tensor import Tensor
 
 _T = TypeVar("_T")
@@ -334,12 +334,7 @@ class Draft:
 
 def _alike(a: Spec | Tensor, b: Tensor) -> bool:
     """True if two results have one shape, format and role."""
-    return (
-        a.dtype == b.dtype
-        and a.role is b.role
-        and len(a.shape) == len(b.shape)
-        and all(same(x, y) for x, y in zip(a.shape, b.shape, strict=True))
-    )
+    return a.dtype == b.dtype and a.role is b.role and same_shape(a.shape, b.shape)
 
 
 def _modules(name: str) -> Iterator[str]:

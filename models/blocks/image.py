@@ -8,9 +8,10 @@ from sympy import Expr, Integer, Mul
 
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker
+from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.ops import Activation, Add, AsSequence, Conv
 from costgraph.ops.channels import BatchNorm, GroupNorm
-from costgraph.ops.image import Interpolate, Prepend
+from costgraph.ops.image import AsImage, Interpolate, Prepend
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G
 
@@ -66,6 +67,13 @@ def batch_norm(m: Maker, name: str, x: str) -> str:
 def group_norm(m: Maker, name: str, x: str, groups: Expr) -> str:
     """Adds a group norm."""
     return m.add(name, GroupNorm(groups), *affine(m, name, x))
+
+
+def channel_norm(m: Maker, name: str, x: str) -> str:
+    """Adds a layer norm over the channels of an image."""
+    size, d = m.shape(x)[2:], m.shape(x)[1]
+    x = m.norm(name, m.add(f"{name}_in", AsSequence(), x), d, LAYER_NORM)
+    return m.add(f"{name}_out", AsImage(size), x)
 
 
 def act(m: Maker, name: str, x: str, function: str) -> str:

@@ -11,7 +11,7 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import WHOLE, Eyes, together
 from costgraph.models.blocks.feedforward import FeedForward
-from costgraph.models.blocks.image import conv, picture
+from costgraph.models.blocks.image import channel_norm, conv, picture
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.pictures import Seen, Shown, Whole
 from costgraph.models.blocks.stack import run
@@ -159,13 +159,6 @@ class SamEncoder:
         x = channel_norm(m, "neck_norm1", conv(m, "neck1", x, self.out, 1, bias=False))
         x = conv(m, "neck2", x, self.out, 3, 1, 1, bias=False)
         return channel_norm(m, "neck_norm2", x)
-
-
-def channel_norm(m: Maker, name: str, x: str) -> str:
-    """Adds a layer norm over the channels of an image."""
-    size, d = m.shape(x)[2:], m.shape(x)[1]
-    x = m.norm(name, m.add(f"{name}_in", AsSequence(), x), d, LAYER_NORM)
-    return m.add(f"{name}_out", AsImage(size), x)
 
 
 @dataclass(frozen=True)

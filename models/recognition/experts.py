@@ -8,7 +8,7 @@ from sympy import Expr, Integer, Mul
 
 from costgraph.hardware.machine import Machine
 from costgraph.ir.graph import Node
-from costgraph.ir.op import Op, same
+from costgraph.ir.op import Op, same, same_shape
 from costgraph.ir.tensor import Role
 from costgraph.models.recognition.pieces import function, only_inside
 from costgraph.ops import Combine, ExpertLinear
@@ -43,7 +43,7 @@ class _Made:
 
     def reshape(self, label: str, name: str, *shape: Expr) -> str:
         given = self.tensors[name].shape
-        if len(given) == len(shape) and all(same(a, b) for a, b in zip(given, shape, strict=True)):
+        if same_shape(given, shape):
             return name
         return self.add(label, Reshape(tuple(shape)), name)
 

@@ -10,7 +10,7 @@ from sympy import Expr, Integer
 
 from costgraph.hardware.systems import System
 from costgraph.ir.graph import Graph, Node, Origin
-from costgraph.ir.op import Op, same
+from costgraph.ir.op import Op, same_shape
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role, Tensor
@@ -317,8 +317,8 @@ class _Layers:
 def _alike(a: Tensor, b: Tensor) -> bool:
     """True for one shape, format and role."""
     return (
-        (a.dtype, a.role, len(a.shape)) == (b.dtype, b.role, len(b.shape))
-        and all(same(x, y) for x, y in zip(a.shape, b.shape, strict=True))
+        (a.dtype, a.role) == (b.dtype, b.role)
+        and same_shape(a.shape, b.shape)
     )  # fmt: skip
 
 

@@ -173,6 +173,13 @@ def looked_up(graph: Graph) -> Iterator[tuple[Tensor, Tensor]]:
             yield given[0], tables[0]
 
 
+def sizes_in(graph: Graph) -> set[Symbol]:
+    """Symbols of the sizes in a graph."""
+    return {
+        s for inner in graph.walk() for t in inner.tensors.values() for s in t.numel.free_symbols
+    }
+
+
 def _check_lengths(graph: Graph, step: Step, beside: Expr | None) -> None:
     new, before = step.new, step.before
     if not (new == ONE or isinstance(new, Symbol)):
@@ -181,12 +188,9 @@ def _check_lengths(graph: Graph, step: Step, beside: Expr | None) -> None:
         raise NotCertain(f"its caches hold {before} positions before a step, as the sizes say")
     if new == before or (step.batch.free_symbols and step.batch in (new, before)):
         raise NotCertain(f"{before} is the length of more than its caches")
-    free = {
-        s for inner in graph.walk() for t in inner.tensors.values() for s in t.numel.free_symbols
-    }
     known = {new, before, B} | step.batch.free_symbols
     known |= set() if beside is None else beside.free_symbols
-    others = sorted(str(s) for s in free - known)
+    others = sorted(str(s) for s in sizes_in(graph) - known)
     if others:
         whole = "" if step.most is not None else f"; where one is {before + new}, dims can say so"
         raise NotCertain(f"it has lengths beside those of its caches: {', '.join(others)}{whole}")

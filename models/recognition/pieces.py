@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from costgraph.hardware.machine import Machine
 from costgraph.ir.graph import Node
-from costgraph.ir.op import Op, same
+from costgraph.ir.op import Op, same, same_shape
 from costgraph.ir.tensor import Role
 from costgraph.ops import Activation, LayerNorm, Linear, Multiply, QuantLinear, RMSNorm
 from costgraph.ops.arrays import Cast, Join
@@ -105,11 +105,7 @@ def fits(graph: Draft, op: Op, last: Node, *inputs: str) -> bool:
     """True if ``op`` makes what ``last`` makes: the same shape and format."""
     spec = op.infer(tuple(graph.tensors[i] for i in inputs))[0]
     made = last.outputs[0]
-    return (
-        spec.dtype == made.dtype
-        and len(spec.shape) == len(made.shape)
-        and all(same(a, b) for a, b in zip(spec.shape, made.shape, strict=True))
-    )
+    return spec.dtype == made.dtype and same_shape(spec.shape, made.shape)
 
 
 # --- activations

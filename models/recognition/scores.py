@@ -9,7 +9,7 @@ from sympy import Expr, Integer, Mul
 
 from costgraph.hardware.machine import Machine
 from costgraph.ir.graph import Node
-from costgraph.ir.op import Op, same
+from costgraph.ir.op import Op, same, same_shape
 from costgraph.models.recognition.pieces import function, makes, only_inside, sole_user
 from costgraph.ops import AttentionScores, AttentionValues, SoftCap, Softmax
 from costgraph.ops.arrays import Cast, Join
@@ -96,7 +96,7 @@ def _down_to_product(graph: Draft, name: str, found: _Found) -> Node | str | Non
             return node
         if isinstance(node.op, Reshape):
             before, after = graph.operands(node)[0].shape, node.op.shape
-            if len(before) < 2 or not _alike(before[-2:], after[-2:]):
+            if len(before) < 2 or not same_shape(before[-2:], after[-2:]):
                 return None
             if len(after) - 2 > len(found.lead):
                 found.lead = after[:-2]
@@ -175,11 +175,7 @@ def _leads_to_product(graph: Draft, name: str) -> bool:
 
 def _as_wide(graph: Draft, name: str, node: Node) -> bool:
     """True if a node makes what has the shape of one of its operands."""
-    return _alike(graph.tensors[name].shape, node.outputs[0].shape)
-
-
-def _alike(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
-    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return same_shape(graph.tensors[name].shape, node.outputs[0].shape)
 
 
 # --- putting attention in its place
@@ -210,7 +206,7 @@ def _attention(
     for label, name, shape in zip("qkv", given, folded, strict=True):
         if shape is None:
             return Miss("attention", node.name, "queries and keys are batched in different ways")
-        alike = _alike(shape, tensors[name].shape)
+        alike = same_shape(shape, tensors[name].shape)
         operands.append(name if alike else add(f"{label}_heads", Reshape(shape), name))
     query, turned, values = operands
     q = add("q_layout", Transpose(SWAP), query)
@@ -224,7 +220,7 @@ def _attention(
         scores = add("mask_add", found.mask, scores, *found.biases)
     chances = add("softmax", Softmax(pattern), scores, *found.sinks)
     mixed = add("sv_matmul", AttentionValues(pattern), chances, v)
-    if _alike(folded[0][:-2] if folded[0] else (), node.outputs[0].shape[:-2]):
+    if same_shape(folded[0][:-2] if folded[0] else (), node.outputs[0].shape[:-2]):
         new = Node(node.name, Transpose(SWAP), (mixed,), node.outputs)
     else:
         back = add("out_layout", Transpose(SWAP), mixed)

@@ -20,7 +20,7 @@ from costgraph.ir.op import same
 from costgraph.ir.program import Phase, Program, Resident
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.recognition.caches import ORDERS, appends, with_caches
-from costgraph.models.recognition.generating import NotCertain, looked_up, step_of
+from costgraph.models.recognition.generating import NotCertain, looked_up, sizes_in, step_of
 from costgraph.models.traced.lowering import Dialect
 from costgraph.models.traced.program import Part, Read, lowered, part_of
 from costgraph.models.traced.record import Traced, alternatives
@@ -245,7 +245,7 @@ def _phases(
 
 def _source(graph: Graph) -> Sizes:
     """What the encoder's own length becomes."""
-    free = _free(graph) - {B}
+    free = sizes_in(graph) - {B}
     if len(free) > 1:
         named = ", ".join(sorted(map(str, free)))
         raise NotCertain(f"the encoder has several lengths: {named}; dims can say what they are")
@@ -261,16 +261,9 @@ def _tokens(graph: Graph) -> tuple[Expr, Expr]:
 
 
 def _known(graph: Graph, known: set[Symbol]) -> None:
-    others = sorted(str(s) for s in _free(graph) - known)
+    others = sorted(str(s) for s in sizes_in(graph) - known)
     if others:
         raise NotCertain(
             f"{graph.name} has lengths beside those of its tokens and of the encoder's result: "
             f"{', '.join(others)}; dims can say what they are"
         )
-
-
-def _free(graph: Graph) -> set[Symbol]:
-    """Symbols of the sizes in a graph."""
-    return {
-        s for inner in graph.walk() for t in inner.tensors.values() for s in t.numel.free_symbols
-    }

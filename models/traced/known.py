@@ -132,21 +132,18 @@ def computed(function: str, operands: Sequence[Numbers]) -> Numbers | None:
 
 def reordered(values: Numbers, shape: Sequence[int], axes: Sequence[int]) -> Numbers:
     """Known values of ``shape`` with their axes in another order."""
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return tuple(array.reshape(shape).transpose(axes).ravel())
+    return tuple(_array(values, shape).transpose(axes).ravel())
 
 
 def stepped(
     values: Numbers, shape: Sequence[int], axis: int, start: int, stop: int | None, step: int
 ) -> tuple[Numbers, tuple[int, ...]]:
     """A slice of an axis of known values, as Python cuts it, and the shape of the result."""
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    part = array.reshape(shape)[(slice(None),) * axis + (slice(start, stop, step),)]
+    part = _array(values, shape)[(slice(None),) * axis + (slice(start, stop, step),)]
     return tuple(part.ravel()), part.shape
 
 
-def cut(values: Numbers, start: int, stop: int, step: int) -> Numbers:
-    """A slice of known values."""
-    return values[slice(start, stop, step)]
+def _array(values: Numbers, shape: Sequence[int]) -> Any:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array.reshape(shape)

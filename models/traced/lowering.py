@@ -18,7 +18,7 @@ from sympy import Expr, Integer, Symbol, floor
 from costgraph.errors import ModelError, VerifyError, clip, nearest
 from costgraph.ir.dtypes import DType
 from costgraph.ir.graph import Builder, Graph
-from costgraph.ir.op import same
+from costgraph.ir.op import same_shape
 from costgraph.ir.tensor import Tensor
 from costgraph.models.traced.emitter import LABEL, Misfit, shown
 from costgraph.models.traced.formats import format_of
@@ -152,10 +152,7 @@ class Lowering(Products):
                     raise self.wrong(f"its result {clip(result.name)} is used, and not modelled")
                 continue
             shape = None if result.shape is None else [self.settled(d) for d in result.shape]
-            if shape is not None and (
-                len(shape) != len(value.shape)
-                or not all(same(a, b) for a, b in zip(shape, value.shape, strict=True))
-            ):
+            if shape is not None and not same_shape(shape, value.shape):
                 raise self.wrong(
                     f"the exporter states the shape {shown(shape)} for "
                     f"{clip(result.name)}, its operands give {shown(value.shape)}"

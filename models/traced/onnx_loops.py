@@ -15,7 +15,7 @@ from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.ir.dtypes import INT64
-from costgraph.ir.op import same
+from costgraph.ir.op import same, same_shape
 from costgraph.ir.regions import Repeat
 from costgraph.models.traced.formats import BOOL
 from costgraph.models.traced.laws import constant_of
@@ -169,7 +169,7 @@ def _region(low: Lowering, rounds: _Rounds) -> tuple[Value, ...]:
     made = low.body(rounds.body, first, last)
     ends, after, kept = rounds.split(made.results)
     for before, value in zip(start, after, strict=True):
-        if not _alike(before, value):
+        if before.dtype != value.dtype or not same_shape(before.shape, value.shape):
             raise Unlike("a value changes its size or format from round to round")
     if any(v.known is not None for v in (*after, *kept)):
         raise Unlike("a round hands on a constant")
@@ -185,11 +185,6 @@ def _region(low: Lowering, rounds: _Rounds) -> tuple[Value, ...]:
     )
     results = low.emit_many(op, *start, *made.captured, *stacked, name=low.label("rounds"))
     return (*results[: len(start)], *results[len(start) + len(also) :])
-
-
-def _alike(a: Value, b: Value) -> bool:
-    alike = len(a.shape) == len(b.shape) and a.dtype == b.dtype
-    return alike and all(same(m, n) for m, n in zip(a.shape, b.shape, strict=True))
 
 
 def _written_out(low: Lowering, rounds: _Rounds) -> tuple[Value, ...]:

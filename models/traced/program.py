@@ -186,11 +186,7 @@ def lowered(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Grap
             lowering, graph, parts = _fitted(traced, dialect, mask)
         except Decided as found:
             decided[found.size] = found.value
-            sources = tuple(
-                replace(x, shape=tuple(d.xreplace(decided) for d in x.shape))
-                for x in traced.sources
-            )
-            traced = replace(traced, sources=sources)
+            traced = _sized(traced, decided)
             continue
         except Misfit as error:
             raise _with_open_sizes(error, traced) from None
@@ -228,10 +224,7 @@ def _fitted(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Grap
     for step in MULTIPLES:
         parts = [(symbol(f"{s}_by_{step}"[-40:]), s, step) for s in uneven]
         wide = {whole: part * step for part, whole, _ in parts}
-        sources = tuple(
-            replace(x, shape=tuple(d.xreplace(wide) for d in x.shape)) for x in traced.sources
-        )
-        lowering = Lowering(replace(traced, sources=sources), dialect, mask)
+        lowering = Lowering(_sized(traced, wide), dialect, mask)
         try:
             graph = lowering.run()
         except Decided:
@@ -242,6 +235,13 @@ def _fitted(traced: Traced, dialect: Dialect, mask: str) -> tuple[Lowering, Grap
         lowering.limits = [_back(x, back) for x in lowering.limits]
         return lowering, graph, tuple(parts)
     raise refused
+
+
+def _sized(traced: Traced, sizes: Mapping[Symbol, Expr]) -> Traced:
+    """The graph with other sizes of what it is given."""
+    told = dict(sizes)
+    sources = (replace(x, shape=tuple(d.xreplace(told) for d in x.shape)) for x in traced.sources)
+    return replace(traced, sources=tuple(sources))
 
 
 def _back(limit: Limit, whole: Mapping[Symbol, Expr]) -> Limit:

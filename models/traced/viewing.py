@@ -9,7 +9,7 @@ from typing import Any
 from sympy import Expr, Integer, Max, Min, Mul, cancel
 
 from costgraph.formula.least import folded, least, most
-from costgraph.ir.op import same
+from costgraph.ir.op import same, same_shape
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.traced.emitter import Emitter, shown
 from costgraph.models.traced.known import MOST_KNOWN, reordered, stepped
@@ -47,7 +47,7 @@ class Viewing(Emitter):
             left = Mul(*x.shape) / rest
             wanted[place] = left if left.is_number else cancel(left)
         new = tuple(wanted)
-        if len(new) == len(x.shape) and all(same(a, b) for a, b in zip(new, x.shape, strict=True)):
+        if same_shape(new, x.shape):
             return x
         if x.known is not None and same(Mul(*new), Integer(len(x.known))):
             return self.constant(x.known, new, x.dtype)
@@ -96,7 +96,7 @@ class Viewing(Emitter):
     def expand(self, x: Value, shape: Sequence[Expr]) -> Value:
         """Sizes of one repeated up to ``shape``."""
         new = tuple(shape)
-        if len(new) == len(x.shape) and all(same(a, b) for a, b in zip(new, x.shape, strict=True)):
+        if same_shape(new, x.shape):
             return x
         if x.number is not None:
             if all(d.is_Integer for d in new) and Mul(*new) <= MOST_KNOWN:

@@ -15,36 +15,18 @@ from costgraph.errors import CostgraphError, ModelError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
+from costgraph.models.onnx_graph import from_onnx
 from costgraph.symbols import B, S, T, q
+from tests.importers.onnx_files import NODE, TensorProto, graph, numbers, saved, zeros
 
-pytest.importorskip("onnx")
-np = pytest.importorskip("numpy")
-
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from costgraph.models.onnx_graph import from_onnx  # noqa: E402
-
-NODE = helper.make_node
 #: Width, heads, width of a head, vocabulary.
 D, H, DH, V = 32, 4, 8, 96
 CACHE = ["batch_size", H, "past", DH]
 CROSS = ["batch_size", H, "source", DH]
 
 
-def value(name, shape, kind=TensorProto.FLOAT):
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-IDS = value("ids", ["batch_size", "target"], TensorProto.INT64)
-STATES = value("states", ["batch_size", "source", D])
-
-
-def weight(name, *shape):
-    return numpy_helper.from_array(np.zeros(shape, "f"), name)
-
-
-def numbers(name, *values):
-    return numpy_helper.from_array(np.array(values, "i8"), name)
+IDS = ("ids", ["batch_size", "target"], TensorProto.INT64)
+STATES = ("states", ["batch_size", "source", D])
 
 
 class Graph:
@@ -60,7 +42,7 @@ class Graph:
         return name
 
     def matrix(self, x, name, *shape):
-        self.stored.append(weight(name, *shape))
+        self.stored.append(zeros(name, *shape))
         return self.add("MatMul", x, name)
 
     def heads(self, x, name):
@@ -77,21 +59,17 @@ class Graph:
         return self.matrix(self.add("Reshape", mixed, "join"), name, D, D)
 
     def saved(self, path, inputs, outputs):
-        made = helper.make_graph(
-            self.nodes, "g", inputs, [value(o, None) for o in outputs], self.stored
-        )
-        whole = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
-        path.write_bytes(whole.SerializeToString())
-        return path
+        made = graph(self.nodes, inputs, [(o, None) for o in outputs], self.stored)
+        return saved(path, made)
 
 
 def encoder(path, width=D, length="source"):
     g = Graph()
-    g.stored.append(weight("table", V, width))
+    g.stored.append(zeros("table", V, width))
     x = g.add("Gather", "table", "text")
     g.matrix(x, "mix", width, width)
     g.called(f"v{len(g.nodes) - 1}", "result")
-    return g.saved(path, [value("text", ["batch_size", length], TensorProto.INT64)], ["result"])
+    return g.saved(path, [("text", ["batch_size", length], TensorProto.INT64)], ["result"])
 
 
 CACHES = ["keys", "values"]
@@ -99,7 +77,7 @@ CACHES = ["keys", "values"]
 
 def decoder(g, later, mark=""):
     """A layer; its caches, and those of the encoder's positions, are results or operands."""
-    g.stored.append(weight("embed", V, D))
+    g.stored.append(zeros("embed", V, D))
     x = g.add("Gather", "embed", "ids")
     query, *rows = (g.heads(x, n) for n in ("q", "k", "v"))
     own = (
@@ -120,7 +98,7 @@ def decoder(g, later, mark=""):
     return names[: len(results)]
 
 
-PAST = [value(c, CACHE) for c in CACHES] + [value(f"cross_{c}", CROSS) for c in CACHES]
+PAST = [(c, CACHE) for c in CACHES] + [(f"cross_{c}", CROSS) for c in CACHES]
 
 
 def first(path):
@@ -145,11 +123,11 @@ def merged(path):
             node.input[:] = [
                 f"{mark}{i}" if i.startswith("v") and i[1:].isdigit() else i for i in node.input
             ]
-        branches.append(helper.make_graph(g.nodes, mark, [], [value(o, None) for o in made]))
+        branches.append(graph(g.nodes, [], [(o, None) for o in made], name=mark))
     g = Graph()
     g.nodes = [NODE("If", ["cached"], names, then_branch=branches[0], else_branch=branches[1])]
     g.stored = list(stored.values())
-    choice = value("cached", [1], TensorProto.BOOL)
+    choice = ("cached", [1], TensorProto.BOOL)
     return g.saved(path, [IDS, STATES, *PAST, choice], names)
 
 

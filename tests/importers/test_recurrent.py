@@ -11,16 +11,11 @@ from costgraph.errors import ModelError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role
-from costgraph.ir.verify import verify, verify_program
-from costgraph.rewriting.unrolled import unrolled
+from costgraph.ir.verify import verify_program
+from costgraph.models.onnx_graph import from_onnx
 from costgraph.symbols import B, S
-
-pytest.importorskip("onnx")
-np = pytest.importorskip("numpy")
-
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from costgraph.models.onnx_graph import from_onnx  # noqa: E402
+from tests.importers.checks import costs_as_written_out
+from tests.importers.onnx_files import NODE, TensorProto, graph, saved, zeros
 
 IN, HIDDEN = 8, 16
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -31,32 +26,23 @@ CELLS = {"LSTM": (3, 2, 4), "GRU": (2, 1, 5), "RNN": (0, 1, 0)}
 def layer(tmp_path, kind, ways=1, length="seq", batch="batch", bias=True, start=False,
           lengths=False, options=None):  # fmt: skip
     wide = GATES[kind] * HIDDEN
-    stored = {"w": (ways, wide, IN), "r": (ways, wide, HIDDEN), "b": (ways, 2 * wide)}
+    held = {"w": (ways, wide, IN), "r": (ways, wide, HIDDEN), "b": (ways, 2 * wide)}
     states = ["h", "c"] if kind == "LSTM" else ["h"]
     operands = ["x", "w", "r", "b" if bias else ""]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [length, batch, IN])]
+    inputs = [("x", [length, batch, IN])]
     if lengths:
         operands.append("lengths")
-        inputs.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, [batch]))
+        inputs.append(("lengths", [batch], TensorProto.INT32))
     if start:
         operands += ["", *(f"{s}0" for s in states)]
-        stored |= {f"{s}0": (ways, 2, HIDDEN) for s in states}
+        held |= {f"{s}0": (ways, 2, HIDDEN) for s in states}
     outs = ["y", *states]
-    node = helper.make_node(
+    node = NODE(
         kind, operands, outs, hidden_size=HIDDEN,
         direction="bidirectional" if ways == 2 else "forward", **(options or {}),
     )  # fmt: skip
-    graph = helper.make_graph(
-        [node],
-        "g",
-        inputs,
-        [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outs],
-        [numpy_helper.from_array(np.zeros(s, "f"), n) for n, s in stored.items()],
-    )
-    path = tmp_path / "cell.onnx"
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    path.write_bytes(made.SerializeToString())
-    return from_onnx(path)
+    made = graph([node], inputs, [(o, None) for o in outs], [zeros(n, *s) for n, s in held.items()])
+    return from_onnx(saved(tmp_path / "cell.onnx", made))
 
 
 @pytest.mark.parametrize("kind", GATES)
@@ -89,12 +75,7 @@ def test_steps_are_a_region_that_costs_what_it_costs_written_out(kind, ways, tmp
     program = layer(tmp_path, kind, ways, length=5, batch=2, start=True)
     regions = [n for n in program.graph.nodes if isinstance(n.op, Repeat)]
     assert [n.op.count for n in regions] == [5] * ways
-    flat = unrolled(program.graph)
-    verify(flat)
-    before, after = exact_cost(program.graph), exact_cost(flat)
-    assert before.flops == after.flops
-    assert before.total_bytes == after.total_bytes
-    assert parameters(flat) == parameters(program.graph)
+    costs_as_written_out(program.graph)
 
 
 def test_steps_run_one_after_another(tmp_path):
@@ -136,10 +117,7 @@ def test_a_reset_gate_before_or_behind_the_product(before, tmp_path):
     options = {"linear_before_reset": before}
     program = layer(tmp_path, "GRU", 2, start=True, batch=2, length=5, options=options)
     verify_program(program)
-    flat = unrolled(program.graph)
-    verify(flat)
-    assert exact_cost(program.graph).flops == exact_cost(flat).flops
-    assert exact_cost(program.graph).total_bytes == exact_cost(flat).total_bytes
+    costs_as_written_out(program.graph)
     products = 2 * 3 * HIDDEN * (IN + HIDDEN) * 2
     assert exact_cost(program.graph).flops_of(Engine.TENSOR) == products * 2 * 5
     held = 2 * 2 * HIDDEN  # the first states, of two sequences

@@ -9,38 +9,14 @@ from costgraph.counting.count import exact_cost
 from costgraph.errors import ModelError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.verify import verify_program
+from costgraph.models.onnx_graph import from_onnx
 from costgraph.symbols import B, S
-
-pytest.importorskip("onnx")
-np = pytest.importorskip("numpy")
-
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from costgraph.models.onnx_graph import from_onnx  # noqa: E402
-
-NODE = helper.make_node
-
-
-def array(name, *shape):
-    return numpy_helper.from_array(np.zeros(shape, "f"), name)
-
-
-def numbers(name, *values):
-    return numpy_helper.from_array(np.array(values, "i8"), name)
+from tests.importers.onnx_files import NODE, graph, numbers, saved, zeros
 
 
 def loaded(tmp_path, nodes, shape, stored, dims=None):
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        stored,
-    )
-    path = tmp_path / "sizes.onnx"
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    path.write_bytes(made.SerializeToString())
-    program = from_onnx(path, dims)
+    made = graph(nodes, [("x", shape)], [("y", None)], stored)
+    program = from_onnx(saved(tmp_path / "sizes.onnx", made), dims)
     verify_program(program)
     return program
 
@@ -66,7 +42,7 @@ def test_a_quotient_that_is_whole_stays_the_size_that_it_is(way, tmp_path):
 
 def test_channels_that_a_file_leaves_open_are_those_of_the_weight(tmp_path):
     nodes = [NODE("Conv", ["x", "w"], ["y"], strides=[2, 2])]
-    stored = [array("w", 8, 3, 2, 2)]
+    stored = [zeros("w", 8, 3, 2, 2)]
     program = loaded(tmp_path, nodes, ["batch", "num_channels", 16, 16], stored)
     assert program.graph.tensors["x"].shape == (B, 3, 16, 16)
     assert any("num_channels is 3" in note for note in program.notes)
@@ -75,7 +51,7 @@ def test_channels_that_a_file_leaves_open_are_those_of_the_weight(tmp_path):
 
 def test_sizes_that_might_be_the_reason_are_named(tmp_path):
     nodes = [NODE("Add", ["x", "table"], ["y"])]
-    stored = [array("table", 1, 17, 8)]
+    stored = [zeros("table", 1, 17, 8)]
     with pytest.raises(ModelError, match=r"leaves open height: --dims height=…"):
         loaded(tmp_path, nodes, ["batch", "height", 8], stored)
     assert result(loaded(tmp_path, nodes, ["batch", "height", 8], stored, {"height": 17}))[0] == B

@@ -118,9 +118,14 @@ class Calibrated:
         return self.fidelity + at
 
     @property
+    def band(self) -> str:
+        """The quantile of errors that times are at; empty where they are as fitted."""
+        return FIDELITIES[self.fidelity]
+
+    @property
     def cautions(self) -> tuple[str, ...]:
         """What must be said beside every time: of the low band, that it is no bound."""
-        return (BELOW,) if FIDELITIES[self.fidelity] == "q10" else ()
+        return (BELOW,) if self.band == "q10" else ()
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
@@ -174,8 +179,8 @@ class Calibrated:
     ) -> Iterator[Term]:
         """The terms of an operation of a framework (:mod:`.frameworks`)."""
         count, executions = phase.bind(row.count), phase.bind(row.presence.executions)
-        if band := FIDELITIES[self.fidelity]:
-            count *= exact(served.heldout[_step(phase)][band])
+        if self.band:
+            count *= exact(served.heldout[_step(phase)][self.band])
         operands = row.graph.operands(row.node)
         types = [d for e, d in row.node.op.work(operands, row.node.outputs) if e is Engine.TENSOR]
         grouped = isinstance(main_node(row.node, operands)[0].op, ExpertLinear)
@@ -237,8 +242,7 @@ class Calibrated:
         if fit is None:
             yield Term(ONE, (Arm(latency + moved, resource),), (name,))
             return
-        band = FIDELITIES[self.fidelity]
-        times = self._moved(fit) if band else ONE
+        times = self._moved(fit) if self.band else ONE
         values = {k: exact(v) for k, v in fit.values.items()}
         made = _repeated("exchange", {"A": latency, "V": moved}, values, executions)
         arms = (Arm(made.compute, "latency"), Arm(made.memory, resource))
@@ -271,7 +275,7 @@ class Calibrated:
         executions = phase.bind(row.presence.executions)
         count = phase.bind(row.count)
         member = not case.floor and case.kind == "elementwise"
-        if FIDELITIES[self.fidelity]:
+        if self.band:
             of = self.fit(case.block)[1] if member and case.block is not None else fit
             count *= self._moved(of)
         if member:
@@ -292,8 +296,7 @@ class Calibrated:
 
     def _moved(self, fit: Fit) -> Expr:
         """The factor of the band that is asked for."""
-        band = FIDELITIES[self.fidelity]
-        return exact(bands.factor(band, fit.quantile(band), self.machine.kind))
+        return exact(bands.factor(self.band, fit.quantile(self.band), self.machine.kind))
 
     def _parts(
         self, case: Case, fit: Fit, arms: Sequence[Arm], executions: Expr
@@ -373,8 +376,8 @@ class Calibrated:
         kind, variants = case.kind, case.variants
         if kind == "quantize":
             kind = "gemm"
-        elif self.framework:
-            variants = (*self._of_framework(variants), *variants)
+        else:
+            variants = self._preferred(variants)
         found = None if self.own is None else self.own.find(kind, variants)
         if found is not None:
             return case, found, False
@@ -402,18 +405,19 @@ class Calibrated:
         """The fit of decodes in one kernel with a prompt's chunk; None where two kernels run."""
         if case.kind != "decode" or self.own is None:
             return None
-        return self.own.find("beside", (*self._of_framework(case.variants), *case.variants))
+        return self.own.find("beside", self._preferred(case.variants))
 
-    def _of_framework(self, variants: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(f"{v}@{self.framework}" for v in variants) if self.framework else ()
+    def _preferred(self, variants: tuple[str, ...]) -> tuple[str, ...]:
+        """Variants, those of the framework in front."""
+        own = (f"{v}@{self.framework}" for v in variants if self.framework)
+        return (*own, *variants)
 
     @property
     def mixes(self) -> tuple[str, ...]:
         """What is said of steps in which some sequences decode and others read a prompt."""
         fits = () if self.own is None or self.served is not None else self.own.fits.values()
-        found = (f for f in fits if f.kind == "beside")
-        said = dict.fromkeys(f"{JOINT}: {_errors(f)} ({f.trust(False)})" for f in found)
-        return tuple(said)[:1]
+        found = next((f for f in fits if f.kind == "beside"), None)
+        return () if found is None else (f"{JOINT}: {_errors(found)} ({found.trust(False)})",)
 
     def trust(self, phase: Phase, row: Row) -> str:
         """Which fit an operation takes and how good it is (:meth:`.Fit.trust`).
@@ -483,15 +487,14 @@ class Calibrated:
 
     def _words(self) -> str:
         """What the times are."""
-        band = FIDELITIES[self.fidelity]
-        if not band:
+        if not self.band:
             return "calibrated: forms fitted on measured timings"
-        quantile = "the median" if band == "q50" else f"the {band[1:]} % quantile"
-        if self.served is not None or self.machine.kind != "gpu":
+        quantile = "the median" if self.band == "q50" else f"the {self.band[1:]} % quantile"
+        if self.served is not None or not bands.combine(self.machine.kind):
             return f"{self.fidelity} band: every operation at {quantile} of its errors"
         return (
             f"{self.fidelity} band of a whole model: every operation at the square root of "
-            f"{quantile} of its errors, times {bands.RUNS[band]} (runs of served models)"
+            f"{quantile} of its errors, times {bands.RUNS[self.band]} (runs of served models)"
         )
 
     def _without_framework(self, used: Iterable[str]) -> tuple[str, ...]:
@@ -617,12 +620,12 @@ def calibrated(
     if fidelity == "ideal":
         raise InputError("a calibration changes nothing at fidelity 'ideal': use 'calibrated'")
     if at and (served := whole(framework)) is not None:
-        if hosted:
-            host_time(framework)
+        host = host_time(framework) if hosted else 0.0
         if calibration is not None:
             raise InputError(f"a calibration changes nothing for {framework}: leave it out")
         served.platform(machine)
-        return Calibrated(fidelity, machine, _own(machine, hardware, None), framework, "", served)
+        own = _own(machine, hardware, None)
+        return Calibrated(fidelity, machine, own, framework, "", served, host)
     own = _own(machine, hardware, calibration)
     if at:
         known = () if own is None else own.frameworks

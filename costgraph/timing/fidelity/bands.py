@@ -20,13 +20,18 @@ KEPT = 0.5
 RUNS: Mapping[str, float] = {"q10": 0.83, "q50": 0.98, "q90": 1.02}
 
 
+def combine(kind: str) -> bool:
+    """Whether runs of whole models tell how errors combine on a kind of device: on GPUs alone."""
+    return kind == "gpu"
+
+
 def factor(name: str, quantile: float, kind: str) -> float:
     """By how much an operation's time is multiplied in a band of a whole model.
 
     Args:
         name: ``q10``, ``q50`` or ``q90``.
         quantile: of measured over predicted time, of the operation's fit.
-        kind: of device. The runs are of GPUs; elsewhere no run tells how kinds combine, and
-            every operation moves by all of its quantile.
+        kind: of device. Where no run tells how errors combine every operation moves by all of
+            its quantile.
     """
-    return float(quantile**KEPT * RUNS[name]) if kind == "gpu" else quantile
+    return float(quantile**KEPT * RUNS[name]) if combine(kind) else quantile
