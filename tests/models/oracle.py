@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 #: What layers keep beside keys: rows of blocks, those that are in none yet, keys of an index.
-POOLED = ("compressed_kv", "buffer_kv", "buffer_gate", "idx_keys")
+POOLED = ("compressed_kv", "buffer_kv", "buffer_gate", "idx_keys", "indexer_keys")
 #: Rows and gates of the last block, which the next one reads as well.
 OVERLAPS = ("overlap_kv", "overlap_gate")
 SMALL = Path(__file__).parent / "counted" / "small.json"
@@ -82,6 +82,8 @@ def stored(cache: Any) -> dict[str, int]:
                     kv += tensor.numel()
                 elif "state" in key or key in OVERLAPS:
                     states += tensor.numel()
+    # Some caches keep the states of linear attention beside the layers.
+    states += sum(t.numel() for t in getattr(cache, "linear_cache", ()) if hasattr(t, "numel"))
     return {"kv_numel": kv, "state_numel": states}
 
 

@@ -36,7 +36,7 @@ def test_parameters_are_those_of_the_class(name: str, classes: Any) -> None:
     assert sum(p.numel() for p in model.parameters()) == entry["parameters"]
 
 
-@pytest.mark.parametrize("name", NAMES[::9])
+@pytest.mark.parametrize("name", NAMES)
 def test_products_and_caches_are_those_of_the_class(name: str, classes: Any) -> None:
     entry = KEPT[name]
     if entry["config"]["model_type"] not in classes.CONFIG_MAPPING:
