@@ -155,6 +155,16 @@ class Phase:
         reach = None if self.reach is None else self.reach.xreplace({symbol: value})
         return replace(self, bindings=(*bound, *fresh), reach=reach)
 
+    def with_prompt(self, length: Expr) -> Phase:
+        """The phase with a prompt of ``length`` tokens in place of one of ``S``, in all of it."""
+
+        def at(e: Expr) -> Expr:
+            return e.xreplace({S: length})
+
+        span = None if self.span is None else self.span.mapped(at)
+        made = self.with_binding(S, length)
+        return replace(made, span=span, tokens=at(self.tokens), weight=at(self.weight))
+
     def rewritten(self, f: Callable[[Graph], Graph]) -> Phase:
         """The phase with ``f`` applied to its graph and to those that stay in memory."""
         resident = tuple(replace(r, graph=f(r.graph)) for r in self.resident)

@@ -23,7 +23,7 @@ from costgraph.ir.op import (
     write,
 )
 from costgraph.ops.attention import compacted
-from costgraph.ops.pattern import Summaries
+from costgraph.ops.pattern import Pattern, Summaries
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,24 @@ class Importance(Op):
 
     Attributes:
         groups: heads of keys.
-        rows: pattern of the rows that were looked at.
-        blocks: pattern of the blocks that are chosen from.
+        rows, blocks: of the context: the rows that were looked at, and the blocks that are
+            chosen from.
+        pattern, looked: which blocks, and which rows, a query sees.
     """
 
     kind: ClassVar[str] = "importance"
+    #: The fields that say what positions see, that of the result first.
+    patterns: ClassVar[tuple[str, ...]] = ("pattern", "looked")
     groups: Expr
     rows: Summaries
     blocks: Summaries
+    pattern: Pattern
+    looked: Pattern
+
+    @classmethod
+    def of(cls, groups: Expr, rows: Summaries, blocks: Summaries) -> Importance:
+        """Of queries that see all rows and blocks up to their own position."""
+        return cls(groups, rows, blocks, blocks, rows)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 1 and len(inputs[0].shape) == 4, self, "takes probabilities")
@@ -108,15 +118,15 @@ class Importance(Op):
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         b, h, q, n = inputs[0].shape
-        heads = (h - self.groups) * self.rows.pairs(q, n)
+        heads = (h - self.groups) * self.looked.pairs(q, n)
         every = self.rows.every
         parts = self.blocks.block / every * (self.rows.block / every) - 1
-        blocks = self.groups * parts * self.blocks.pairs(q, outputs[0].shape[3])
+        blocks = self.groups * parts * self.pattern.pairs(q, outputs[0].shape[3])
         return vector(b * (heads + blocks))
 
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
-        found = compacted(self.rows, super().accesses(inputs, outputs), inputs[0])
-        return compacted(self.blocks, found, outputs[0])
+        found = compacted(self.looked, super().accesses(inputs, outputs), inputs[0])
+        return compacted(self.pattern, found, outputs[0])
 
 
 @dataclass(frozen=True)

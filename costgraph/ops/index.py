@@ -154,7 +154,7 @@ class PageAppend(Op):
     @property
     def pages(self) -> Summaries:
         """The pattern of its rows."""
-        return Summaries(self.block, self.context, begun=True)
+        return Summaries(self.block, begun=True, context=self.context)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes rows of blocks and new keys")

@@ -19,7 +19,7 @@ work and no traffic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sympy import Expr, Mul, ceiling
@@ -101,6 +101,11 @@ class NarrowResult(Op):
 def plain(op: Op) -> Op:
     """The operation itself, where its result is stored narrow as it is made."""
     return op.inner if isinstance(op, NarrowResult) else op
+
+
+def stored_as(op: Op, other: Op) -> Op:
+    """``other`` with its result stored narrow where that of ``op`` is."""
+    return replace(op, inner=other) if isinstance(op, NarrowResult) else other
 
 
 @dataclass(frozen=True)

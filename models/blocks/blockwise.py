@@ -86,6 +86,6 @@ class BlockAttention:
         seen: Pattern = counted(m.style.mask, CAUSAL)
         scores = m.add("index_scores", AttentionScores(seen), query, keys)
         scores = m.add("index_blocks", BlockBest(self.block, seen), scores)
-        pages = Summaries(self.block, T, begun=True)
+        pages = Summaries(self.block, begun=True)
         found = ceiling(least(T, self.most * self.block) / self.block)
         return m.add("index_choose", Choose(self.most, counted(m.style.mask, pages), found), scores)

@@ -15,7 +15,7 @@ from costgraph.ir.op import Op, Tensors
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
-from costgraph.ops.attending import pattern_of, with_pattern
+from costgraph.ops.attending import repatterned
 from costgraph.ops.pattern import Budget, Dense, Distilled, Hit, Pattern
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.passes.context.seeing import is_whole
@@ -24,7 +24,7 @@ from costgraph.passes.placement.streaming import beside, each_layer, layers_of
 from costgraph.rewriting.binding import at
 from costgraph.rewriting.pipeline import option
 from costgraph.rewriting.rewrite import rebuild
-from costgraph.symbols import B, G, S, q
+from costgraph.symbols import B, G, q
 
 ONE, ZERO = Integer(1), Integer(0)
 #: The memory of the device, as options name it.
@@ -169,15 +169,16 @@ def hitting(name: str, graph: Graph, chance: Expr, cached: Expr) -> Graph:
         PipelineError: its rows are not those of the whole context either way.
     """
 
-    def op(node: Node, operands: Tensors) -> Op:
-        pattern = pattern_of(node.op)
-        if pattern is None or not pattern.causal:
-            return node.op
+    def seen(pattern: Pattern) -> Pattern:
+        if not pattern.causal or (isinstance(pattern, Dense) and is_whole(pattern)):
+            return pattern  # of all pairs those of the mean are the mean
         if not is_whole(pattern):
             raise PipelineError(f"{name}: chance: hits and misses see other rows: {pattern}")
-        if isinstance(pattern, Dense):
-            return node.op  # of all pairs those of the mean are the mean
-        return with_pattern(node.op, Hit(pattern, chance, S - cached, S))
+        whole = pattern.context  # that of the layer: image tokens may have left in front of it
+        return Hit(pattern, chance, whole - cached, whole)
+
+    def op(node: Node, operands: Tensors) -> Op:
+        return repatterned(node.op, seen)
 
     return rebuild(graph, op)
 

@@ -112,9 +112,6 @@ class Turns(Pass):
         """The phases of a further turn, in which the first prompt's ``S`` is all before it."""
         context, before = (expand(S + (t - 1) * (N + self.say)) for t in (turn, turn - 1))
 
-        def at(e: Expr) -> Expr:
-            return e.xreplace({S: context})
-
         for phase in program.phases:
             prompt = phase.is_prompt
             if phase in front:
@@ -123,17 +120,10 @@ class Turns(Pass):
                 continue
             if phase.span is None and not prompt:
                 raise PipelineError(f"turns: phase {phase.name!r} is not one of a prompt")
-            made = replace(
-                phase.with_binding(S, context),
-                name=f"turn{turn}-{phase.name}",
-                tokens=at(phase.tokens),
-                weight=at(phase.weight),
-            )
-            if phase.span is not None:
-                made = replace(made, span=phase.span.mapped(at))
-            elif self.between != "recomputed":
-                length = phase.query
-                made = behind(made, expand(at(length) - length.xreplace({S: before}) - N + ONE))
+            made = replace(phase.with_prompt(context), name=f"turn{turn}-{phase.name}")
+            if phase.span is None and self.between != "recomputed":
+                earlier = phase.query.xreplace({S: before})
+                made = behind(made, expand(made.query - earlier - N + ONE))
                 made = made if shown(phase) == 0 else of_text(made)
                 if level:
                     graph = reloaded(made.graph, level, self.overlap, self.name)

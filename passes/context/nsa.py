@@ -88,7 +88,7 @@ class Nsa(Pass):
 
     @property
     def _rows(self) -> Summaries:
-        return Summaries(self.block, T, stride=self.stride)
+        return Summaries(self.block, stride=self.stride)
 
     def _sparse(self, graph: Graph) -> Graph | str:
         scores = [n for n in graph.nodes if isinstance(n.op, AttentionScores)]
@@ -141,9 +141,9 @@ class Nsa(Pass):
         keys, values = made
         probabilities = _softmax(g, "nsa_compressed", rows, query, keys)
         mixed = g.add("nsa_compressed_sv", AttentionValues(rows), probabilities, values)
-        pages = Summaries(self.select_block, T, begun=True)
+        pages = Summaries(self.select_block, begun=True)
         groups = new[0].shape[2]
-        scores = g.add("nsa_importance", Importance(groups, rows, pages), probabilities)
+        scores = g.add("nsa_importance", Importance.of(groups, rows, pages), probabilities)
         most = ceiling(least(T, self.blocks * self.select_block) / self.select_block)
         return mixed, g.add("nsa_choose", Choose(self.blocks, pages, most), scores)
 

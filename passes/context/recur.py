@@ -80,7 +80,7 @@ class Recur(Pass):
         if self.compressed == 0:
             return Segments(self.segment, self.memory)
         return Compressed(
-            self.segment, self.memory, T, older=self.compressed, share=self.ratio, by=self.by
+            self.segment, self.memory, older=self.compressed, share=self.ratio, by=self.by
         )
 
     def run(self, program: Program, system: System) -> Outcome:

@@ -14,9 +14,9 @@ from costgraph.ir.program import Phase, Program
 from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Alibi, AttentionScores, AttentionValues, KVAppend, SoftCap, Softmax
-from costgraph.ops.attending import pattern_of, with_pattern
+from costgraph.ops.attending import repatterned
 from costgraph.ops.index import Choose, Nearest, PageAppend, PromptVotes, ScoreBook
-from costgraph.ops.pattern import CAUSAL, Dense, Pattern
+from costgraph.ops.pattern import Causal, Dense, Pattern
 from costgraph.rewriting.pipeline import Miss, Outcome
 from costgraph.rewriting.rewrite import rebuild
 from costgraph.symbols import S, T, q
@@ -55,16 +55,7 @@ def with_longer_prompt(
     if first is None or not program.decoding:
         raise PipelineError(f"{name}: {program.name} reads no prompt of S tokens into a cache")
     length = S + added(first.query)
-
-    def at(e: Expr) -> Expr:
-        return e.xreplace({S: length})
-
-    def longer(phase: Phase) -> Phase:
-        bindings = tuple((s, at(e)) for s, e in phase.bindings)
-        span = None if phase.span is None else phase.span.mapped(at)
-        return replace(phase, bindings=bindings, span=span)
-
-    phases = tuple(longer(p) for p in program.phases)
+    phases = tuple(p.with_prompt(length) for p in program.phases)
     made = replace(program, phases=phases)
     return made, phases[program.phases.index(first)]
 
@@ -176,7 +167,7 @@ def _between(graph: Graph, node: Node) -> str:
 
 def is_whole(pattern: Pattern) -> bool:
     """True where each position sees all before it."""
-    return (pattern.of if isinstance(pattern, Dense) else pattern) == CAUSAL
+    return isinstance(pattern.of if isinstance(pattern, Dense) else pattern, Causal)
 
 
 def _appended(graph: Graph, node: Node) -> bool:
@@ -234,7 +225,10 @@ def _shortened(cache: Tensor, length: Expr) -> Tensor:
 
 def seeing(op: Op, pattern: Pattern) -> Op:
     """The operation of attention under a pattern, counted as it was."""
-    old = pattern_of(op)
-    if old is None or not is_whole(old):
-        return op
-    return with_pattern(op, Dense(pattern) if isinstance(old, Dense) else pattern)
+
+    def new(old: Pattern) -> Pattern:
+        if not is_whole(old):
+            return old
+        return Dense(pattern) if isinstance(old, Dense) else pattern
+
+    return repatterned(op, new)

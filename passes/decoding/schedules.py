@@ -22,8 +22,8 @@ from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.ahead import FUSING
 from costgraph.ops import SelectLast
-from costgraph.ops.attending import pattern_of, with_pattern
-from costgraph.ops.pattern import Branches
+from costgraph.ops.attending import pattern_of, repatterned
+from costgraph.ops.pattern import Branches, Pattern
 from costgraph.passes.decoding.acceptance import Acceptance, Constant, whole
 from costgraph.passes.decoding.drafting import Drafting, Within
 from costgraph.passes.decoding.inner import Chunk, inner_rounds, round_of_inner
@@ -109,7 +109,17 @@ def stairs(pair: Pairing) -> list[Phase]:
 
 
 def uncached_stairs(pair: Pairing) -> list[Phase]:
-    """:func:`stairs` without caches: every row is a whole prefix, forwarded anew."""
+    """:func:`stairs` without caches: every row is a whole prefix, forwarded anew.
+
+    Raises:
+        PipelineError: not all layers of the target are given the whole prefix.
+    """
+    patterns = (pattern_of(n.op) for g in pair.target.graph.walk() for n in g.nodes)
+    if any(p is not None and p.context != T for p in patterns):
+        raise PipelineError(
+            "schedule=stairs-uncached forwards whole prefixes, of which some layers of the target "
+            "are given fewer positions: state schedule=stairs"
+        )
     return _rows(pair, T + pair.round.depth)
 
 
@@ -330,10 +340,10 @@ def under(graph: Graph, mask: Branches | None) -> Graph:
     levels = mask.levels
 
     def masked(node: Node, operands: tuple[Tensor, ...]) -> Op:
-        pattern = pattern_of(node.op)
-        if pattern is None or isinstance(pattern, Branches):
-            return node.op
-        return with_pattern(node.op, pattern.branched(levels))
+        def branched(pattern: Pattern) -> Pattern:
+            return pattern if isinstance(pattern, Branches) else pattern.branched(levels)
+
+        return repatterned(node.op, branched)
 
     return rebuild(graph, masked)
 

@@ -19,7 +19,7 @@ from costgraph.ir.op import Op
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import SelectLast
-from costgraph.ops.attending import pattern_of, with_pattern
+from costgraph.ops.attending import repatterned
 from costgraph.ops.fused import operations
 from costgraph.ops.pattern import Branches, Parted, Pattern
 from costgraph.passes.decoding.target import is_windowed, keeps_state
@@ -165,10 +165,7 @@ def branched(graph: Graph, branches: Expr, width: Expr, hidden: Expr) -> Graph:
         op = node.op
         if isinstance(op, SelectLast):
             return op if q in op.count.free_symbols else SelectLast(op.count * branches)
-        pattern = pattern_of(op)
-        if pattern is None:
-            return op
-        return with_pattern(op, apart(pattern, branches, width, hidden))
+        return repatterned(op, lambda pattern: apart(pattern, branches, width, hidden))
 
     return rebuild(graph, new)
 

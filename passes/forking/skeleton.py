@@ -12,9 +12,11 @@ from costgraph.errors import PipelineError, clip
 from costgraph.formula.terms import Span
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Phase, Program
+from costgraph.passes.caching.prompts import of_text, refuse_pruned, shown
 from costgraph.passes.forking.branches import (
     COPIED,
     SAID,
+    SHARED,
     branched,
     check_shared,
     prefix_option,
@@ -77,6 +79,8 @@ class Skeleton(Pass):
             )
             phases = (*first, *branching(steps, tree, self.prefix))
         else:
+            if self.prefix == SHARED and any(shown(p) != 0 for p in program.until_first_token):
+                refuse_pruned(program, self.name, "give prefix=copied")
             phases = self._phases(program.until_first_token, steps, span, tree)
         limits = (*program.limits, *whole_pieces(tree, self.name))
         made = replace(program, phases=phases, limits=limits)
@@ -107,15 +111,17 @@ class Skeleton(Pass):
         self, front: tuple[Phase, ...], steps: tuple[Phase, ...], span: Span, tree: Segment
     ) -> tuple[Phase, ...]:
         asked = S + self.ask
-        reading = tuple(replace(_longer(p, asked), tokens=ZERO) for p in front)
+        reading = tuple(replace(p.with_prompt(asked), tokens=ZERO) for p in front)
         written = Span(T, asked + 1, asked + self.outline - 1)
         outlining = tuple(
-            replace(p, name=f"{p.name}-outline", span=written, tokens=ZERO) for p in steps
+            replace(p.with_prompt(asked), name=f"{p.name}-outline", span=written, tokens=ZERO)
+            for p in steps
         )
         again = tuple(self._point(p) for p in front if p.query.has(S))
         if self.prefix == COPIED:
             end = S + self.outline + self.expand
             base = Base(end, end)
+            steps = tuple(p.with_prompt(end) for p in steps)
         else:
             # The last token of the outline is read with what asks for a point.
             base = Base(
@@ -127,16 +133,11 @@ class Skeleton(Pass):
         """The phase in which all points' prompts are read."""
         named = replace(phase, name=f"{phase.name}-points", tokens=phase.tokens * self._count)
         if self.prefix == COPIED or self._count == 1:
-            return times(_longer(named, S + self.outline + self.expand), self._count)
+            return times(named.with_prompt(S + self.outline + self.expand), self._count)
         check_shared(phase.graph)
+        named = of_text(named)  # what is shown stands in the prompt that was read
         new, before = self.expand + 1, S + self.ask + self.outline - 1
         many = new * self._count
-        graph = branched(phase.graph, self._count, new, many - new)
+        graph = branched(named.graph, self._count, new, many - new)
         bindings = {**phase.substitution, q: many, T: before + many}
         return replace(named, graph=graph, bindings=tuple(bindings.items()), reach=before + new)
-
-
-def _longer(phase: Phase, prompt: Expr) -> Phase:
-    """A phase that reads a longer prompt."""
-    bindings = tuple((s, e.xreplace({S: prompt})) for s, e in phase.bindings)
-    return replace(phase, bindings=bindings)

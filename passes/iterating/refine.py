@@ -14,7 +14,7 @@ from costgraph.ir.op import Op
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops import Linear, Sample, SelectLast
-from costgraph.ops.attending import pattern_of, with_pattern
+from costgraph.ops.attending import repatterned
 from costgraph.ops.maps import Reduce
 from costgraph.ops.pattern import FULL
 from costgraph.passes.decoding.target import is_windowed, keeps_state, stepping
@@ -104,8 +104,7 @@ def _whole(node: Node, operands: tuple[Tensor, ...]) -> Op:
     op = node.op
     if isinstance(op, SelectLast):
         return SelectLast(q)
-    pattern = pattern_of(op)
-    return with_pattern(op, FULL) if pattern is not None and pattern.causal else op
+    return repatterned(op, lambda pattern: FULL if pattern.causal else pattern)
 
 
 def predicting(graph: Graph, classes: Expr) -> Graph:

@@ -273,7 +273,7 @@ def test_blocks_see_neighbours_ends_and_some_at_random(n, block, random, seed):
 def test_summaries_are_those_of_blocks_that_are_over_or_begun(context, block, data):
     new = data.draw(st.integers(1, context))
     for begun in (False, True):
-        made = Summaries(I(block), T, begun)
+        made = Summaries(I(block), begun)
         seen = [len(range(0 if begun else block - 1, p, block)) for p in range(1, context + 1)]
         assert exact(made.pairs(q, T), q=new, T=context) == sum(seen[context - new :])
         assert exact(made.rows(T), T=context) == seen[-1]

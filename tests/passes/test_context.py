@@ -8,16 +8,19 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sympy import Integer, Rational
+from sympy import Add, Integer, Rational
 
 import costgraph as cg
 from costgraph.compiling.compiled import Compiled
 from costgraph.counting.count import exact_cost, parameters, rows
-from costgraph.counting.footprint import cache_bytes
+from costgraph.counting.footprint import cache_bytes, footprint
 from costgraph.errors import CostgraphError
 from costgraph.formula.wins import wins
 from costgraph.hardware.machine import Engine
+from costgraph.ir.cost import Direction
+from costgraph.ir.graph import Graph
 from costgraph.ir.program import autoregressive
+from costgraph.ir.regions import Region
 from costgraph.ir.tensor import Role
 from costgraph.ir.verify import verify
 from costgraph.models import load_model
@@ -206,6 +209,32 @@ PASSES = (
     "nsa{blocks=2,window=40}", "snap-kv{keep=40}", "landmark{block=10,blocks=2}",
     "retrieve{passages=2,length=7}", "knn-memory{local=20,size=60,top=3,layer=2}",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "passes", [*PASSES, "select{prompt=chosen,by=means}", "recur{distances=true}"]
+)
+def test_of_scores_that_do_not_all_exist_those_that_do_are_in_memory(passes):
+    """What an operation writes of its result is what its result takes, and no more."""
+    prompt = cg.compile("llama-3.2-1b", "h100", passes).program.phase("prefill")
+    at, fewer = {B: Integer(2), S: Integer(300)}, set()
+    for graph in prompt.graph.walk():
+        for node in graph.nodes:
+            if isinstance(node.op, Region) or node.op.is_view:
+                continue
+            written = [graph.moved(node, t.name, Direction.WRITE) for t in node.outputs]
+            one = Graph("one", graph.operands(node), (node,), tuple(t.name for t in node.outputs))
+            (peak,) = footprint(one).activations
+            found = peak - Add(*(t.footprint for t in one.inputs))
+            made = [(t, w) for t, w in zip(node.outputs, written, strict=True)
+                    if t.role is Role.ACTIVATION]  # fmt: skip
+            if not made:
+                continue
+            wanted = Add(*(w for _, w in made))
+            assert prompt.bind(found - wanted).xreplace(at) == 0, node.name
+            if prompt.bind(wanted - Add(*(t.bytes for t, _ in made))).xreplace(at) != 0:
+                fewer.add(node.op.kind)
+    assert ("importance" in fewer) == passes.startswith("nsa")
 
 
 @pytest.mark.parametrize("passes", PASSES)

@@ -13,7 +13,7 @@ pooling, bookkeeping) is operations of their own in the graph.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from sympy import Add, Expr, Integer, ceiling
@@ -49,6 +49,15 @@ class Pattern(ABC):
     square: ClassVar[bool] = False
 
     @property
+    def context(self) -> Expr:
+        """Positions of the sequence, new ones included.
+
+        The rows at hand do not tell them where a pattern drops some. A pass that shortens what
+        layers are given binds them anew with all other sizes of these layers.
+        """
+        return T
+
+    @property
     def compact(self) -> bool:
         """Only the scores of pairs exist: nothing is computed, written or read for the others."""
         return False
@@ -59,10 +68,7 @@ class Pattern(ABC):
         return False
 
     def at(self, context: Expr) -> Pattern:
-        """The pattern where the last new position is ``context``.
-
-        Some patterns count by places in the sequence, which the rows at hand do not tell.
-        """
+        """The pattern where the last new position is ``context``."""
         return self
 
     @abstractmethod
@@ -142,7 +148,21 @@ class Full(Pattern):
 
 
 @dataclass(frozen=True)
-class Causal(Pattern):
+class InContext(Pattern):
+    """A pattern of the positions of one sequence, which it knows the length of.
+
+    Attributes:
+        context: positions of the sequence, new ones included.
+    """
+
+    context: Expr = field(default=T, kw_only=True)
+
+    def at(self, context: Expr) -> Pattern:
+        return replace(self, context=context)
+
+
+@dataclass(frozen=True)
+class Causal(InContext):
     """Every position sees itself and all before it: ``q·t − q(q−1)/2`` pairs.
 
     ``n`` blocks of ``p`` queries that stop at their last visible key read
@@ -174,6 +194,10 @@ class Around(Pattern):
     """
 
     of: Pattern
+
+    @property
+    def context(self) -> Expr:
+        return self.of.context
 
     def at(self, context: Expr) -> Pattern:
         return replace(self, of=self.of.at(context))
@@ -225,16 +249,11 @@ class Branches(Around):
     Attributes:
         of: what a position sees of its own branch.
         levels: (positions, hidden) of each depth: so many new positions see all of the
-            graph's positions but the hidden ones, which are on other branches.
-        context: the graph's positions, new ones included.
+            context but the hidden ones, which are on other branches.
     """
 
     of: Pattern
     levels: tuple[tuple[Expr, Expr], ...]
-    context: Expr = T
-
-    def at(self, context: Expr) -> Pattern:
-        return replace(self, of=self.of.at(context), context=context)
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
         return Add(*(n * self._of_one(self.context - hidden) for n, hidden in self.levels))

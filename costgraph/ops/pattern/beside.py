@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from sympy import Expr
 
 from costgraph.formula.least import least
-from costgraph.ops.pattern.base import Pattern
+from costgraph.ops.pattern.base import InContext, Pattern
 from costgraph.ops.pattern.selected import Summaries
 from costgraph.ops.pattern.stairs import steps
 from costgraph.ops.pattern.windows import Window
-from costgraph.symbols import T
 
 
 @dataclass(frozen=True)
-class WindowAndRows(Pattern):
+class WindowAndRows(InContext):
     """A query sees the last positions, and one row for each whole block before it.
 
     Keys are the window's rows and behind them those of all blocks. With a ``count`` it sees the
@@ -25,16 +24,15 @@ class WindowAndRows(Pattern):
         window: the last positions.
         of: the rows of blocks.
         count: most of them that a query sees, or None.
-        context: positions of the sequence, new ones included.
     """
 
     window: Window
     of: Summaries
     count: Expr | None = None
-    context: Expr = T
 
     def at(self, context: Expr) -> Pattern:
-        return replace(self, of=self.of.at(context), context=context)
+        window, of = self.window.at(context), self.of.at(context)
+        return replace(self, window=window, of=of, context=context)
 
     @property
     def compact(self) -> bool:

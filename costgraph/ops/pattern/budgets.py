@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from sympy import Expr, Integer
 
 from costgraph.formula.least import least, most
-from costgraph.ops.pattern.base import CAUSAL, Pattern
-from costgraph.symbols import S, T
+from costgraph.ops.pattern.base import CAUSAL, InContext
+from costgraph.symbols import S
 
 
 @dataclass(frozen=True)
-class Kept(Pattern):
+class Kept(InContext):
     """A cache keeps a part of its context, chosen behind a step.
 
     A step finds what is kept of the positions before it, and its own: new positions see
     each other as causal ones do. So a prompt that is read at once is read whole, and what
     is dropped is dropped behind it.
-
-    Attributes:
-        context: positions of the sequence, new ones included.
     """
 
     drops: ClassVar[bool] = True
-
-    context: Expr = field(default=T, kw_only=True)
-
-    def at(self, context: Expr) -> Pattern:
-        return replace(self, context=context)
 
     @abstractmethod
     def stays(self, context: Expr) -> Expr:

@@ -8,29 +8,23 @@ from typing import ClassVar
 from sympy import Expr, Max, ceiling
 
 from costgraph.formula.least import least
-from costgraph.ops.pattern.base import Pattern
+from costgraph.ops.pattern.base import InContext, Pattern
 from costgraph.ops.pattern.stairs import rising, steps
-from costgraph.symbols import T
 
 
 @dataclass(frozen=True)
-class Chunks(Pattern):
+class Chunks(InContext):
     """A position sees its own chunk of ``size`` positions up to itself (Llama 4's local layers).
 
     The room for a chunk stays and is used again by the next: ``Min(T, size)`` rows.
 
     Attributes:
         size: positions of a chunk.
-        context: positions of the sequence, new ones included.
     """
 
     drops: ClassVar[bool] = True
 
     size: Expr
-    context: Expr = T
-
-    def at(self, context: Expr) -> Pattern:
-        return replace(self, context=context)
 
     def _whole(self, position: Expr) -> Expr:
         """Positions of chunks that are over before ``position``, counted from one."""
@@ -54,7 +48,7 @@ class Chunks(Pattern):
 
 
 @dataclass(frozen=True)
-class Segments(Pattern):
+class Segments(InContext):
     """A position sees its own segment of ``size`` up to itself, and ``before`` whole ones in front.
 
     Transformer-XL (arXiv 1901.02860): the states of earlier segments are kept as a memory,
@@ -63,17 +57,12 @@ class Segments(Pattern):
     Attributes:
         size: positions of a segment.
         before: segments of memory.
-        context: positions of the sequence, new ones included.
     """
 
     drops: ClassVar[bool] = True
 
     size: Expr
     before: Expr
-    context: Expr = T
-
-    def at(self, context: Expr) -> Pattern:
-        return replace(self, context=context)
 
     @property
     def width(self) -> Expr:
@@ -122,6 +111,10 @@ class Fronted(Pattern):
 
     def seen(self, q: Expr, context: Expr) -> Expr:
         return self.of.seen(q, context) + self.front
+
+    @property
+    def context(self) -> Expr:
+        return self.of.context
 
     def at(self, context: Expr) -> Pattern:
         return replace(self, of=self.of.at(context))

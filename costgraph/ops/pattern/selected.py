@@ -12,13 +12,12 @@ from typing import ClassVar
 from sympy import Expr, Integer, ceiling
 
 from costgraph.formula.least import least, most
-from costgraph.ops.pattern.base import Pattern
+from costgraph.ops.pattern.base import InContext, Pattern
 from costgraph.ops.pattern.stairs import clipped, rising, steps
-from costgraph.symbols import T
 
 
 @dataclass(frozen=True)
-class Selected(Pattern):
+class Selected(InContext):
     """A query sees the ``count`` best rows of those up to its own position.
 
     ``q`` queries read at most ``q`` times as many rows, and never more than there are:
@@ -54,7 +53,7 @@ class Selected(Pattern):
 
 
 @dataclass(frozen=True)
-class SelectedBlocks(Pattern):
+class SelectedBlocks(InContext):
     """A query sees ``count`` blocks of ``block`` rows: its own up to itself, and the best others.
 
     MoBA (arXiv 2502.13189) takes the block that a query is in always; a cache of pages
@@ -94,7 +93,7 @@ class SelectedBlocks(Pattern):
 
 
 @dataclass(frozen=True)
-class Summaries(Pattern):
+class Summaries(InContext):
     """A query sees one row for each block of ``block`` positions up to its own.
 
     The keys at hand are those rows: of whole blocks (pooled keys), or of the block that
@@ -102,23 +101,18 @@ class Summaries(Pattern):
 
     Attributes:
         block: positions that one row is made of.
-        context: positions of the sequence, new ones included.
         begun: the newest block counts before it is full.
         stride: a whole block begins every so many positions, where blocks overlap (NSA,
             arXiv 2502.11089); None: where the one before it ends.
     """
 
     block: Expr
-    context: Expr = T
     begun: bool = False
     stride: Expr | None = None
 
     @property
     def compact(self) -> bool:
         return True
-
-    def at(self, context: Expr) -> Summaries:
-        return replace(self, context=context)
 
     @property
     def every(self) -> Expr:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from sympy import Expr, ceiling
 
 from costgraph.formula.least import least
-from costgraph.ops.pattern.base import Pattern
+from costgraph.ops.pattern.base import InContext
 from costgraph.ops.pattern.stairs import clipped, steps
 
 
 @dataclass(frozen=True)
-class Strided(Pattern):
+class Strided(InContext):
     """A position sees the last ``stride``, and of those before every ``stride``-th (back from it).
 
     Sparse Transformer (Child et al., arXiv 1904.10509), its two strided heads as one.

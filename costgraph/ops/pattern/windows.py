@@ -8,12 +8,12 @@ from typing import ClassVar
 from sympy import Expr, Integer, ceiling, floor
 
 from costgraph.formula.least import least
-from costgraph.ops.pattern.base import CAUSAL, Pattern
+from costgraph.ops.pattern.base import CAUSAL, InContext, Pattern
 from costgraph.ops.pattern.stairs import clipped
 
 
 @dataclass(frozen=True)
-class Window(Pattern):
+class Window(InContext):
     """A position sees itself and the ``size − 1`` before it.
 
     A step finds only what one of its queries can still see: ``Min(T, W + q − 1)`` rows.
