@@ -29,6 +29,7 @@ from costgraph.formula.least import bound
 from costgraph.hardware.links import Messages
 from costgraph.ir.cost import Cost
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.ops.attending import pattern_of
 from costgraph.symbols import B, T, q
 
 if TYPE_CHECKING:
@@ -117,9 +118,23 @@ def mixed_cost(cost: Cost, parts: Sequence[Part]) -> Cost:
 
 
 def looks_back(row: Row) -> bool:
-    """True of operations that look at earlier positions: they run group by group."""
+    """True of operations that look at earlier positions: they run group by group.
+
+    What multiplies earlier positions by a matrix of the model (Transformer-XL's states of its
+    memory, blocks of rows that become one) looks at rows as any product does: one for all.
+    """
+    if pattern_of(row.node.op) is None and any(_is_matrix(t) for t in _read(row)):
+        return False
     amounts = (*row.cost.flops.values(), *row.cost.bytes.values())
     return any(a.has(T) for a in amounts)
+
+
+def _read(row: Row) -> tuple[Tensor, ...]:
+    return row.graph.operands(row.node)
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return tensor.role is Role.WEIGHT and len(tensor.shape) > 1
 
 
 def mixed_items(

@@ -70,9 +70,7 @@ def test_a_mix_is_the_sum_of_its_parts_less_the_weights_read_once():
         apart = {r.name for r in found if r.name.startswith("prompt.") and not looks_back(r)}
         weighty = {r.name for r in found if r.cost.bytes_of(role=Role.WEIGHT) != 0} & apart
         ends = {r.rpartition(".")[2] for r in weighty}
-        # A memory of states is projected for each group, over rows of its own context.
-        memory = {"k_proj", "v_proj", "r_proj"} if name == "transfo-xl-wt103" else set()
-        assert ends <= {"k_up", "v_up", "softmax", "scan", "delta", *memory}, name
+        assert ends <= {"k_up", "v_up", "softmax", "scan", "delta"}, name
         for row in found:
             if looks_back(row) or row.name.startswith("prompt."):
                 continue
@@ -87,6 +85,27 @@ def test_a_mix_is_the_sum_of_its_parts_less_the_weights_read_once():
         assert most <= read < Add(*(p.bytes_of(role=Role.WEIGHT) for p in parts))
         seen += 1
     assert seen > 80
+
+
+def test_matrices_that_meet_earlier_positions_are_read_once_for_all_groups():
+    """A memory of states is projected anew in each step, for all groups in one product.
+
+    Blocks of earlier rows become one by two matrices (NSA). Rows are each group's own.
+    """
+    for model, passes, names in (
+        ("transfo-xl-wt103", "", {"k_proj", "v_proj", "r_proj"}),
+        ("llama-3.2-1b", "nsa", {"nsa_k_compress", "nsa_v_compress"}),
+    ):
+        made = compiled(model, passes)
+        found = [r for r in flat(step_items(made, MIX)) if r.name.rpartition(".")[2] in names]
+        apart = [{r.name: r for r in flat(step_items(made, Mix((g,))))} for g in MIX.groups]
+        assert {r.name.rpartition(".")[2] for r in found} == names
+        assert not any(r.name.startswith("prompt.") for r in found)
+        for row in found:
+            each = [rows[row.name].cost for rows in apart]
+            (weights,) = {c.bytes_of(role=Role.WEIGHT) for c in each}
+            assert row.cost.bytes_of(role=Role.WEIGHT) == weights
+            assert row.cost.total_flops == Add(*(c.total_flops for c in each))
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "opt-1.3b", "gemma-2b", "qwen2.5-7b", "gpt2"])
