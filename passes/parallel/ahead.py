@@ -15,7 +15,7 @@ from costgraph.ops.attention import KVAppend
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.latent import SplitFlash, SplitScores
 from costgraph.ops.linear import Linear
-from costgraph.ops.quant import QuantizeTo
+from costgraph.ops.quant import QuantizeTo, plain
 from costgraph.ops.recurrent import GatedDelta
 from costgraph.ops.scan import StateSpaceDual
 from costgraph.ops.tokens import Sample, Split
@@ -62,7 +62,7 @@ SHARED: Mapping[type[Op], tuple[int, ...]] = {
 
 def shares_heads(op: Op, index: int) -> bool:
     """Whether several query heads use one head of an operand."""
-    found = next((SHARED[cls] for cls in type(op).__mro__ if cls in SHARED), ())
+    found = next((SHARED[cls] for cls in type(plain(op)).__mro__ if cls in SHARED), ())
     return index in found
 
 
@@ -80,7 +80,7 @@ class Ahead:
 
     def users(self, name: str) -> tuple[Op, ...]:
         """The operations that take a tensor, in whatever format it is stored for them."""
-        return tuple(node.op for node in self._takers(name))
+        return tuple(plain(node.op) for node in self._takers(name))
 
     def _takers(self, name: str) -> Iterator[Node]:
         for node in self.graph.consumers[name]:
@@ -144,8 +144,9 @@ class Ahead:
         """Whether some product makes more elements than it takes of a tensor."""
         tensor = self.graph.tensors[name]
         return any(
-            isinstance(u.op, Linear) and growth(tensor, u.outputs[0], u.op) > 1
+            isinstance(op, Linear) and growth(tensor, u.outputs[0], op) > 1
             for u in self._takers(name)
+            for op in (plain(u.op),)
         )
 
 

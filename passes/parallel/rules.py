@@ -8,6 +8,7 @@ wants everything whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from costgraph import ops
 from costgraph.ir.op import Op
@@ -93,7 +94,21 @@ from costgraph.passes.parallel.rows import (
     transform,
     transpose,
 )
-from costgraph.passes.parallel.site import Rule, whole
+from costgraph.passes.parallel.site import Rule, Ruled, Site, whole
+
+
+def narrowed(site: Site) -> Ruled:
+    """As the operation inside; what devices would have to add up first is not stored narrow."""
+    op = site.op
+    assert isinstance(op, NarrowResult)
+    wide = (op.inner.infer(site.inputs)[0].named(site.outputs[0].name),)
+    ruled = rule_of(op.inner)(replace(site, op=op.inner, outputs=wide))
+    if any(place.partial for place in ruled.results):
+        reason = "its result is stored narrow as it is made, and devices would add up parts of it"
+        split = (p for p in site.places if p is not None)
+        raise site.blocked(f"{reason} (dynamic=true narrows the sum)", *split)
+    return replace(ruled, op=replace(op, inner=ruled.op))
+
 
 #: Rules by operation; a subclass takes that of its nearest base.
 RULES: Mapping[type[Op], Rule] = {
@@ -146,7 +161,7 @@ RULES: Mapping[type[Op], Rule] = {
     ops.Combine: combine,
     ops.RowScale: row_scale,
     QuantizeTo: elementwise,
-    NarrowResult: elementwise,
+    NarrowResult: narrowed,
     Hadamard: transform,
     **dict.fromkeys((AllReduce, AllGather, ReduceScatter, AllToAll, Send), exchange),
     Received: exchange,

@@ -39,7 +39,7 @@ from costgraph.ops.experts import ExpertLinear
 from costgraph.ops.fused import Fused
 from costgraph.ops.linear import Linear
 from costgraph.ops.pool import ConvTranspose
-from costgraph.ops.quant import QuantizeTo
+from costgraph.ops.quant import QuantizeTo, plain, stored_as
 from costgraph.ops.views import Slice
 from costgraph.passes.parallel.ahead import Ahead, growth
 from costgraph.passes.parallel.experts import Share, Spread, UnevenExpertsError
@@ -277,7 +277,8 @@ class _Walk:
                 held, size = place.length * self.group.degree, tensor.shape[place.axis]
                 if held.is_Integer and size.is_Integer and held != size:
                     self.copied[name] = _more(int(held), int(size), self.group.degree)
-        if isinstance(node.op, Linear) and growth(operands[0], node.outputs[0], node.op) >= 1:
+        op = plain(node.op)
+        if isinstance(op, Linear) and growth(operands[0], node.outputs[0], op) >= 1:
             self.widening.add(name)
 
 
@@ -363,7 +364,7 @@ class _Level:
         op = ruled.op
         if ruled.statistics:
             inputs = (*inputs, self._statistics(node.name, inputs[0], ruled))
-            op = SharedNorm(op)
+            op = stored_as(op, SharedNorm(plain(op)))
         self.walk.note(qualified, node, operands, ruled)
         (first, *_), (place, *_) = node.outputs, ruled.results
         if qualified in self.walk.ends and place.axis is not None and not place.tokens:
@@ -406,7 +407,7 @@ class _Level:
         maker = self.whole.producer.get(node.inputs[0]) if node.inputs else None
         if maker is not None and isinstance(maker.op, QuantizeTo):
             return self._producer(maker)
-        return None if maker is None else maker.op
+        return None if maker is None else plain(maker.op)
 
     def _tokens(self, tensor: Tensor) -> Place:
         """A device's part of the tokens of a tensor whose first axis is the batch."""

@@ -12,7 +12,9 @@ from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import CostgraphError
 from costgraph.hardware import load_system
 from costgraph.hardware.links import Hop, least
+from costgraph.hardware.machine import Engine
 from costgraph.ir.regions import Region
+from costgraph.ir.tensor import Role
 from costgraph.ops.experts import Routing
 from costgraph.passes.parallel.experts import distinct_ranks, fullest, share
 from costgraph.symbols import B, S, T
@@ -484,3 +486,42 @@ def test_a_link_of_a_hop_is_used_as_far_as_a_ring_can():
     assert isinstance(hop, Hop)
     made = cg.compile("llama-2-13b", "tpu-v5e-4x4", "parallel{tp=8,dp=2}")
     assert made.tpot.evaluate(B=16, T=100) > 0
+
+
+# --- results that are stored narrow as they are made ------------------------------------------
+
+
+@pytest.mark.parametrize("fuse", ["", "fuse,"])
+@pytest.mark.parametrize(
+    ("name", "on", "passes"),
+    [
+        ("llama-3.2-1b", "2xh100", "parallel{tp=2}"),
+        ("llama-3.2-1b", "8xh100", "parallel{tp=8}"),
+        ("llama-3.1-8b", "2x8xh100", "parallel{tp=16}"),
+        ("opt-125m", "2xh100", "parallel{tp=2}"),
+        ("gemma-2-9b", "4xh100", "parallel{tp=4,sequence=true}"),
+        ("deepseek-v2-lite", "2xh100", "parallel{tp=2}"),
+    ],
+)
+def test_static_scales_split_what_scales_found_at_run_time_split(name, on, passes, fuse):
+    """Weights, caches, messages and FLOP of matrix products are the same on a device."""
+
+    def counted(dynamic):
+        narrow = f"quantize{{preset=w8a8,dynamic={dynamic}}}"
+        made = cg.compile(name, on, f"{fuse}{narrow},{passes}")
+        step = made.program.phase("decode").graph
+        sent = {k.rpartition("/")[2]: v for k, v in exchanged(step).items()}
+        cost = step.cost
+        products = {k: v for k, v in cost.flops.items() if k[0] is Engine.TENSOR}
+        weights = cost.bytes_of(Role.WEIGHT)
+        return cache_bytes(step), cost.bytes_of(Role.KV), weights, products, sent
+
+    static, dynamic = counted("false"), counted("true")
+    assert static[:4] == dynamic[:4]
+    assert len(static[4]) == len(dynamic[4]) > 0
+
+
+def test_parts_that_devices_add_up_are_not_stored_narrow_before():
+    words = "stored narrow as it is made, and devices would add up parts of it"
+    with pytest.raises(CostgraphError, match=words):
+        cg.compile("llama-3.2-1b", "2xh100", "quantize{preset=w8a8,dynamic=false},parallel{cp=2}")
