@@ -14,6 +14,8 @@ from costgraph.formula.terms import Limit
 from costgraph.hardware.systems import HOST, System
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
+from costgraph.ir.regions import Repeat
+from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
 from costgraph.passes.placement import shares as sharing
 from costgraph.passes.placement.members import attention
@@ -329,6 +331,11 @@ class Offload(Pass):
             made = made.assuming(EXPERTS[self.experts])
         if plan.caches and not plan.attend_at and any(map(_chooses, _bodies(program))):
             made = made.assuming(ROWS[self.rows])
+        if plan.caches and _reads_others(program):
+            made = made.assuming(
+                "offload: caches that several layers read come once a step, for the layer that "
+                "keeps them; the room that they take until the last has read them is not counted"
+            )
         if plan.caches and any(map(stays, _bodies(program))):
             made = made.assuming(
                 "offload: what rows are chosen by beside keys (books, rows of blocks) stays on the "
@@ -365,11 +372,24 @@ class Offload(Pass):
             found.append(Miss("rows", program.name, reason))
         if (plan.caches or plan.attend_at) and not any(map(attention, bodies)):
             reason = "no layer attends to a cache that grows: there is nothing to keep elsewhere"
+            if any(isinstance(n.op, KVAppend) for g in _graphs(program) for n in g.nodes):
+                reason = "caches that lie outside of layers, for all of them, stay on the device"
             found.append(Miss("caches", program.name, reason))
         elif (plan.caches or plan.attend_at) and any(map(unreached, bodies)):
             reason = "caches of parts that layers share stay on the device"
             found.append(Miss("caches", program.name, reason))
         return found
+
+
+def _graphs(program: Program) -> list[Graph]:
+    """All graphs of a program, those of its regions included."""
+    return [g for phase in program.phases for g in phase.graph.walk()]
+
+
+def _reads_others(program: Program) -> bool:
+    """Whether layers read caches that other layers keep."""
+    regions = ((g, n) for g in _graphs(program) for n in g.nodes if isinstance(n.op, Repeat))
+    return any(t.role is Role.KV for g, n in regions for t in g.operands(n))
 
 
 def _bodies(program: Program) -> list[Graph]:

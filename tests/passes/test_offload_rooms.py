@@ -240,3 +240,16 @@ def test_rows_are_told_where_they_are_chosen_and_refused_where_nothing_comes():
     for wrong in ("weights=host", "caches=host,attention=host"):
         with pytest.raises(PipelineError, match="rows says which rows of caches come"):
             cg.compile("llama-3.2-1b", device, f"offload{{{wrong},rows=chosen}}")
+
+
+def test_what_is_said_where_caches_do_not_lie_in_layers_is_true():
+    """One memory for all layers stays, and that is why; nothing is said of growing."""
+    model = "llama-3.2-1b"
+    fed = cg.compile(model, "h100", "feedback,offload{caches=host}")
+    assert any("lie outside of layers, for all of them, stay" in line for line in fed.undone)
+    none = cg.compile("bert-base-uncased", "h100", "offload{caches=host}")
+    assert any("no layer attends to a cache that grows" in line for line in none.undone)
+    many = "caches that several layers read come once a step"
+    for passes, shared in (("", False), ("share-kv,", True), ("share-kv{by=half},", True)):
+        made = cg.compile(model, "h100", f"{passes}offload{{caches=host}}")
+        assert any(many in line for line in made.assumptions) == shared
