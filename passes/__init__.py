@@ -16,6 +16,7 @@ from costgraph.passes.context.feedback import Feedback
 from costgraph.passes.context.index import Index
 from costgraph.passes.context.knn_memory import KnnMemory
 from costgraph.passes.context.landmark import Landmark
+from costgraph.passes.context.memory_slots import MemorySlots
 from costgraph.passes.context.memory_tokens import MemoryTokens
 from costgraph.passes.context.merge_tokens import MergeTokens
 from costgraph.passes.context.nsa import Nsa
@@ -96,6 +97,7 @@ _ALL: tuple[type[Pass], ...] = (
     Nsa,
     SnapKV,
     Landmark,
+    MemorySlots,
     MemoryTokens,
     KnnMemory,
     Retrieve,

@@ -58,18 +58,8 @@ class MemoryTokens(Pass):
         if seen.misses or not seen.hits:
             return told(self.name, program, program, Seen(misses=seen.misses))
         whole = self.segment + 2 * self.tokens
-        at_once = ((q, whole), (T, whole))
         phases = (
-            # All segments of the prompt but the last, which gives a token.
-            replace(
-                prompt,
-                name="segments",
-                graph=without_logits(prompt.graph),
-                bindings=at_once,
-                tokens=ZERO,
-                weight=S / self.segment - 1,
-            ),
-            replace(prompt, bindings=at_once),
+            *in_segments(prompt, self.segment, whole),
             # Positions begin anew with each segment: limits are on its own.
             replace(answer, graph=near.phase("decode").graph, reach=whole),
             self._handing(answer, "write", whole),
@@ -78,7 +68,7 @@ class MemoryTokens(Pass):
         made = replace(
             program,
             phases=phases,
-            limits=(*program.limits, Limit(self.segment, S, "a prompt is whole segments")),
+            limits=(*program.limits, whole_segments(self.segment)),
             unserved="segments pass one after another, with steps of memory tokens between them",
         )
         return told(self.name, program, made, seen)
@@ -90,6 +80,24 @@ class MemoryTokens(Pass):
             answer, name=name, graph=graph, bindings=((q, self.tokens),), tokens=ZERO,
             weight=1 / self.segment, reach=context,
         )  # fmt: skip
+
+
+def in_segments(prompt: Phase, segment: Expr, positions: Expr) -> tuple[Phase, Phase]:
+    """The prompt segment after segment, each of so many ``positions`` at once.
+
+    All but the last give no token.
+    """
+    last = replace(prompt, bindings=((q, positions), (T, positions)))
+    rest = replace(
+        last, name="segments", graph=without_logits(prompt.graph), tokens=ZERO,
+        weight=S / segment - 1,
+    )  # fmt: skip
+    return rest, last
+
+
+def whole_segments(segment: Expr) -> Limit:
+    """That a prompt has one at least."""
+    return Limit(segment, S, "a prompt is whole segments")
 
 
 def without_logits(graph: Graph) -> Graph:

@@ -119,6 +119,7 @@ WRITTEN = {
         "select{blocks=9}",
         "recur{segment=40,compressed=2,ratio=4,distances=true}",
         "memory-tokens{segment=8,tokens=2}",
+        "memory-slots{segment=8,slots=3}",
         "prune-tokens{layer=1}",
         "merge-tokens",
         "nsa",

@@ -9,6 +9,7 @@ from costgraph.ops.pattern.base import (
     Causal,
     Dense,
     Full,
+    InContext,
     Parted,
     Pattern,
     counted,
@@ -20,6 +21,7 @@ from costgraph.ops.pattern.chunks import Chunks, Fronted, Segments
 from costgraph.ops.pattern.compressed import Compressed
 from costgraph.ops.pattern.scattered import Scattered
 from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries, Unfinished
+from costgraph.ops.pattern.slots import Slots
 from costgraph.ops.pattern.strided import Strided
 from costgraph.ops.pattern.windows import Window, sliding
 
@@ -38,6 +40,7 @@ __all__ = [
     "Fronted",
     "Full",
     "Hit",
+    "InContext",
     "Parted",
     "Pattern",
     "Pooled",
@@ -46,6 +49,7 @@ __all__ = [
     "Selected",
     "SelectedBlocks",
     "Sided",
+    "Slots",
     "Strided",
     "Summaries",
     "Unfinished",
