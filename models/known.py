@@ -345,8 +345,10 @@ def _harmless_at(path: str) -> bool:
 
 def parts_left_out(fields: Fields) -> str:
     """What stands beside the language model in a file and was not read; empty if nothing."""
-    opened = fields.opened
-    left = [key for key in PARTS if fields.values.get(key) and key not in opened]
+    # A section was read where it was opened, a name where it was looked at.
+    opened, missed = fields.opened, {path for path, _ in fields.overlooked}
+    read = opened | {k for k in PARTS if isinstance(fields.peek(k), str) and k not in missed}
+    left = [key for key in PARTS if fields.values.get(key) and key not in read]
     if not left:
         return ""
     named = " and ".join(f"{PARTS[key]} ({key!r})" for key in left)

@@ -156,6 +156,20 @@ class Fed:
 
 
 @dataclass(frozen=True)
+class Convolved(ABC):
+    """A step that looks at positions beside one another, of which ``into_one`` become one."""
+
+    @property
+    @abstractmethod
+    def into_one(self) -> Expr:
+        """How many positions become one."""
+
+    @abstractmethod
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        """Adds the step behind ``x (batch, n, d)``."""
+
+
+@dataclass(frozen=True)
 class Resampling(ABC):
     """A step that makes ``queries`` rows of the ``positions`` of an image."""
 
@@ -187,6 +201,8 @@ def tokens_for(steps: Steps) -> Expr:
             found *= step.side**2
         elif isinstance(step, Resampling):
             found *= step.positions / step.queries
+        elif isinstance(step, Convolved):
+            found *= step.into_one
     return found
 
 

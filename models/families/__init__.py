@@ -58,6 +58,7 @@ FILES = (
     "denoisers",
     "flows",
     "multimodal",
+    "mobile",
     "seeing",
     "patched",
     "shuffled",
