@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.ir.tensor import Tensor
+from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.style import Maker, Style
 from costgraph.ops import Add, AttentionScores, AttentionValues, KVAppend, Linear, Softmax
 from costgraph.ops.bias import ScoreBias
-from costgraph.ops.pattern import CAUSAL, FULL, Pattern, counted
+from costgraph.ops.pattern import CAUSAL, FULL, Pattern, Window, counted
 from costgraph.ops.relative import RelativeScores
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, T, q
@@ -79,20 +79,43 @@ class Apart:
     """Self-attention in both directions with a term for distances, as many before as behind.
 
     Weights that tell segments apart rest in memory: a text is one segment (XLNet).
+
+    Attributes:
+        at: the heads.
+        memory: positions in front whose states are kept, all of them there.
     """
 
     at: Heads
+    memory: Expr = Integer(0)
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """The table of distances, from ``q`` to ``-q``."""
-        return (distances(2 * q, self.at.d, style),)
+        """The table of distances, from ``q`` and those of the memory to ``-q``."""
+        return (distances(2 * q + self.memory, self.at.d, style),)
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block; ``x (B, q, d)`` to ``(B, q, d)``."""
         heads, dh = self.at.heads, self.at.head_dim
         m.vector("kind_bias.weight", heads, dh)
         m.vector("kinds.weight", KINDS, heads, dh)
-        return self.at.out(m, attended_apart(m, *self.at.all(m, x), "distances"))
+        if self.memory == 0:
+            return self.at.out(m, attended_apart(m, *self.at.all(m, x), "distances"))
+        shape = (B, self.memory, ONE, self.at.d)
+        cache = m.source(Tensor("state_cache", shape, m.style.kv, Role.KV))
+        query = self.at.project(m, "q", x)
+        key, value = projected(m, self.at, x, cache, Window(self.memory))
+        return self.at.out(m, attended_apart(m, query, key, value, "distances"))
+
+
+def projected(m: Maker, at: Heads, x: str, cache: str, keeps: Pattern) -> tuple[str, str]:
+    """Adds keys and values of all states: those in a cache, and the new ones ``x (B, q, d)``."""
+    new = m.add("states", Reshape((B, q, ONE, at.d)), x)
+    states = m.add("state_append", KVAppend(keeps), cache, new)
+    width = at.heads * at.head_dim
+    op = Linear(contract=2, split=(at.heads, at.head_dim))
+    key, value = (
+        m.add(f"{n}_proj", op, states, m.weight(f"{n}_proj.weight", width, at.d)) for n in "kv"
+    )
+    return key, value
 
 
 @dataclass(frozen=True)
@@ -112,16 +135,9 @@ class Remembering:
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block; ``x (B, q, d)`` to ``(B, q, d)``."""
-        d, heads, dh = self.at.d, self.at.heads, self.at.head_dim
-        new = m.add("states", Reshape((B, q, ONE, d)), x)
-        cache = m.cache("state_cache", ONE, d, self.pattern)
-        states = m.add("state_append", KVAppend(self.pattern), cache, new)
+        cache = m.cache("state_cache", ONE, self.at.d, self.pattern)
         query = self.at.project(m, "q", x)
-        op = Linear(contract=2, split=(heads, dh))
-        key, value = (
-            m.add(f"{n}_proj", op, states, m.weight(f"{n}_proj.weight", heads * dh, d))
-            for n in ("k", "v")
-        )
+        key, value = projected(m, self.at, x, cache, self.pattern)
         pattern = counted(m.style.mask, self.pattern)
         mixed = attended_apart(m, query, key, value, "distances", pattern)
         return self.at.out(m, mixed)

@@ -76,12 +76,16 @@ def _mobilevlm(fields: Fields) -> Reading:
     fields.require("vision_tower_type", "clip")
     fields.require("mm_vision_select_layer", -2)
     fields.require("mm_vision_select_feature", "patch")
-    # How pictures become squares of the tower's size, and what is trained, play no part.
-    for key in ("image_aspect_ratio", "image_grid_pinpoints", "mm_projector_lr", "use_mm_proj",
-                "tune_mm_mlp_adapter", "freeze_mm_mlp_adapter", "max_sequence_length"):  # fmt: skip
-        fields.values.get(key)
+    fields.refuse("image_grid_pinpoints", "pictures cut into tiles are not known in this family")
+    if fields.word("image_aspect_ratio", default="pad") not in ("pad", "square"):
+        raise ModelError(
+            f"{fields.name}: 'image_aspect_ratio' must be 'pad' or 'square': every picture is made "
+            "one square"
+        )
+    fields.require("use_mm_proj", True)
     for key in ("mm_use_im_start_end", "mm_use_im_patch_token"):
-        fields.flag(key, False)
+        if fields.flag(key, False):
+            fields.tell(f"{key!r}: marks around images are tokens of the prompt's S, not of G")
     kind = fields.word("mm_projector_type", default="ldpnet")
     if kind not in _PROJECTORS:
         raise ModelError(

@@ -22,8 +22,16 @@ from costgraph.ops.pattern import Window
 
 #: What is said of XLNet, which was trained to predict tokens in any order.
 ONE_PASS = (
-    "one pass over one segment, both ways: no memory of segments in front, no second stream "
-    "for tokens to predict, and no term for kinds of segments"
+    "one pass over one segment, both ways: no second stream for tokens to predict, and no term for "
+    "kinds of segments"
+)
+#: What is said of its memory.
+MEMORY = (
+    "{0} positions in front of the segment are remembered: their states are kept, and their keys "
+    "and values projected anew in each pass, as the published code does; all new states enter it"
+)
+NO_MEMORY = (
+    "no memory of segments in front, as the file states none ('mem_len' with 'use_mems_eval')"
 )
 
 
@@ -140,15 +148,18 @@ def _xlnet(fields: Fields) -> Reading:
             f"{fields.name}: 'attn_type' = {clip(kind)} is not supported: only XLNet's 'bi' is read"
         )
     fields.refuse("bi_data", "batches of two directions are not known in this family")
-    # What concerns a memory in front, which ONE_PASS speaks of.
-    for key in ("mem_len", "reuse_len", "clamp_len"):
+    # Rows of the table of distances that are alike, and what concerns training.
+    for key in ("reuse_len", "clamp_len"):
         fields.number(key, 0)
-    for key in ("same_length", "use_mems_eval", "use_mems_train", "untie_r"):
+    for key in ("same_length", "use_mems_train", "untie_r"):
         fields.flag(key, False)
+    memory = fields.size("mem_len", default=0) if fields.values.get("mem_len") else 0
+    memory *= fields.flag("use_mems_eval", True)
+    said = MEMORY.format(memory) if memory else NO_MEMORY
     act = activation_of(fields, "ff_activation", default="gelu")
     at = Heads(Integer(d), Integer(heads), Integer(width))
     feed = FeedForward(Integer(d), Integer(fields.size("d_inner")), act, gated=False, bias=True)
-    layer = Layer(Integer(d), Apart(at), feed, LAYER_NORM, norm_first=False)
+    layer = Layer(Integer(d), Apart(at, Integer(memory)), feed, LAYER_NORM, norm_first=False)
     vocab = Integer(fields.size("vocab_size", "n_token", default=32000))
     name = class_of(fields.values) or "XLNetModel"
     if name not in ("XLNetLMHeadModel", "XLNetModel"):
@@ -163,7 +174,7 @@ def _xlnet(fields: Fields) -> Reading:
         d=Integer(d),
         head=None if bare else ProjectedHead(Integer(d), vocab, tied, bias=True),
     )
-    return Reading(model, assumptions=(ONE_PASS, BARE) if bare else (ONE_PASS,))
+    return Reading(model, assumptions=(ONE_PASS, said, *((BARE,) if bare else ())))
 
 
 #: ``model_type`` to the function that reads it.

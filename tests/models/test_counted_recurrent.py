@@ -2,7 +2,7 @@
 
 ``counted/recurrent.json`` holds small configurations, parameters, and the FLOP of products for
 ``q`` new positions of ``b`` sequences, all pairs counted. Transformer-XL's class is that of
-transformers 4.46, the last that had it; its memory is full from the beginning.
+transformers 4.46, the last that had it; memories, XLNet's too, are full from the beginning.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def beside(config: dict[str, Any], batch: int, new: int) -> int:
     """What the class multiplies beside the model."""
     d, layers, heads = config["d_model"], config.get("n_layer", 0), config["n_head"]
     if config["model_type"] == "xlnet":
-        # Distances are projected for each sequence.
-        return layers * 2 * (batch - 1) * 2 * new * d * d
+        # Distances are projected for each sequence, as many as before and behind.
+        rows_ = 2 * new + (config["mem_len"] or 0)
+        return layers * 2 * (batch - 1) * rows_ * d * d
     if config["model_type"] == "funnel":
         return 0
     wide = heads * config["d_head"]
@@ -109,6 +110,20 @@ def test_states_are_kept_and_not_keys_and_values():
     kept = cache_bytes(graph).xreplace({B: Integer(3)})
     assert kept.xreplace({T: Integer(700)}) == 3 * 18 * 1024 * 2 * 700
     assert kept.xreplace({T: Integer(10**6)}) == 3 * 18 * 1024 * 2 * 1600
+
+
+def test_xlnet_keeps_states_of_its_memory_and_says_so():
+    """Each layer 11 rows of 24 elements, whatever the segment; nothing where the file says no."""
+    config = COUNTED["xlnet-remembering"]["config"]
+    found = load_model(config)
+    kept = cache_bytes(found.phases[0].graph).xreplace({B: Integer(2), q: Integer(5)})
+    assert kept == 2 * 3 * 11 * 24 * 2
+    told = "11 positions in front of the segment are remembered"
+    assert any(told in a for a in found.assumptions)
+    for change in ({"mem_len": None}, {"mem_len": 0}, {"use_mems_eval": False}):
+        plain = load_model({**config, **change})
+        assert plain.phases == load_model({**config, "mem_len": None}).phases
+        assert any("no memory of segments in front" in a for a in plain.assumptions)
 
 
 @pytest.mark.parametrize("name", FUNNELS)
