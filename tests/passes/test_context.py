@@ -25,6 +25,7 @@ from costgraph.ir.tensor import Role
 from costgraph.ir.verify import verify
 from costgraph.models import load_model
 from costgraph.models.blocks.style import Style
+from costgraph.models.catalog import config_at
 from costgraph.models.decoder import Decoder, build
 from costgraph.ops import AttentionScores
 from costgraph.symbols import B, S, T, q
@@ -577,6 +578,51 @@ def test_merged_rows_serve_as_many_more_as_published():
     assert found[1] / found[0] == pytest.approx(3.73, abs=0.02)
 
 
+def longer_opt() -> dict[str, object]:
+    """OPT-6.7B with positions for 4,096 tokens, as H2O's benchmark runs it."""
+    return {**config_at("opt-6.7b")[0], "max_position_embeddings": 4096}
+
+
+def test_heavy_hitters_at_the_settings_of_their_authors():
+    """H2O on an A100 of 80 GB: OPT-6.7B, 2,048 in and 2,048 out, 819 rows kept, a fifth.
+
+    The authors' logs (FMInference/H2O, ``benchmark/h2o/a100_80``): a batch of 24 takes 99.477 s and
+    74.8 GiB whole, 53.490 s and 36.4 GiB with 819 rows, which is the 1.9 times of the abstract; a
+    batch of 64 makes 1160.9 token/s and 75.7 GiB, where 24 whole ones make 494.1.
+    """
+    plain, kept = (cg.compile(longer_opt(), "a100-80g", p) for p in ("", "evict{keep=1,most=819}"))
+    at, GiB = {"B": 24, "S": 2048, "N": 2048}, 2**30
+    faster = plain.latency(**at) / kept.latency(**at)
+    assert faster == pytest.approx(2.06, abs=0.01)
+    assert faster > 99.477 / 53.490
+    more = {**at, "B": 64}
+    rates = kept.throughput(**more) / plain.throughput(**at)
+    assert rates == pytest.approx(2.98, abs=0.01)
+    assert rates > 1160.902 / 494.103
+    found = [c.memory(**x) / GiB for c, x in ((plain, at), (kept, at), (kept, more))]
+    assert found == pytest.approx([60.4, 34.7, 71.8], abs=0.1)
+    assert all(a < b for a, b in zip(found, (74.764, 36.392, 75.673), strict=True))
+
+
+def test_heavy_hitters_beside_engines_that_leave_weights_elsewhere():
+    """Up to 29 times DeepSpeed's and Accelerate's tokens per second (arXiv 2306.14048, abstract).
+
+    The authors' benchmark on a T4, 512 in: weights of 4 bit and 102, 205, 307 rows kept for
+    batches of 70, 52, 44 and 32, 512, 1,024 out, against weights in host memory at a batch of 16.
+    Which of these is the 29 is not known: bounds of them lie around it.
+    """
+    cases = [(32, 102, 70, 12.6), (512, 205, 52, 59.8), (1024, 307, 44, 53.6)]
+    away = cg.compile("opt-6.7b", "t4+epyc-9654", "offload{preset=zero-inference}").throughput
+    found = []
+    for new, rows_, batch, wanted in cases:
+        passes = f"evict{{keep=1,most={rows_}}},quantize{{weights=int4}}"
+        made = cg.compile("opt-6.7b", "t4+epyc-9654", passes)
+        assert made.memory(B=batch, S=512, N=new) < 16e9
+        found.append(made.throughput(B=batch, S=512, N=new) / away(B=16, S=512, N=new))
+        assert found[-1] == pytest.approx(wanted, abs=0.1)
+    assert min(found) < 29 < max(found)
+
+
 def test_heavy_hitters_halve_a_latency_as_published():
     """H2O at a fifth: 1.9 times faster at the same batch (arXiv 2306.14048, abstract).
 
@@ -595,8 +641,7 @@ def test_heavy_hitters_serve_more_than_the_same_engine_did():
 
     OPT-6.7B on a T4 of 16 GB, 512 in and 512 out, the largest batch of each: settings of ours, all
     on the device. What is measured lies below the ratio of bounds, which a fifth of the rows
-    keeps near five. The 29 times over engines that leave weights elsewhere are ratios to rates
-    at lengths that are not known here, and are not tested.
+    keeps near five.
     """
     found = []
     for passes in ("fuse", "fuse,evict{keep=1/5}"):
