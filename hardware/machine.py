@@ -408,7 +408,7 @@ class Machine(Portable):
         )
 
     def paced(self, pace: sympy.Expr) -> Machine:
-        """The machine with so many times the peaks and the memory bandwidth; all else is as it is."""
+        """The machine with so many times the peaks and the memory bandwidth, all else alike."""
         if pace == 1:
             return self
         peaks = {key: peak * pace for key, peak in self.peaks.items()}

@@ -77,7 +77,7 @@ class SplitRows(Pass):
         choices=(EVEN,), under=("scheme=halp",),
     )  # fmt: skip
     pace: Expr = option(
-        "number", ONE, "how many times as fast as the host the others compute and read their memory",
+        "number", ONE, "how many times as fast as the host the others compute and read memory",
         minimum=SLOWEST, maximum=1 / SLOWEST,
     )  # fmt: skip
     image: str = option(
@@ -241,7 +241,7 @@ class SplitRows(Pass):
         if self.pace != 1:
             found.append(
                 f"split-rows: the host is {system.device.name}; the others compute and read their "
-                f"memory {self.pace} times as fast, and are like it in all else: memory, power, price"
+                f"memory {self.pace} times as fast, with as much of it, power and price"
             )
         if self.scheme == "once":
             found.append("split-rows: rows that several parts need are made by each of them")
