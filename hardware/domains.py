@@ -106,9 +106,11 @@ def cores(machine: Machine, count: int) -> Machine:
     """The device with threads on so many of its cores, one each; memory and caches are all there.
 
     Compute scales with cores. The memory's rate saturates: ``min(n·b, BW)`` where one core reads
-    ``b`` (Stengel, Treibig, Hager and Wellein, Quantifying Performance Bottlenecks of Stencil
-    Computations Using the Execution-Cache-Memory Model, ICS 2015: work scales with cores until a
-    shared resource is used up). Where no ``b`` is stated all of the rate counts, which a
+    ``b``. That is how the ECM model scales a kernel that is bound by memory, ``P(n) = min(n·P(1),
+    b_S/B_C)``: linear in cores until the bandwidth ``b_S`` that they share is used up (Stengel,
+    Treibig, Hager and Wellein, Quantifying Performance Bottlenecks of Stencil Computations Using
+    the Execution-Cache-Memory Model, ICS 2015, arXiv 1410.5010). Both sides times the bytes
+    ``B_C`` of a unit of work are rates. Where no ``b`` is stated all of the rate counts, which a
     note says.
 
     Raises:

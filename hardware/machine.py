@@ -407,6 +407,14 @@ class Machine(Portable):
             idle=None,
         )
 
+    def paced(self, pace: sympy.Expr) -> Machine:
+        """The machine with so many times the peaks and the memory bandwidth, all else alike."""
+        if pace == 1:
+            return self
+        peaks = {key: peak * pace for key, peak in self.peaks.items()}
+        memory = replace(self.memory, bandwidth=self.memory.bandwidth * pace)
+        return replace(self, peaks=MappingProxyType(peaks), memory=memory)
+
     def as_tier(self) -> Tier:
         """The device as a memory level that computes: PIM products are made for this."""
         return Tier(self.memory.bandwidth, self.memory.room, self.peaks)

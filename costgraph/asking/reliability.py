@@ -37,10 +37,19 @@ ONE, ZERO = Integer(1), Integer(0)
 
 @dataclass(frozen=True)
 class Kept:
-    """One range of deadlines: the rate that is needed, and how likely it is there."""
+    """One range of deadlines: the rate that is needed, and how likely it is there.
+
+    Attributes:
+        lower, upper: the range, in seconds.
+        steady, share: ``A`` and ``C`` of the time ``A + C/R`` there, in seconds and byte.
+        rate: ``C/(D − A)`` in byte/s.
+        probability: that the link has it.
+    """
 
     lower: Expr
     upper: Expr
+    steady: Expr
+    share: Expr
     rate: Expr
     probability: Expr
 
@@ -165,7 +174,7 @@ def reliability(
         lower = steady if regime.upper == oo else steady + share / regime.upper
         upper = oo if regime.lower == 0 else steady + share / regime.lower
         rate = share / (deadline - steady)
-        found.append(Kept(lower, upper, rate, channel.survival(rate)))
+        found.append(Kept(lower, upper, steady, share, rate, channel.survival(rate)))
     setting = None
     if compiled.setting is not None:
         setting = compiled.setting.assuming(*_said(link, compiled.setting.fidelity))

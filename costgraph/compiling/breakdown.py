@@ -78,7 +78,7 @@ def kept_step(compiled: Compiled, phase_name: str) -> dict[str, Any] | None:
                 for x in limits
                 if x.symbols <= set(symbols)
             ],
-            "rows": [_kept_row(row, machine, tree) for row in compiled.rows[phase.name]],
+            "rows": [_kept_row(row, machine, phase, tree) for row in compiled.rows[phase.name]],
             "held": [use for part in parts for use in held(part, units[part.unit])],
             "bindings": {"B": tree_of_expr(B, symbols), "q": tree(q), "T": tree(T)},
             "hardware": machine.name,
@@ -89,8 +89,10 @@ def kept_step(compiled: Compiled, phase_name: str) -> dict[str, Any] | None:
         return None
 
 
-def _kept_row(row: Row, machine: Machine, tree: Callable[[Expr], Tree]) -> dict[str, Any]:
-    runner = roofline.runner(machine, row.unit)
+def _kept_row(
+    row: Row, machine: Machine, phase: Phase, tree: Callable[[Expr], Tree]
+) -> dict[str, Any]:
+    runner = roofline.runner(machine, row.unit, phase)
     return {
         "name": row.name,
         "kind": row.kind,
@@ -120,7 +122,8 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     for row in compiled.rows[phase.name]:
         cost = row.cost.mapped(lambda e: placed(phase.bind(e), values))
         count = placed(phase.bind(row.count), values)
-        made = _row(row.name, row.kind, count, cost, machine, row.unit)
+        runner = roofline.runner(machine, row.unit, phase)
+        made = _row(row.name, row.kind, count, cost, runner, row.unit)
         if timed is not None:
             terms = [t.mapped(lambda e: placed(e, values)) for t in timed(phase, row)]
             made = _timed(made, terms)
@@ -246,9 +249,9 @@ def _about(program: Program, phase: Phase, values: dict[Symbol, Expr]) -> Iterat
         yield f"rows are of one of {groups} groups of the batch; the time is that of all"
 
 
-def _row(name: str, kind: str, count: Expr, cost: Cost, machine: Machine, unit: str) -> OpRow:
+def _row(name: str, kind: str, count: Expr, cost: Cost, runner: Machine, unit: str) -> OpRow:
     flops, moved = cost.total_flops, cost.total_bytes
-    arms = roofline.arms(cost, roofline.runner(machine, unit))
+    arms = roofline.arms(cost, runner)
     slowest = max(arms, key=lambda a: a.expr, default=None)
     bound = "none" if slowest is None else bound_of(slowest.resource)
     return OpRow(

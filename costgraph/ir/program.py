@@ -67,6 +67,7 @@ class Phase:
             on positions ask it.
         rounds: groups of sequences that pass through the graph in one step, one after the
             other, each on one unit of it at a time. Bindings are those of a group.
+        paces: units that compute, and read their memory, so many times as fast as the device.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Phase:
     resident: tuple[Resident, ...] = ()
     rounds: Expr = ONE
     reach: Expr | None = None
+    paces: tuple[tuple[str, Expr], ...] = ()
 
     def __repr__(self) -> str:
         return f"<Phase {self.name}: {self.graph!r}>"
@@ -86,6 +88,10 @@ class Phase:
     def substitution(self) -> Mapping[Symbol, Expr]:
         """The bindings as a mapping."""
         return dict(self.bindings)
+
+    def pace(self, unit: str) -> Expr:
+        """How many times as fast as the device a unit is."""
+        return dict(self.paces).get(unit, ONE)
 
     def weights(self) -> Iterator[tuple[Tensor, Expr]]:
         """All weights in memory with their counts."""

@@ -40,6 +40,12 @@ def level_of(unit: str) -> str:
     return unit.removeprefix(INSIDE) if unit.startswith(INSIDE) else ""
 
 
+def _share_text(share: Expr) -> str:
+    """A share: a symbol, a short fraction, or a percentage."""
+    short = not share.is_number or (share.is_Rational and share.q <= 1000)
+    return str(share) if short else f"{100 * float(share):.4g} %"
+
+
 @dataclass(frozen=True)
 class Spread:
     """Where a tensor is kept that does not lie in the memory as a whole.
@@ -56,6 +62,17 @@ class Spread:
     def at(self, level: str) -> Expr:
         """The part in a level."""
         return Add(*(share for name, share in self.shares if name == level))
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Where it is, in words: ``3/5 in ddr``; the part that is here where that is all said."""
+        if not self.shares:
+            part = self.near.is_number and self.near < 1
+            return (f"{_share_text(self.near)} of it here",) if part else ()
+        return tuple(
+            f"in {level}" if share == 1 else f"{_share_text(share)} in {level}"
+            for level, share in self.shares
+        )
 
 
 @dataclass(frozen=True)

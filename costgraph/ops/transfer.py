@@ -45,6 +45,18 @@ class Stream(Op):
     kind: ClassVar[str] = "stream"
     moved: tuple[Moved, ...]
 
+    @property
+    def told(self) -> str:
+        ways = ((Direction.READ, "from"), (Direction.WRITE, "to"))
+        return "; ".join(
+            f"{role.value} {word} {', '.join(levels)}"
+            for way, word in ways
+            for role in dict.fromkeys(m.role for m in self.moved if m.direction is way)
+            if (levels := dict.fromkeys(
+                m.level for m in self.moved if (m.role, m.direction) == (role, way)
+            ))
+        )  # fmt: skip
+
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(not inputs, self, "takes no operands")
         return (Spec((Integer(0),), INT32),)
@@ -81,6 +93,11 @@ class Carry(Passing):
     back: bool = False
     copies: Expr = ONE
 
+    @property
+    def told(self) -> str:
+        many = "" if self.copies == 1 else f", {self.copies} times"
+        return f"{'from' if self.back else 'to'} {self.level}{many}"
+
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return vector((self.copies - 1) * inputs[0].numel) if self.back else {}
 
@@ -108,6 +125,10 @@ class AmongParts(Passing):
     link: str
     parts: Expr
 
+    @property
+    def told(self) -> str:
+        return f"{self.what} among {self.parts} over {self.link}"
+
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return {}
 
@@ -125,6 +146,10 @@ class Relay(Passing):
 
     kind: ClassVar[str] = "relay"
     ways: tuple[tuple[str, Expr, Expr], ...]
+
+    @property
+    def told(self) -> str:
+        return "; ".join(f"{count} times over {link}" for link, count, _ in self.ways)
 
     def work(self, inputs: Tensors, outputs: Tensors) -> Work:
         return {}
@@ -149,6 +174,10 @@ class HandOver(Op):
     kind: ClassVar[str] = "hand-over"
     link: str
     bytes: Expr
+
+    @property
+    def told(self) -> str:
+        return f"over {self.link}"
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(not inputs, self, "takes no operands")

@@ -108,14 +108,14 @@ def reach(machine: Machine, level: str) -> Expr | None:
     return rate
 
 
-def runner(machine: Machine, unit: str) -> Machine:
-    """Who runs an operation: the device, or what computes in one of its levels of memory.
+def runner(machine: Machine, unit: str, phase: Phase) -> Machine:
+    """Who runs an operation: a device at its pace, or what computes in a level of its memory.
 
     Raises:
         HardwareError: nothing computes there.
     """
     level = level_of(unit)
-    return machine.inside(level) if level else machine
+    return machine.inside(level) if level else machine.paced(phase.pace(unit))
 
 
 def rates(machine: Machine, link: str) -> tuple[Expr, Expr]:
@@ -133,7 +133,7 @@ def ideal(machine: Machine) -> Timing:
     """The roofline: every operation takes as long as its slowest resource."""
 
     def timing(phase: Phase, row: Row) -> Iterator[Term]:
-        found = arms(row.cost.mapped(phase.bind), runner(machine, row.unit))
+        found = arms(row.cost.mapped(phase.bind), runner(machine, row.unit, phase))
         if found:
             yield Term(phase.bind(row.count), found, (row.name,))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from sympy import Expr, Integer
+from sympy import Add, Expr, Integer
 
 from costgraph.errors import PipelineError
 from costgraph.hardware.links import Hop
@@ -24,11 +24,13 @@ from costgraph.units import format_quantity
 
 ONE, ZERO, TWO = Integer(1), Integer(0), Integer(2)
 SCHEMES = ("halp", "modnn", "once")
-EVEN, BEST = "even", "best"
+EVEN, BEST, RATE = "even", "best", "rate"
 #: Rows of a layer whose whole numbers are shares to choose among.
 FEW = 6
 #: The share of a graph's FLOP below which a split of what has rows is none of the model.
 LEAST = Integer(1) / 2
+#: The slowest that another device can be beside the host, and how much faster one.
+SLOWEST = Integer(1) / 1000
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,16 @@ class SplitRows(Pass):
     )  # fmt: skip
     zone: Expr | str = option(
         "probability", Integer(1) / 7, "share of the rows that the host has, between the others; "
-        "'best': the one with which an image takes least", choices=(BEST,), under=("scheme=halp",),
+        "'best': the one with which an image takes least; 'rate': its part of what all compute",
+        choices=(BEST, RATE), under=("scheme=halp",),
     )  # fmt: skip
     top: Expr | str = option(
         "probability", EVEN, "share of the rows that the first secondary has; else both as many",
         choices=(EVEN,), under=("scheme=halp",),
+    )  # fmt: skip
+    pace: Expr = option(
+        "number", ONE, "how many times as fast as the host the others compute and read memory",
+        minimum=SLOWEST, maximum=1 / SLOWEST,
     )  # fmt: skip
     image: str = option(
         "word", "host", "who has the image at first: the host, or each", choices=("host", "each")
@@ -142,7 +149,8 @@ class SplitRows(Pass):
             asker, units, self._hop(system), self.medium == "shared", self.scheme == "halp",
             self.image == "each", self.name,
         )  # fmt: skip
-        made = replace(phase, graph=split(of, way))
+        paces = tuple((u, self.pace) for u in units if u) if self.pace != 1 else ()
+        made = replace(phase, graph=split(of, way), paces=paces)
         count = Integer(len(units))
         new = replace(
             program,
@@ -176,13 +184,35 @@ class SplitRows(Pass):
     @property
     def _cuts(self) -> Cuts:
         if self.scheme != "halp":
-            return Cuts(tuple(Integer(i) / self.parts for i in range(1, int(self.parts))))
-        zone = _share(self.zone)
+            return Cuts(self._by_rate(int(self.parts)))
+        zone = _share(self._zone)
         top = (1 - zone) / 2 if isinstance(self.top, str) else self.top
         below = top + zone
         if below.is_number and below > 1:
             raise PipelineError(f"split-rows: top and zone take {below} of the rows")
         return Cuts((top, below))
+
+    @property
+    def _zone(self) -> Expr | str:
+        """The zone's share of the rows; open only while it is searched for."""
+        if self.zone != RATE:
+            return self.zone
+        first, second = self._by_rate(3)
+        return second - first
+
+    def _by_rate(self, parts: int) -> tuple[Expr, ...]:
+        """Where rows are cut so that each has as many as its rate lets it make, the host one.
+
+        Raises:
+            PipelineError: the rate is a symbol.
+        """
+        if not self.pace.is_number:
+            raise PipelineError(
+                "split-rows: rows are shared by rates that are numbers: give pace one, or a zone"
+            )
+        whole = 1 + (parts - 1) * self.pace
+        rates = [ONE if k == parts // 2 else self.pace for k in range(parts)]
+        return tuple(Add(*rates[:k]) / whole for k in range(1, parts))
 
     def _units(self, system: System) -> tuple[str, ...]:
         count = 3 if self.scheme == "halp" else int(self.parts)
@@ -203,11 +233,16 @@ class SplitRows(Pass):
 
     def _said(self, system: System) -> tuple[str, ...]:
         found = [self.note] if self.note else []
-        symbols = _share(self.zone).free_symbols | (
+        symbols = _share(self._zone).free_symbols | (
             set() if isinstance(self.top, str) else self.top.free_symbols
         )
         if self.scheme == "halp" and symbols:
             found.append("split-rows: rows are dealt out by shares as they are, not as whole rows")
+        if self.pace != 1:
+            found.append(
+                f"split-rows: the host is {system.device.name}; the others compute and read their "
+                f"memory {self.pace} times as fast, with as much of it, power and price"
+            )
         if self.scheme == "once":
             found.append("split-rows: rows that several parts need are made by each of them")
         return tuple(found)

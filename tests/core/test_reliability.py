@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from costgraph.asking.reliability import Exponential, LogNormal, Rayleigh, Unifo
 from costgraph.cli import main
 from costgraph.errors import HardwareError, InputError, UnboundSymbolError
 from costgraph.showing.export.reliability import reliability_text
+from costgraph.units import parse_quantity
 
 DRAWS = 100_000
 #: A channel, and how its rates are drawn.
@@ -129,6 +131,55 @@ def test_the_command_says_what_python_does(away, capsys):
     assert float(kept) == pytest.approx(found.at(1.0))
     assert main(line) == 0
     assert str(found) == capsys.readouterr().out.rstrip("\n")
+
+
+#: A number as formulas are printed, and what its suffix stands for.
+NUMBER = r"([\d./e+-]+)([MGTP]?)"
+LINE = re.compile(rf"  (.+?) < D(?: <= (.+))?: P\(\w+ >= {NUMBER} / \(D(?: - ([\d.e-]+))?\)\)$")
+#: Programs whose time hardly depends on a link, or much.
+WAITING = [
+    ("gpt2", "a6000+i9-13900k", "fuse,offload{weights=host}", "pcie", "tpot", {"B": 4, "T": 100}),
+    ("gpt2", "a6000+i9-13900k", "fuse,offload{weights=host:0.001,overlap=false}", "pcie", "tpot",
+     {"B": 4, "T": 100}),
+    ("llama-3.2-1b", "a6000+i9-13900k", "fuse,host-io", "pcie", "latency",
+     {"B": 2, "S": 64, "N": 4}),
+    ("vgg-16", "edge-3x-gtx-1080-ti", "fuse,split-rows", "network", "latency", {"B": 4}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WAITING, ids=lambda c: c[2])
+def test_printed_formulas_give_the_numbers_that_are_printed(case):
+    """However little of a deadline is the link's: ``D − A`` may be a millionth of ``D``."""
+    model, system, passes, link, metric, at = case
+    made = cg.compile(model, system, passes)
+    for channel in ("exponential:1 GB/s", "lognormal:20 GB/s,2"):
+        printed_is_meant(cg.reliability(made, link, channel, metric, at))
+
+
+def printed_is_meant(found):
+    """Reads the formulas that are printed, and puts in the deadlines that are printed."""
+    asked = [found.within(p) for p in (0.6, 0.8)]
+    text = reliability_text(found, [f"{x:.15g} s" for x in asked], (0.5, 0.9, 0.999))
+    pieces = []
+    for line in filter(None, map(LINE.match, text.splitlines())):
+        low, high, share, suffix, steady = line.groups()
+        size = float(Rational(share)) * {"": 1, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}[suffix]
+        ends = [float(parse_quantity(x, "time", "")) if x else float("inf") for x in (low, high)]
+        pieces.append((*ends, size, float(steady or 0)))
+    assert len(pieces) == len(found.pieces)
+    shown = re.findall(r"^  ([\d.]+)% within (.+)$", text, re.MULTILINE)
+    assert len(shown) == 5
+    told = 0
+    for percent, deadline in shown:
+        seconds = float(parse_quantity(deadline, "time", ""))
+        if seconds < pieces[0][0] * (1 + 1e-6):
+            continue  # the shortest time there is, which many rates give
+        told += 1
+        size, steady = next(p[2:] for p in reversed(pieces) if seconds > p[0])
+        rate = Rational(str(size)) / Rational(repr(seconds - steady))
+        kept = float(found.channel.survival(rate))
+        assert 100 * kept == pytest.approx(float(percent), rel=3e-3, abs=0.02)
+    assert told >= 2
 
 
 def test_ends_of_deadlines_that_lie_close_are_told_apart(away):

@@ -158,3 +158,23 @@ def test_cores_whose_rate_nobody_states_are_taken_to_reach_all_of_it_and_that_is
     ):  # fmt: skip
         with pytest.raises(HardwareError, match=said):
             load_system(name)
+
+
+#: The 2D Jacobi kernels of the paper on the ECM model (arXiv 1410.5010, Table III): million updates
+#: a second of one core, bytes of an update, and cores that saturate 40 GB/s.
+SATURATED = [(659, 24, 3), (587, 24, 3), (529, 24, 4), (438, 40, 3)]
+
+
+@pytest.mark.parametrize(("updates", "size", "cores"), SATURATED)
+def test_cores_saturate_the_memory_where_the_ecm_model_says(updates, size, cores, effective):
+    """``P(n) = min(n·P(1), b_S/B_C)``: in bytes, what the law of cores here is."""
+    text = effective.read_text().replace("58 GB/s", "40 GB/s").replace(
+        "numa_domains",
+        'cores = { value = 8, source = "paper" }\n'
+        f'core_bandwidth = {{ value = "{updates * size} MB/s", source = "paper" }}\nnuma_domains',
+    )  # fmt: skip
+    effective.write_text(text)
+    rates = [load_system(f"{effective}.{n}cores").device.memory.bandwidth for n in range(1, 9)]
+    one = updates * size * 10**6
+    assert rates == [min(n * one, 40 * 10**9) for n in range(1, 9)]
+    assert 1 + rates.index(40 * 10**9) == cores

@@ -11,7 +11,7 @@ from tests.pages import check_rounded, page_tool, run_examples
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(("name", "blocks", "lines"), [("edges", 3, 1), ("hosts", 4, 2)])
+@pytest.mark.parametrize(("name", "blocks", "lines"), [("edges", 4, 2), ("hosts", 4, 2)])
 def test_examples_run_and_give_what_they_say(name, blocks, lines):
     text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     check_rounded(text, run_examples(text, name, blocks), lines)

@@ -15,6 +15,7 @@ from costgraph.hardware.machine import Tier
 from costgraph.ir.cost import Direction
 from costgraph.ir.tensor import MEMORY, Role
 from costgraph.passes import PASSES
+from costgraph.passes.placement.offload import KEPT
 from costgraph.passes.placement.shares import parse
 from costgraph.passes.placement.streaming import layers_of
 from costgraph.rewriting.pipeline import parse as pipeline
@@ -309,81 +310,167 @@ def test_what_fits_needs_no_offloading_and_what_fits_nowhere_is_refused():
         cg.compile("opt-175b", device, "offload{preset=flexgen}")
 
 
-#: Sheng et al., FlexGen (T4, 208 GB of memory, disk of about 2 GB/s) and DeepSpeed's page on
-#: ZeRO-Inference (A6000, 252 GB, disk of 3.2 GB/s): token/s at a batch, prompt 512, 32 tokens;
-#: groups of a batch, and how the paper's own runs share tensors out (FlexGen's suite of
-#: benchmarks; ZeRO-Inference keeps weights and caches at the host), None where nothing says it.
 INT4, WITH_CACHES = "quantize{weights=int4,group=64}", "quantize{weights=int4,group=64,kv=int4}"
 AWAY, ALL_AWAY = "weights=host,caches=host", "weights=host,caches=host,activations=host"
+FLEXGEN, ZERO, ACCELERATE = "FlexGen", "ZeRO-Inference", "Accelerate"
+WHOLE, LAYERS = "preset=accelerate,weights=host", "preset=zero-inference"
+#: Sheng et al., FlexGen (arXiv 2303.06865, Table 2, and the authors' table of batches; T4 with
+#: 208 GB and a local SSD) and DeepSpeed's page on ZeRO-Inference (A6000 with 252 GB; another T4):
+#: machine, program, model, format, batch, token/s with a prompt of 512 and 32 tokens, groups of a
+#: batch, and how the program shares tensors out (FlexGen's suite of benchmarks; ZeRO-Inference's
+#: page; the paper on Accelerate and DeepSpeed), None where nothing says it.
 PUBLISHED = [
-    ("t4", "opt-6.7b", "", 2, 25.26, 1, ""),
-    ("t4", "opt-30b", "", 144, 7.32, 3, "weights=host:0.8,caches=host,activations=host"),
-    ("t4", "opt-6.7b", WITH_CACHES, 72, 29.12, 1, ""),
-    ("t4", "opt-30b", WITH_CACHES, 512, 8.38, 8, ALL_AWAY),
-    ("t4", "opt-175b", WITH_CACHES, 144, 1.12, 3, ALL_AWAY),
-    ("a6000", "opt-30b", "", 128, 12.50, 4, AWAY),
-    ("a6000", "opt-66b", "", 40, 3.40, 4, AWAY),
-    ("a6000", "opt-175b", "", 32, 0.38, 4, None),
-    ("a6000", "opt-30b", INT4, 156, 17.20, 4, AWAY),
-    ("a6000", "opt-66b", INT4, 64, 7.30, 4, AWAY),
-    ("a6000", "opt-175b", INT4, 24, 2.11, 4, AWAY),
-]
+    ("t4", FLEXGEN, "opt-6.7b", "", 2, 25.26, 1, ""),
+    ("t4", FLEXGEN, "opt-30b", "", 144, 7.32, 3, "weights=host:0.8,caches=host,activations=host"),
+    ("t4", FLEXGEN, "opt-175b", "", 256, 0.69, 8,
+     "weights=host:0.5|disk:0.5,caches=disk,activations=host"),
+    ("t4", FLEXGEN, "opt-6.7b", WITH_CACHES, 72, 29.12, 1, ""),
+    ("t4", FLEXGEN, "opt-30b", WITH_CACHES, 512, 8.38, 8, ALL_AWAY),
+    ("t4", FLEXGEN, "opt-175b", WITH_CACHES, 144, 1.12, 3, ALL_AWAY),
+    ("t4", ACCELERATE, "opt-6.7b", "", 2, 25.12, 1, ""),
+    ("t4", ACCELERATE, "opt-30b", "", 8, 0.62, 1, WHOLE),
+    ("t4", ACCELERATE, "opt-175b", "", 2, 0.01, 1, WHOLE.replace("host", "disk")),
+    ("t4", ZERO, "opt-6.7b", "", 16, 9.28, 1, LAYERS),
+    ("t4", ZERO, "opt-30b", "", 4, 0.60, 1, LAYERS),
+    ("t4", ZERO, "opt-175b", "", 1, 0.01, 1, f"{LAYERS},weights=disk"),
+    ("a6000", FLEXGEN, "opt-30b", "", 200, 13.24, 8, None),
+    ("a6000", FLEXGEN, "opt-66b", "", 80, 4.15, 8, None),
+    ("a6000", FLEXGEN, "opt-175b", "", 64, 0.34, 8, "weights=disk,caches=host"),
+    ("a6000", FLEXGEN, "opt-30b", WITH_CACHES, 280, 13.40, 8, None),
+    ("a6000", FLEXGEN, "opt-66b", WITH_CACHES, 96, 6.24, 8, None),
+    ("a6000", FLEXGEN, "opt-175b", WITH_CACHES, 40, 1.84, 8, None),
+    ("a6000", ZERO, "opt-30b", "", 128, 12.50, 4, AWAY),
+    ("a6000", ZERO, "opt-66b", "", 40, 3.40, 4, AWAY),
+    ("a6000", ZERO, "opt-175b", "", 32, 0.38, 4, None),
+    ("a6000", ZERO, "opt-30b", INT4, 156, 17.20, 4, AWAY),
+    ("a6000", ZERO, "opt-66b", INT4, 64, 7.30, 4, AWAY),
+    ("a6000", ZERO, "opt-175b", INT4, 24, 2.11, 4, AWAY),
+    ("t4, slow disk", FLEXGEN, "opt-30b", "", 96, 6.40, 8, None),
+    ("t4, slow disk", FLEXGEN, "opt-66b", "", 48, 2.31, 8, None),
+    ("t4, slow disk", FLEXGEN, "opt-175b", "", 64, 0.14, 8, "weights=disk,caches=host"),
+    ("t4, slow disk", FLEXGEN, "opt-30b", WITH_CACHES, 96, 6.52, 8, None),
+    ("t4, slow disk", FLEXGEN, "opt-66b", WITH_CACHES, 80, 3.06, 8, None),
+    ("t4, slow disk", FLEXGEN, "opt-175b", WITH_CACHES, 32, 0.77, 8, None),
+    ("t4, slow disk", ZERO, "opt-30b", "", 56, 2.80, 4, AWAY),
+    ("t4, slow disk", ZERO, "opt-66b", "", 24, 0.67, 4, AWAY),
+    ("t4, slow disk", ZERO, "opt-175b", "", 24, 0.08, 4, "weights=disk,caches=host"),
+    ("t4, slow disk", ZERO, "opt-30b", INT4, 64, 5.60, 4, AWAY),
+    ("t4, slow disk", ZERO, "opt-66b", INT4, 48, 2.45, 4, AWAY),
+    ("t4, slow disk", ZERO, "opt-175b", INT4, 16, 0.54, 4, AWAY),
+]  # fmt: skip
+#: Device, GB of the host, GB/s of the disk: of FlexGen's own machine what Google states for the
+#: local SSDs of an instance, 2,650 MB/s of reads; the paper says "about 2".
+MACHINES = {
+    "t4": ("t4", 208, Rational(265, 100)),
+    "a6000": ("a6000", 252, Rational(16, 5)),
+    "t4, slow disk": ("t4", 208, Rational(12, 10)),
+}
 
 
-def published(device: str, disk=Rational(0)):
-    host, rate = {"t4": (208, Integer(2)), "a6000": (252, Rational(16, 5))}[device]
+def published(machine: str, disk: Rational | int = 0):
+    device, host, rate = MACHINES[machine]
     return behind(device, host, disk or rate)
 
 
-@pytest.mark.parametrize(
-    ("device", "model", "format_", "batch", "rate", "blocks", "split"), PUBLISHED
-)
-def test_no_measurement_beats_the_best_shares(device, model, format_, batch, rate, blocks, split):
-    """Nor what the paper's own shares allow, and those never beat the best ones."""
+def split_of(compiled) -> str:
+    """Percent of weights, caches and activations on the device, the host and the disk."""
+    made = next((p for p in compiled.passes if p.name == "offload"), None)
+    if made is None:
+        return "all here"
+    parts = []
+    for name in KEPT:
+        there = dict(made.resolved().shares(name))
+        far = [float(there.get(level, 0)) for level in ("ddr", "nvme")]
+        parts.append("/".join(f"{100 * x:.0f}" for x in (1 - sum(far), *far)))
+    return "all here" if set(parts) == {"100/0/0"} else ", ".join(parts)
+
+
+def row_of(machine, program, model, format_, batch, rate, blocks, split) -> str:
+    """A row of the page's table: what was measured, their shares' bound, the best shares' bound."""
     at = {"B": batch, "S": 512, "N": 32}
 
-    def token_rate(offload: str) -> tuple[float, bool | None]:
+    def bound(offload: str) -> tuple[str, float, bool | None]:
         passes = ",".join(x for x in ("fuse", format_, offload) if x)
-        found = cg.compile(model, published(device), passes)
-        return found.throughput.evaluate(**at), found.fit(**at).fits
+        found = cg.compile(model, published(machine), passes)
+        return split_of(found), found.throughput.evaluate(**at), found.fit(**at).fits
 
-    bound, fits = token_rate(f"offload{{preset=flexgen,blocks={blocks},at-batch={batch}}}")
+    best, most, fits = bound(f"offload{{preset=flexgen,blocks={blocks},at-batch={batch}}}")
     assert fits
-    assert rate < bound < 12 * rate
-    theirs = "?"
+    # Rates are printed with two decimals, or so.
+    assert rate - 0.005 < most
+    own, theirs = "?", "?"
     if split is not None:
-        own, fits = token_rate(f"offload{{{split},blocks={blocks}}}" if split else "")
-        theirs = f"{own:.2f}" if fits else f"{own:.2f}, too large"
-        assert rate < own
+        grouped = f",blocks={blocks}" if blocks != 1 else ""
+        own, value, fits = bound(f"offload{{{split}{grouped}}}" if split else "")
+        theirs = f"{value:.3g}" if fits else f"{value:.3g}, too large"
+        assert rate - 0.005 < value
         # Shares are rounded to six decimals, and keep a part of ten thousand free for that.
-        assert own <= bound * 1.001 or not fits
+        assert value <= most * 1.001 or not fits
     narrow = " in 4 bit" if format_ else ""
-    row = f"| {device} | {model}{narrow} | {batch} | {rate:.2f} | {theirs} | {bound:.2f} |"
-    assert row in PAGE.read_text(encoding="utf-8")
+    cells = (machine, program, f"{model}{narrow}", batch, f"{rate:.2f}", own, theirs, best)
+    return f"| {' | '.join(map(str, cells))} | {most:.3g} |"
 
 
-def test_the_largest_row_is_told_from_a_part_of_its_first_step():
-    """FlexGen's 0.69 token/s of OPT-175B at batch 256 were measured of the prompt alone.
+#: All of FlexGen's machine, and a third of the others; ``row_of`` made each row of the page.
+SAMPLE = [r for i, r in enumerate(PUBLISHED) if i < 12 or i % 3 == 0]
 
-    Its benchmarks run with ``--debug fewer_batch``: twenty half layers of the first decode step
-    are timed, and the last ten of them stand for all steps. So contexts do not grow. Counted
-    in this way the bound is 0.657 at 2 GB/s; "about 2" has to be 2.11 or more for 0.69.
+
+def test_the_page_has_every_measurement_and_none_above_its_bounds():
+    """Each once, with the numbers that its authors give; a rate has two decimals there."""
+    _, _, table = PAGE.read_text(encoding="utf-8").partition("<!-- table: published -->")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.partition("<!-- end -->")[0].strip().splitlines()[2:]
+    ]
+    known = [
+        [machine, program, model + (" in 4 bit" if narrow else ""), str(batch), f"{rate:.2f}"]
+        for machine, program, model, narrow, batch, rate, *_ in PUBLISHED
+    ]
+    assert [row[:5] for row in rows] == known
+    # What weights alone allow over 12 GB/s of a link, or 2 GB/s of a disk, in each step.
+    alone = {("t4", "opt-30b", "144"): 144 / (60 / 12), ("t4", "opt-175b", "256"): 256 / (350 / 2)}
+    for machine, _, model, batch, rate, _, theirs, _, best in rows:
+        bounds = [float(x.partition(",")[0]) for x in (theirs, best) if x != "?"]
+        assert float(rate) - 0.005 < min(bounds)
+        assert max(bounds) < alone.pop((machine, model, batch), float("inf"))
+    assert not alone
+
+
+@pytest.mark.parametrize("run", SAMPLE, ids=lambda r: f"{r[0]}-{r[1]}-{r[2]}-{r[4]}")
+def test_no_measurement_beats_the_best_shares(run):
+    """Nor what the paper's own shares allow, and those never beat the best ones."""
+    assert row_of(*run) in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_largest_row_needs_more_of_the_disk_than_the_paper_says():
+    """FlexGen's OPT-175B at batch 256: 0.69 token/s, 0.83 of them in decode steps alone.
+
+    A step needs all weights and caches; what both memories hold need not come from the disk, all
+    else does, whatever is kept where. At 0.83 token/s that takes 2.4 GB/s, more than the "about 2"
+    that the paper states, and less than the 2.65 that the machine's maker does.
     """
-    rates = {}
-    for disk in (Integer(2), Rational(211, 100)):
-        made = "fuse,offload{preset=flexgen,blocks=8,at-batch=256}"
-        found = cg.compile("opt-175b", published("t4", disk), made)
-        whole = found.throughput.evaluate(B=256, S=512, N=32)
-        ttft, step = found.ttft.evaluate(B=256, S=512), found.tpot.evaluate(B=256, T=513)
-        rates[disk] = whole, 256 * 32 / (ttft + 31 * step)
-    assert rates[2] == pytest.approx((0.642, 0.657), rel=1e-3)
-    assert rates[Rational(211, 100)][1] > 0.69
-    # No other shares would do: what memory cannot hold comes once a step, whatever is kept.
     weights = float(layer_weights("opt-175b"))
-    caches = 96 * 2 * 12288 * 2 * 256 * 528
-    least = (weights + caches - 208e9 - 16 * 1024**3) / 2e9
-    step = cg.compile("opt-175b", published("t4"), made).tpot.evaluate(B=256, T=528)
-    assert least < step < 1.03 * least
+    caches = 96 * 2 * 12288 * 2 * 256 * 513
+    least = weights + caches - 208e9 - 16 * 1024**3
+    needed = least / (256 / 0.83)
+    assert 2.40e9 < needed < 2.42e9 < 2.65e9
+    # The shares that are best at 2 GB/s come within 3 % of what no shares can avoid.
+    made = "fuse,offload{preset=flexgen,blocks=8,at-batch=256}"
+    found = cg.compile("opt-175b", published("t4", 2), made)
+    step = found.tpot.evaluate(B=256, T=514)
+    assert least / 2e9 < step < 1.03 * least / 2e9
+    assert found.throughput.evaluate(B=256, S=512, N=32) < 0.69
+
+
+def test_a_pipeline_of_strangers_stays_below_what_each_device_reads():
+    """Petals, token/s a device (FlexGen, Table 2): two sequences a step, weights in 8 bit."""
+    found = []
+    for model, measured in (("opt-6.7b", 8.25), ("opt-30b", 2.84), ("opt-175b", 0.08)):
+        made = cg.compile(model, "t4", "fuse,quantize{weights=int8}")
+        found.append(2 / made.tpot.evaluate(B=2, T=512))
+        assert measured < found[-1]
+    small, middle, large = found
+    assert f"{small:.0f}, {middle:.0f} and {large:.1f} token/s" in PAGE.read_text(encoding="utf-8")
 
 
 # --- flash -------------------------------------------------------------------

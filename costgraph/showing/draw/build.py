@@ -13,7 +13,7 @@ from costgraph.compiling.steps import OpRow
 from costgraph.ir.graph import Graph, Node, describe
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
-from costgraph.ir.tensor import Tensor
+from costgraph.ir.tensor import Tensor, level_of
 from costgraph.ops.collectives import Exchange
 from costgraph.ops.fused import Fused
 from costgraph.showing.draw.scene import Carrier, Cluster, Link, Scene, Vertex, clean, joined
@@ -124,8 +124,14 @@ def _frames(found: _Parts, graph: Graph, at: _At) -> dict[str, str]:
     busy = dict.fromkeys(n.unit for n in graph.nodes if n.unit and not isinstance(n.op, Exchange))
     frames = {unit: clean(f"{at.prefix}unit:{unit}") for unit in busy}
     for unit, frame in frames.items():
-        found.clusters.append(Cluster(frame, clean(unit), at.cluster, is_place=True))
+        found.clusters.append(Cluster(frame, _runner(unit), at.cluster, is_place=True))
     return frames
+
+
+def _runner(unit: str) -> str:
+    """A unit, in words: what computes in a level of memory by that."""
+    level = level_of(unit)
+    return clean(f"computed in {level}" if level else unit)
 
 
 def _region(
@@ -141,7 +147,7 @@ def _region(
     for label, unit, graph, takes in parts:
         path = clean(f"{name}/{label}") if label else name
         if label:
-            on = f" on {clean(unit)}" if unit else ""
+            on = f" on {_runner(unit)}" if unit else ""
             title = clean(label) if label == unit else f"{clean(label)}{on}"
             found.clusters.append(Cluster(path, title, name, is_place=True, is_body=True))
         feeds = {
@@ -180,15 +186,16 @@ def _users(graph: Graph, tensor: str) -> Iterator[str]:
 
 def _source(tensor: Tensor, name: str, cluster: str, count: Expr) -> Vertex:
     shown = carrier(tensor)
+    where = () if tensor.spread is None else tuple(map(clean, tensor.spread.told))
     return Vertex(
         name,
         shown.name,
         "source",
         shown.role,
         cluster,
-        (str(shown),),
+        (str(shown), *where),
         clean(count),
-        signature=f"source {shown.role} {shown}",
+        signature=f"source {shown.role} {shown} {', '.join(where)}".rstrip(),
     )
 
 
@@ -204,8 +211,9 @@ def _operation(
     kind = clean(node.op.kind, 80)
     link = _sent(graph, node, row)
     lines = [f"{kind} of {len(inside)}" if inside else kind]
-    lines += [clean(told) for told in dict.fromkeys(n.op.told for n in inside or (node,)) if told]
-    lines += [clean(at.unit)] if labelled else []
+    told = dict.fromkeys(line for n in inside or (node,) for line in n.op.told.split("; "))
+    lines += [clean(line) for line in told if line]
+    lines += [_runner(at.unit)] if labelled else []
     return Vertex(
         name,
         clean(node.name),
