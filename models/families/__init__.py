@@ -35,6 +35,7 @@ FILES = (
     "alternating",
     "deepseek",
     "pooled",
+    "chosen",
     "state_space",
     "hybrid",
     "zamba",
