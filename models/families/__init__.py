@@ -44,6 +44,7 @@ FILES = (
     "kimi",
     "bailing",
     "gatedheads",
+    "gated",
     "longcat",
     "grok",
     "encoders",
