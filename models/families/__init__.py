@@ -68,6 +68,7 @@ FILES = (
     "hearing",
     "listening",
     "looking",
+    "framed",
     "patchwise",
     "speech",
     "asking",

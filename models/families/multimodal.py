@@ -33,7 +33,7 @@ def text_of(fields: Fields) -> Fields:
     return hybrid.text_of(fields)
 
 
-def _stack(fields: Fields, reading: Reading) -> Stack:
+def stack_of(fields: Fields, reading: Reading) -> Stack:
     model = reading.model
     if isinstance(model, Decoder):
         return model.stack()
@@ -112,7 +112,7 @@ def _common(seen: Fields, out: int) -> dict[str, Any]:
 
 
 def _seeing(fields: Fields, eyes: PatchTower, reading: Reading) -> Reading:
-    text = _stack(fields, reading)
+    text = stack_of(fields, reading)
     if text.ends.d != eyes.out:
         raise ModelError(
             f"{fields.name}: the vision tower makes rows of {eyes.out}, "
@@ -260,7 +260,7 @@ def _llava(fields: Fields) -> Reading:
         reading = qwen.FAMILIES[read](text)
     else:
         raise ModelError(f"{text.name}: 'model_type' = {clip(read)} behind a LLaVA tower")
-    model = _stack(fields, reading)
+    model = stack_of(fields, reading)
     tower = clip_tower(
         seen.with_defaults(
             hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
