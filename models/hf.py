@@ -233,6 +233,7 @@ def _program(
 ) -> Program:
     """The program of a reading; ``free``: latent attention takes its form by phase."""
     model = reading.model
+    style = replace(style, later_mla="absorbed") if free else style
     dims: dict[Symbol, Expr] = {}
     if symbolic:
         model, dims = model.symbolic()
@@ -247,10 +248,8 @@ def _program(
     options: dict[str, Any] = {"dims": tuple(dims.items()), "limits": model.limits}
     found = kinds(graph)
     decodes = reading.phases == "autoregressive"
-    if free and decodes and SplitScores.kind in found:
-        options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
-    if reading.scans and decodes:
-        options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
+    if decodes and (reading.scans or (free and SplitScores.kind in found)):
+        options["decode_graph"] = model.graph(name, style.decoding)
     made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
     return made.assuming(*style.routing.assumptions) if ExpertLinear.kind in found else made
 

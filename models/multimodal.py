@@ -22,9 +22,15 @@ from costgraph.models.blocks.eyes import Eyes
 from costgraph.models.blocks.pictures import Seen, Shown
 from costgraph.models.blocks.stack import close, embed, run
 from costgraph.ops.image import InsertRows
+from costgraph.ops.latent import SplitScores
 from costgraph.symbols import B, G, S, T, q
 
 ONE = Integer(1)
+
+
+def latent(graph: Graph) -> bool:
+    """Whether a graph holds latent attention."""
+    return any(n.op.kind == SplitScores.kind for inner in graph.walk() for n in inner.nodes)
 
 
 def with_images(m: Maker, x: str) -> str:
@@ -110,7 +116,8 @@ class Seeing:
             return of_pictures(whole, told, style.pictures)
         seen = self.vision_graph(f"{name} {self.eyes.sense}", style)
         step = self.graph(name, style)
-        later = self.graph(name, replace(style, scan="recurrent")) if self.scans else step
+        differs = self.scans or (bool(style.later_mla) and latent(step))
+        later = self.graph(name, style.decoding) if differs else step
         if not style.images:
             plain = autoregressive(name, step, limits=self.text.limits, decode_graph=later)
             eyes = Resident(seen, part=True)

@@ -69,6 +69,7 @@ FILES = (
     "listening",
     "looking",
     "framed",
+    "aliased",
     "patchwise",
     "speech",
     "asking",
