@@ -42,6 +42,8 @@ _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
         "qwen3_5_moe_text": frozenset({"Qwen3_5MoeForConditionalGeneration"}),
         "qwen3_5_text": frozenset({"Qwen3_5ForConditionalGeneration"}),
         "gemma3_text": frozenset({"Gemma3ForConditionalGeneration"}),
+        "shieldgemma2": frozenset({"Gemma3ForConditionalGeneration"}),
+        "pp_chart2table": frozenset({"GotOcr2ForConditionalGeneration"}),
         "llama4_text": frozenset({"Llama4ForConditionalGeneration"}),
     }
 )

@@ -69,6 +69,7 @@ FILES = (
     "listening",
     "looking",
     "framed",
+    "hunyuan_seeing",
     "aliased",
     "patchwise",
     "speech",

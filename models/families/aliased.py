@@ -225,6 +225,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "ShieldGemma2ForImageClassification": "shieldgemma2",
+        "PPChart2TableForConditionalGeneration": "pp_chart2table",
         "Cosmos3OmniForConditionalGeneration": "cosmos3_omni",
         "HyperCLOVAXVisionV2ForConditionalGeneration": "hyperclovax_vision_v2",
         "VideoLlama3ForConditionalGeneration": "video_llama_3",
