@@ -136,8 +136,45 @@ class Seeing:
         return Program(name, phases, self.eyes.assumptions, self.limits)
 
 
-def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...]) -> Program:
-    """The program with ``G`` bound to the tokens of what a request shows."""
+@dataclass(frozen=True)
+class Watching:
+    """Eyes without a language model: one phase over the images, ``G`` rows of each sequence.
+
+    Attributes:
+        eyes: the tower, and what stands behind it in its class.
+    """
+
+    eyes: Eyes
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """None."""
+        return ()
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The tower over ``B`` and ``G``."""
+        m = Maker(name, style)
+        return m.build(*self.eyes.add(m))
+
+    def symbolic(self) -> tuple[Watching, dict[Symbol, Expr]]:
+        """Refused: its dimensions stay numbers."""
+        raise InputError("towers keep no symbolic dimensions")
+
+    def program(self, name: str, style: Style) -> Program:
+        """The program of one phase."""
+        if style.pictures:
+            looking, told = self.eyes.showing(name, style.pictures)
+            whole = replace(self, eyes=looking).program(name, replace(style, pictures=()))
+            phases = tuple(p.with_binding(G, Integer(told.rows)) for p in whole.phases)
+            return replace(whole, phases=phases).assuming(*said_of(told, style.pictures))
+        count = self.eyes.positions(style)
+        graph = self.graph(f"{name} {self.eyes.sense}", style)
+        phase = Phase(self.eyes.sense, graph, ((q, count), (T, count)), tokens=Integer(0))
+        return Program(name, (phase,), self.eyes.assumptions)
+
+
+def said_of(seen: Seen, shown: tuple[Shown, ...]) -> list[str]:
+    """What to say of what a request shows: tokens, scaled sizes, ends of lines, limits."""
     tokens = Integer(seen.rows)
     what = " and ".join(map(str, shown))
     verb = "makes" if len(shown) == 1 and shown[0].count == 1 else "make"
@@ -146,14 +183,18 @@ def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...]) -> Progr
         told[0] = (
             f"{what}, scaled to {seen.scaled[1]} x {seen.scaled[0]}, {verb} G = {tokens} tokens"
         )
-    limits = program.limits
     if seen.marks:
         told.append(
             f"{seen.marks} further tokens of the prompt stand at the ends of lines of images"
         )
+    return [*told, seen.said] if seen.said else told
+
+
+def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...]) -> Program:
+    """The program with ``G`` bound to the tokens of what a request shows."""
+    tokens, limits = Integer(seen.rows), program.limits
+    if seen.marks:
         why = "the prompt's tokens include those of the images and the ends of their lines"
         limits = (*limits, Limit(tokens + seen.marks, S, why))
-    if seen.said:
-        told.append(seen.said)
     phases = tuple(p.with_binding(G, tokens) for p in program.phases)
-    return replace(program, phases=phases, limits=limits).assuming(*told)
+    return replace(program, phases=phases, limits=limits).assuming(*said_of(seen, shown))

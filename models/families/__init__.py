@@ -71,6 +71,7 @@ FILES = (
     "framed",
     "hunyuan_seeing",
     "aliased",
+    "towers",
     "patchwise",
     "speech",
     "asking",

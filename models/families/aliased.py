@@ -62,10 +62,16 @@ WHOLE_GRIDS = (
 def _video_llama3(fields: Fields) -> Reading:
     """SigLIP's layers with rotated positions, for images of any size (arXiv 2501.13106)."""
     stack, reading = language(fields, "qwen2")
-    seen = fields.section("vision_config").with_defaults(**seeing.SIGLIP)
-    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
     d = stack.ends.d
-    eyes = PatchTower(
+    eyes = turned_tower(fields.section("vision_config"), two_products(d, "gelu", True), d)
+    return before(stack, reading, eyes)
+
+
+def turned_tower(seen: Fields, steps: Steps, out: Expr) -> PatchTower:
+    """The tower of VideoLLaMA 3."""
+    seen = seen.with_defaults(**seeing.SIGLIP)
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
+    return PatchTower(
         at=replace(at, rotary=at.head_dim),
         feed=feed,
         norm=LAYER_NORM,
@@ -74,12 +80,11 @@ def _video_llama3(fields: Fields) -> Reading:
         patch=Integer(seen.size("patch_size", default=16)),
         frames=None,
         merge=Integer(1),
-        out=d,
+        out=out,
         back=LAYER_NORM,
-        steps=two_products(d, "gelu", True),
+        steps=steps,
         said=WHOLE_GRIDS,
     )
-    return before(stack, reading, eyes)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,26 @@ def glimmer_eyes(fields: Fields, out: Expr) -> PatchTower:
     Raises:
         ModelError: what the tower makes is not what the projector takes.
     """
-    seen = fields.section("vision_config")
+    eyes = glimmer_tower(fields.section("vision_config"))
+    made = eyes.at.d * eyes.merge**2
+    if fields.size("out_hidden_size", default=6144) != made:
+        raise ModelError(f"{fields.name}: 'out_hidden_size' must be the tower's {made}")
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    inner = Integer(fields.size("projector_hidden_size", default=4096))
+    steps: Steps = (
+        *eyes.steps,
+        Product("fc1", inner, False),
+        Acted(act),
+        Product("fc2", inner, False),
+        Acted(act, "act2"),
+        Product("projection", out, False),
+        Normed(Norm(weight=False)),
+    )
+    return replace(eyes, steps=steps, out=out)
+
+
+def glimmer_tower(seen: Fields) -> PatchTower:
+    """Most of its layers attend in windows; squares of patches stand side by side behind it."""
     d, heads = seen.size("hidden_size", default=1536), seen.size("num_attention_heads", default=16)
     layers, merge = seen.size("num_hidden_layers", default=50), seen.size("merge_size", default=2)
     if layers > multimodal.MOST_LAYERS:
@@ -156,20 +180,6 @@ def glimmer_eyes(fields: Fields, out: Expr) -> PatchTower:
         if not isinstance(listed, list) or len(listed) != layers or set(listed) - set(known):
             raise ModelError(f"{seen.name}: 'layer_types' must name {layers} kinds of layers")
         whole = tuple(i for i, kind in enumerate(listed) if kind == known[0])
-    made = d * merge**2
-    if fields.size("out_hidden_size", default=6144) != made:
-        raise ModelError(f"{fields.name}: 'out_hidden_size' must be the tower's {made}")
-    act = activation_of(fields, "projector_hidden_act", default="gelu")
-    inner = Integer(fields.size("projector_hidden_size", default=4096))
-    steps: Steps = (
-        Beside(Integer(merge**2), copied=True),
-        Product("fc1", inner, False),
-        Acted(act),
-        Product("fc2", inner, False),
-        Acted(act, "act2"),
-        Product("projection", out, False),
-        Normed(Norm(weight=False)),
-    )
     width = divided(seen, d, heads, "vision width over heads")
     feed = FeedForward(
         Integer(d),
@@ -187,14 +197,14 @@ def glimmer_eyes(fields: Fields, out: Expr) -> PatchTower:
         patch=Integer(seen.size("patch_size", default=14)),
         frames=Integer(seen.size("patch_temporal", default=2)),
         merge=Integer(merge),
-        out=Integer(out),
+        out=Integer(d * merge**2),
         bias=False,
         rows=Integer(tall * wide),
         window=Integer(tall * wide),
         whole=whole,
         front=LAYER_NORM,
         back=LAYER_NORM,
-        steps=steps,
+        steps=(Beside(Integer(merge**2), copied=True),),
     )
 
 

@@ -253,7 +253,7 @@ def _whole(fields: Fields) -> Reading:
         return text
     model = text.model
     assert isinstance(model, Sharing)
-    eyes = _eyes(fields.section("vision_config"), model.ends.d, most)
+    eyes = gemma4_tower(fields.section("vision_config"), model.ends.d, most)
     if inner.values.get("use_bidirectional_attention") == "vision":
         eyes = replace(eyes, said=WITHIN)
     return replace(text, model=Seeing(eyes, model))
@@ -266,7 +266,7 @@ WITHIN = (
 )
 
 
-def _eyes(seen: Fields, out: Expr, most: int) -> PatchTower:
+def gemma4_tower(seen: Fields, out: Expr, most: int) -> PatchTower:
     """The tower: norms around its blocks, tables of places, means over squares of patches."""
     seen = seen.with_defaults(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=16, num_attention_heads=12

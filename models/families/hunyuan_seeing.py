@@ -30,7 +30,7 @@ LINES = (
 )
 
 
-def _eyes(seen: Fields, steps: Steps, out: Expr) -> PatchTower:
+def _tower(seen: Fields, steps: Steps, out: Expr) -> PatchTower:
     """SigLIP's layers over images of any size; a table of positions is interpolated."""
     d, heads = seen.size("hidden_size"), seen.size("num_attention_heads", default=16)
     width = divided(seen, d, heads, "vision width over heads")
@@ -72,21 +72,11 @@ def _merged(seen: Fields, inner: Expr) -> Steps:
     return (Normed(RMS), square, Product("conv", inner), Acted(act))
 
 
-def _hunyuan_vl(fields: Fields) -> Reading:
-    """HunyuanOCR: two convolutions, a product and a norm."""
-    if fields.values.get("text_config") is None:  # the publisher's file has no such part
-        named = fields.renamed(head_dim="attention_head_dim", vocab_size="org_vocab_size")
-        reading = DENSE["hunyuan_v1_dense"](named.with_defaults(tie_word_embeddings=True))
-        stack = stack_of(fields, reading)
-    else:
-        stack, reading = language(fields, "hunyuan_v1_dense", tied=True)
-    seen = fields.section("vision_config").with_defaults(
-        hidden_size=1152, intermediate_size=4304, num_hidden_layers=27
-    )
+def ocr_tower(seen: Fields) -> PatchTower:
+    """HunyuanOCR's: two convolutions, a product and a norm."""
+    seen = seen.with_defaults(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27)
     seen.values.get("out_hidden_size")  # the class does not read it
-    d, out = Integer(seen.size("hidden_size")), stack.ends.d
-    if seen.size("text_hidden_size", default=3072) != out:
-        raise ModelError(f"{seen.name}: 'text_hidden_size' must be the language model's {out}")
+    d, out = Integer(seen.size("hidden_size")), Integer(seen.size("text_hidden_size", default=3072))
     steps: Steps = (
         *_merged(seen, 2 * d),
         Product("out", 4 * d),
@@ -95,28 +85,48 @@ def _hunyuan_vl(fields: Fields) -> Reading:
         Ended(("begin", "end", "between"), out),
         Normed(RMS, "after_norm"),
     )
-    return before(stack, reading, _eyes(seen, steps, out))
+    return _tower(seen, steps, out)
 
 
-def _hunyuan4(fields: Fields) -> Reading:
-    """Hunyuan 4 that sees: a convolution and a product to the language model's width."""
-    text = filled(tied_as_whole(fields, fields.section("text_config"), False), "hy_v4_vl_text")
-    reading = CHOSEN["hy_v4_vl_text"](text)
-    model = reading.model
-    assert isinstance(model, Streamed)
-    seen = fields.section("vision_config").with_defaults(
-        hidden_size=1536, intermediate_size=6144, num_hidden_layers=40
-    )
-    d, out = Integer(seen.size("hidden_size")), model.ends.d
-    if seen.size("out_hidden_size", default=6144) != out:
-        raise ModelError(f"{seen.name}: 'out_hidden_size' must be the language model's {out}")
+def hunyuan4_tower(seen: Fields) -> PatchTower:
+    """Hunyuan 4's: a convolution, and a product to the language model's width."""
+    seen = seen.with_defaults(hidden_size=1536, intermediate_size=6144, num_hidden_layers=40)
+    d, out = Integer(seen.size("hidden_size")), Integer(seen.size("out_hidden_size", default=6144))
     merge = seen.size("spatial_merge_size", default=2)
     steps: Steps = (
         *_merged(seen, d * merge**2),
         Product("out", out),
         Ended(("newline",), out),
     )
-    eyes = _eyes(seen, steps, out)
+    return _tower(seen, steps, out)
+
+
+def _fitting(fields: Fields, eyes: PatchTower, d: Expr) -> PatchTower:
+    if eyes.out != d:
+        raise ModelError(
+            f"{fields.name}: the vision tower makes rows of {eyes.out}, the language model takes "
+            f"{d}"
+        )
+    return eyes
+
+
+def _hunyuan_vl(fields: Fields) -> Reading:
+    if fields.values.get("text_config") is None:  # the publisher's file has no such part
+        named = fields.renamed(head_dim="attention_head_dim", vocab_size="org_vocab_size")
+        reading = DENSE["hunyuan_v1_dense"](named.with_defaults(tie_word_embeddings=True))
+        stack = stack_of(fields, reading)
+    else:
+        stack, reading = language(fields, "hunyuan_v1_dense", tied=True)
+    eyes = ocr_tower(fields.section("vision_config"))
+    return before(stack, reading, _fitting(fields, eyes, stack.ends.d))
+
+
+def _hunyuan4(fields: Fields) -> Reading:
+    text = filled(tied_as_whole(fields, fields.section("text_config"), False), "hy_v4_vl_text")
+    reading = CHOSEN["hy_v4_vl_text"](text)
+    model = reading.model
+    assert isinstance(model, Streamed)
+    eyes = _fitting(fields, hunyuan4_tower(fields.section("vision_config")), model.ends.d)
     return Reading(Seeing(eyes, model), assumptions=reading.assumptions)
 
 

@@ -123,14 +123,13 @@ def _seeing(fields: Fields, eyes: PatchTower, reading: Reading) -> Reading:
     return replace(reading, model=Seeing(eyes, text, reading.scans))
 
 
-def _qwen2_vl(fields: Fields) -> Reading:
-    seen = fields.section("vision_config")
-    text = text_of(fields)
+def qwen2_tower(seen: Fields) -> PatchTower:
+    """The tower of Qwen2-VL."""
     d = seen.size("embed_dim", default=1280)
     act = activation_of(seen, "hidden_act", default="quick_gelu")
     width = widened(seen, "mlp_ratio", 4.0, d)
     common = _common(seen, seen.size("hidden_size", default=3584))
-    eyes = PatchTower(
+    return PatchTower(
         at=_heads(seen, d),
         feed=FeedForward(Integer(d), width, act, gated=False, bias=True),
         norm=LAYER_NORM,
@@ -139,7 +138,11 @@ def _qwen2_vl(fields: Fields) -> Reading:
         processor=squares(common, _PIXELS),
         **common,
     )
-    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text))
+
+
+def _qwen2_vl(fields: Fields) -> Reading:
+    eyes = qwen2_tower(fields.section("vision_config"))
+    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields)))
 
 
 def windowed_tower(
@@ -186,7 +189,8 @@ def _qwen2_5_vl(fields: Fields) -> Reading:
     return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields)))
 
 
-def _qwen3_eyes(seen: Fields) -> PatchTower:
+def qwen3_tower(seen: Fields) -> PatchTower:
+    """The tower of Qwen3-VL and 3.5."""
     d = seen.size("hidden_size", default=1152)
     layers = _depth(seen, 27)
     act = activation_of(seen, "hidden_act", default="gelu_pytorch_tanh")
@@ -205,7 +209,7 @@ def _qwen3_eyes(seen: Fields) -> PatchTower:
 
 
 def _qwen3_vl(fields: Fields) -> Reading:
-    eyes = _qwen3_eyes(fields.section("vision_config"))
+    eyes = qwen3_tower(fields.section("vision_config"))
     return _seeing(fields, eyes, qwen.FAMILIES["qwen3"](text_of(fields)))
 
 
@@ -213,7 +217,7 @@ def _qwen3_5_seeing(fields: Fields, language: Family) -> Reading:
     if not fields.values.get("vision_config"):
         return language(fields)
     seen = fields.section("vision_config").with_defaults(deepstack_visual_indexes=[])
-    return _seeing(fields, _qwen3_eyes(seen), language(text_of(fields)))
+    return _seeing(fields, qwen3_tower(seen), language(text_of(fields)))
 
 
 def _qwen3_5(fields: Fields) -> Reading:
@@ -225,7 +229,7 @@ def _qwen3_5_moe(fields: Fields) -> Reading:
 
 
 def _qwen3_vl_moe(fields: Fields) -> Reading:
-    eyes = _qwen3_eyes(fields.section("vision_config"))
+    eyes = qwen3_tower(fields.section("vision_config"))
     return _seeing(fields, eyes, experts.FAMILIES["qwen3_moe"](text_of(fields)))
 
 
