@@ -18,9 +18,10 @@ from costgraph.models.blocks.projector import Acted, Beside, Normed, Product, St
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families import asking, glm_seeing, hearing, multimodal, seeing
 from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.dense import FAMILIES as DENSE
 from costgraph.models.families.language import before, language
-from costgraph.models.families.multimodal import windowed_tower
-from costgraph.models.families.vision import tower_of
+from costgraph.models.families.multimodal import stack_of, windowed_tower
+from costgraph.models.families.vision import pixels, tower_of
 from costgraph.models.fields import Fields, divided
 from costgraph.models.hearing import Ears
 from costgraph.models.multimodal import Seeing
@@ -85,6 +86,37 @@ def turned_tower(seen: Fields, steps: Steps, out: Expr) -> PatchTower:
         steps=steps,
         said=WHOLE_GRIDS,
     )
+
+
+def _paddleocr(fields: Fields) -> Reading:
+    """PaddleOCR-VL: those layers, a table of positions and squares of patches (arXiv 2510.14528)."""
+    seen = fields.section("vision_config").with_defaults(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        patch_size=14,
+    )
+    if fields.values.get("text_config") is None:  # the publisher's file has no such part
+        reading = DENSE["ernie4_5"](fields.with_defaults(tie_word_embeddings=False))
+        stack = stack_of(fields, reading)
+    else:
+        stack, reading = language(fields, "ernie4_5", tied=True)
+    d, side = Integer(seen.size("hidden_size")), seen.size("spatial_merge_size", default=2)
+    square = Integer(side**2)
+    for key in ("tokens_per_second", "temporal_patch_size", "num_image_tokens"):
+        seen.values.get(key)
+    steps: Steps = (
+        Normed(LAYER_NORM, "pre_norm"),
+        Beside(square, copied=True),
+        Product("1", d * square),
+        Acted("gelu"),
+        Product("2", stack.ends.d),
+    )
+    grid = pixels(seen, 384)[0] // seen.size("patch_size")
+    plain = turned_tower(seen, steps, stack.ends.d)
+    eyes = replace(plain, merge=Integer(side), rows=Integer(int(grid) ** 2), said="")
+    return before(stack, reading, eyes)
 
 
 @dataclass(frozen=True)
@@ -226,6 +258,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "cosmos3_omni": _alias(multimodal.FAMILIES, "qwen3_vl"),
         "hyperclovax_vision_v2": _hyperclovax,
         "video_llama_3": _video_llama3,
+        "paddleocr_vl": _paddleocr,
         "musicflamingo": _musicflamingo,
         "muse_glimmer": _glimmer,
     }
@@ -239,6 +272,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Cosmos3OmniForConditionalGeneration": "cosmos3_omni",
         "HyperCLOVAXVisionV2ForConditionalGeneration": "hyperclovax_vision_v2",
         "VideoLlama3ForConditionalGeneration": "video_llama_3",
+        "PaddleOCRVLForConditionalGeneration": "paddleocr_vl",
         "MusicFlamingoForConditionalGeneration": "musicflamingo",
         "MuseGlimmerForConditionalGeneration": "muse_glimmer",
     }
