@@ -31,7 +31,6 @@ from costgraph.models.fields import Fields
 from costgraph.models.heads import refuse_heads
 from costgraph.models.known import (
     AHEAD,
-    UNREAD,
     check_kinds,
     not_understood,
     parts_left_out,
@@ -339,8 +338,6 @@ def family_of(fields: Fields) -> str:
         raise ModelError(f"{fields.name}: missing key 'model_type' (or 'architectures')")
     if isinstance(kind, str) and kind in FAMILIES:
         return kind
-    if isinstance(kind, str) and kind in UNREAD:
-        raise ModelError(f"{fields.name}: model_type {clip(kind)} is not read: {UNREAD[kind]}")
     raise ModelError(
         f"{fields.name}: unknown model_type {clip(kind)}{nearest(str(kind), FAMILIES)}"
         f"{_as_llama(fields)}; docs/families.md says how to add a family, "

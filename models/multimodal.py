@@ -59,12 +59,14 @@ class Seeing:
         text: the language model.
         scans: it scans over matrix states, see :class:`.families.common.Reading`.
         both: positions of a prompt see one another in both directions.
+        resting: further senses, whose weights rest in memory: a request has nothing for them.
     """
 
     eyes: Eyes
     text: Stack | Language
     scans: bool = False
     both: bool = False
+    resting: tuple[Eyes, ...] = ()
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -82,8 +84,12 @@ class Seeing:
 
     def vision_graph(self, name: str, style: Style) -> Graph:
         """The tower over ``B`` and ``G``."""
-        m = Maker(name, style)
-        return m.build(*self.eyes.add(m))
+        return tower_graph(self.eyes, name, style)
+
+    def _rest(self, name: str, style: Style) -> tuple[Resident, ...]:
+        """The further senses in memory."""
+        graphs = (tower_graph(eyes, f"{name} {eyes.sense}", style) for eyes in self.resting)
+        return tuple(Resident(graph, part=True) for graph in graphs)
 
     def prompt_graph(self, name: str, style: Style) -> Graph:
         """The step graph of a prompt that holds images.
@@ -120,20 +126,28 @@ class Seeing:
         later = self.graph(name, style.decoding) if differs else step
         if not style.images:
             plain = autoregressive(name, step, limits=self.text.limits, decode_graph=later)
-            eyes = Resident(seen, part=True)
-            phases = tuple(replace(p, resident=(eyes,)) for p in plain.phases)
+            eyes = (Resident(seen, part=True), *self._rest(name, style))
+            phases = tuple(replace(p, resident=eyes) for p in plain.phases)
             return replace(plain, phases=phases)
         made = autoregressive(name, self.prompt_graph(name, style), decode_graph=later)
-        count, rest = self.eyes.positions(style), Resident(made.graph, part=True)
+        count, others = self.eyes.positions(style), self._rest(name, style)
+        rest = (Resident(made.graph, part=True), *others)
         vision = Phase(
             self.eyes.sense,
             seen,
             ((q, count), (T, count)),
             tokens=Integer(0),
-            resident=(rest,),
+            resident=rest,
         )
-        phases = (vision, *(replace(p, resident=(Resident(seen),)) for p in made.phases))
+        held = (Resident(seen), *others)
+        phases = (vision, *(replace(p, resident=held) for p in made.phases))
         return Program(name, phases, self.eyes.assumptions, self.limits)
+
+
+def tower_graph(eyes: Eyes, name: str, style: Style) -> Graph:
+    """A tower over ``B`` and ``G``."""
+    m = Maker(name, style)
+    return m.build(*eyes.add(m))
 
 
 @dataclass(frozen=True)
@@ -153,8 +167,7 @@ class Watching:
 
     def graph(self, name: str, style: Style) -> Graph:
         """The tower over ``B`` and ``G``."""
-        m = Maker(name, style)
-        return m.build(*self.eyes.add(m))
+        return tower_graph(self.eyes, name, style)
 
     def symbolic(self) -> tuple[Watching, dict[Symbol, Expr]]:
         """Refused: its dimensions stay numbers."""

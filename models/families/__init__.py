@@ -72,6 +72,7 @@ FILES = (
     "hunyuan_seeing",
     "aliased",
     "towers",
+    "phi4",
     "patchwise",
     "speech",
     "asking",

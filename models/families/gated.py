@@ -166,9 +166,7 @@ def _hrm(fields: Fields) -> Reading:
 
 
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"muse_glimmer_text": _glimmer, "hrm_text": _hrm}
-)
+FAMILIES: Mapping[str, Family] = MappingProxyType({"muse_glimmer_text": _glimmer, "hrm_text": _hrm})
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType({"HrmTextForCausalLM": "hrm_text"})
