@@ -1,4 +1,4 @@
-"""Dense decoders whose heads pass a gate: Muse Glimmer, and HRM's two stacks that run in cycles."""
+"""Dense decoders of their own: Muse Glimmer, HRM's two stacks that run in cycles, Doge."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Layer, Maker, Norm, Segment, Style
+from costgraph.models.blocks.dynamic import DynamicAttention, WeighedLayer
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.stack import Uneven, close, embed, run
 from costgraph.models.families.common import Family, Reading
@@ -22,6 +23,7 @@ from costgraph.models.families.experts import (
     ends_of,
     feed_forward_of,
     stacked,
+    uniform,
 )
 from costgraph.models.fields import Fields
 from costgraph.ops import Add
@@ -165,8 +167,35 @@ def _hrm(fields: Fields) -> Reading:
     return Reading(model, assumptions=said)
 
 
+def _doge(fields: Fields) -> Reading:
+    """Doge: a mask made of values, vectors on what goes past the blocks."""
+    fields.refuse("is_moe", "experts that product keys find are not known in this family")
+    fields.refuse("sliding_window", "windows are not known in this family")
+    for key in ("num_experts", "num_experts_per_tok", "norm_topk_prob"):
+        fields.values.get(key)  # of the experts that there are not
+    bias = fields.flag("attention_bias", False)
+    plain = attention_of(fields, qk_norm=Norm(), qkv_bias=bias, out_bias=bias)
+    attention = DynamicAttention(**vars(plain))
+    feed = replace(
+        feed_forward_of(fields, fields.size("intermediate_size")),
+        bias=fields.flag("mlp_bias", False),
+    )
+    layer = WeighedLayer(attention.d, attention, feed)
+    most = fields.size("keep_window_size", default=2048)
+    said = (
+        f"with more than {most} positions the class masks all but the {most} that its values name; "
+        "all are counted"
+    )
+    model = uniform(ends_of(fields), layer, fields.size("num_hidden_layers"))
+    return Reading(model, assumptions=(said,))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"muse_glimmer_text": _glimmer, "hrm_text": _hrm})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"muse_glimmer_text": _glimmer, "hrm_text": _hrm, "doge": _doge}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
-ARCHITECTURES: Mapping[str, str] = MappingProxyType({"HrmTextForCausalLM": "hrm_text"})
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {"HrmTextForCausalLM": "hrm_text", "DogeForCausalLM": "doge"}
+)
