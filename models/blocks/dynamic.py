@@ -62,4 +62,3 @@ class WeighedLayer(Layer):
     def kept(self, m: Maker, name: str, x: str) -> str:
         """Adds the product with the vector."""
         return m.add(f"{name}_kept", Multiply(), x, m.vector(f"{name}_residual.weight", self.d))
-
