@@ -1,4 +1,4 @@
-"""The audio encoder of Phi-4-multimodal: a conformer over a shrunk spectrogram (arXiv 2503.01743)."""
+"""Phi-4-multimodal's audio encoder: a conformer over a shrunk spectrogram (arXiv 2503.01743)."""
 
 from __future__ import annotations
 

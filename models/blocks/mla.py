@@ -68,6 +68,7 @@ class LatentAttention:
         key_norm: normalisation of the rotary key, or None.
         low_scaled: both latent vectors, queries' too, are multiplied by constants.
         window: positions that each one sees, itself included, or None for all.
+        table: name of the rotary table; another one for another width.
     """
 
     d: Expr
@@ -87,12 +88,13 @@ class LatentAttention:
     key_norm: Norm | None = None
     low_scaled: bool = False
     window: Expr | None = None
+    table: str = TABLE
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
         if not self.rotary:
             return ()
-        return (Tensor(TABLE, (q, self.rope_dim), style.acts),)
+        return (Tensor(self.table, (q, self.rope_dim), style.acts),)
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
@@ -106,8 +108,8 @@ class LatentAttention:
         if self.key_norm is not None:
             key = m.norm("k_rope_norm", key, self.rope_dim, self.key_norm)
         if self.rotary:
-            rotary = m.add("q_rope", Rope(), rotary, TABLE)
-            key = m.add("k_rope", Rope(), key, TABLE)
+            rotary = m.add("q_rope", Rope(), rotary, self.table)
+            key = m.add("k_rope", Rope(), key, self.table)
         keys = self._appended(m, "rope", key)
         mixed = getattr(self, f"_{m.style.mla}")(m, content, rotary, latent, keys, index)
         mixed = self.gated(m, x, mixed)

@@ -89,7 +89,7 @@ def turned_tower(seen: Fields, steps: Steps, out: Expr) -> PatchTower:
 
 
 def _paddleocr(fields: Fields) -> Reading:
-    """PaddleOCR-VL: those layers, a table of positions and squares of patches (arXiv 2510.14528)."""
+    """PaddleOCR-VL: those layers, a table of positions, squares of patches (arXiv 2510.14528)."""
     seen = fields.section("vision_config").with_defaults(
         hidden_size=1152,
         intermediate_size=4304,
@@ -127,7 +127,7 @@ class Turned:
 
     def add(self, m: Maker, prefix: str, x: str) -> str:
         """Adds it behind ``x (batch, n, d)``."""
-        batch, n, d = m.shape(x)
+        n, d = m.shape(x)[1:]
         cosines, sines = (
             m.source(Tensor(f"{prefix}_{name}", (n, self.width), m.style.acts))
             for name in ("cosines", "sines")

@@ -89,7 +89,6 @@ _WINDOWED: Mapping[str, int] = MappingProxyType(
         "kv_lora_rank": 1024,
         "head_dim": 256,
         "qk_nope_head_dim": 192,
-        "qk_rope_head_dim": 64,
         "v_head_dim": 128,
     }
 )
@@ -114,16 +113,22 @@ def _dots3_kinds(fields: Fields) -> list[str]:
 
 def _dots3_mixers(fields: Fields, kinds: list[str]) -> dict[str, Block]:
     """Attention by kind of layer: what queries and keys are made of is scaled, heads are gated."""
-    fields.values.get("num_key_value_heads")
-    own = kind_sizes(fields, kinds, {WINDOWED: tuple(_WINDOWED)}).get(WINDOWED, {})
+    for key in ("num_key_value_heads", "head_dim"):
+        fields.values.get(key)  # those of queries; layers without windows have other sizes of heads
+    turned = "qk_rope_head_dim"
+    own = kind_sizes(fields, kinds, {WINDOWED: (*_WINDOWED, turned)}).get(WINDOWED, {})
     sizes = {
         key: own.get(key, fields.size(f"swa_{key}", default=usual))
         for key, usual in _WINDOWED.items()
     }
+    rest = sizes["head_dim"] - sizes["qk_nope_head_dim"]
+    sizes[turned] = own.get(turned, fields.size(f"swa_{turned}", default=rest or None))
     both: dict[str, Any] = {"gate": "head", "key_norm": RMS, "low_scaled": True}
     window = Integer(fields.size("sliding_window", "sliding_window_size", default=512))
-    near = replace(latent_attention_of(fields.with_values(**sizes)), window=window, **both)
     plain = latent_attention_of(fields)
+    near = replace(latent_attention_of(fields.with_values(**sizes)), window=window, **both)
+    if near.rope_dim != plain.rope_dim:
+        near = replace(near, table="window_rope_table")
     made: dict[str, Block] = {WINDOWED: near, ALL: replace(plain, **both)}
     if INDEXED in kinds:
         made[INDEXED] = replace(indexed_of(fields), **both)
@@ -131,7 +136,7 @@ def _dots3_mixers(fields: Fields, kinds: list[str]) -> dict[str, Block]:
 
 
 def _dots3(fields: Fields) -> Reading:
-    """dots3's language model: an index in some layers, windows with heads of their own in others."""
+    """dots3's language model: an index in some layers, windows of other heads in the rest."""
     kinds, count = _dots3_kinds(fields), layers_of(fields)
     mixers = _dots3_mixers(fields, kinds)
     every = fields.values.get("moe_layer_freq", 1)
@@ -156,7 +161,7 @@ def _dots3(fields: Fields) -> Reading:
 
 
 def _hunyuan4(fields: Fields) -> Reading:
-    """Hunyuan 4: gated heads with sinks, experts whose gates are clamped, streams that stay apart."""
+    """Hunyuan 4: gated heads with sinks, clamped gates of experts, streams that stay apart."""
     count = layers_of(fields)
     both: dict[str, Any] = {"gate": "each", "sinks": True}
     indexed = replace(indexed_of(fields), **both)

@@ -59,8 +59,8 @@ def _git(fields: Fields) -> Reading:
         return grok.grok2(fields)
     if not fields.values.get("vision_config"):
         raise ModelError(
-            f"{fields.name}: model_type 'git' is read for GIT, which has a 'vision_config', and for "
-            "Grok 2, whose class says so"
+            f"{fields.name}: model_type 'git' is read for GIT, which has a 'vision_config', and "
+            "for Grok 2, whose class says so"
         )
     fields.refuse("num_image_with_embedding", "embeddings of a video's frames are not supported")
     text = fields.with_defaults(**_TEXT)

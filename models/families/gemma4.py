@@ -21,6 +21,7 @@ from costgraph.models.blocks.perlayer import SharingAttention, SharingLayer
 from costgraph.models.blocks.pictures import Budget
 from costgraph.models.blocks.projector import Normed, Product, Squares, Standardised, Steps
 from costgraph.models.blocks.stack import Uneven, close, embed
+from costgraph.models.families.absent import part_of
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -29,7 +30,6 @@ from costgraph.models.families.common import (
     activation_of,
     kind_sizes,
     layer_types,
-    tied_as_whole,
 )
 from costgraph.models.families.experts import ends_of, experts_of
 from costgraph.models.families.hybrid import GATHERED
@@ -244,7 +244,7 @@ def _experts(fields: Fields, activation: str) -> Experts:
 
 def _whole(fields: Fields) -> Reading:
     """The text part of the models that also see and hear; what is left out is said."""
-    inner = tied_as_whole(fields, fields.section("text_config"))
+    inner = part_of(fields, "gemma4_text")
     most = fields.size("vision_soft_tokens_per_image", default=280)
     text = _text(inner)
     # Clipped products are not understood: then the tower is left out, which is said.

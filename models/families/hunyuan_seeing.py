@@ -1,4 +1,4 @@
-"""Hunyuan's models that see: HunyuanOCR and Hunyuan 4, whose lines of patches end in learned rows."""
+"""Hunyuan's models that see: HunyuanOCR and Hunyuan 4; lines of patches end in learned rows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import PatchTower
 from costgraph.models.blocks.projector import Acted, Beside, Ended, Normed, Product, Steps
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.families.absent import filled
+from costgraph.models.families.absent import part_of
 from costgraph.models.families.chosen import FAMILIES as CHOSEN
-from costgraph.models.families.common import Family, Reading, activation_of, tied_as_whole
+from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.dense import FAMILIES as DENSE
 from costgraph.models.families.language import before, language
 from costgraph.models.families.multimodal import stack_of
@@ -122,8 +122,7 @@ def _hunyuan_vl(fields: Fields) -> Reading:
 
 
 def _hunyuan4(fields: Fields) -> Reading:
-    text = filled(tied_as_whole(fields, fields.section("text_config"), False), "hy_v4_vl_text")
-    reading = CHOSEN["hy_v4_vl_text"](text)
+    reading = CHOSEN["hy_v4_vl_text"](part_of(fields, "hy_v4_vl_text", tied=False))
     model = reading.model
     assert isinstance(model, Streamed)
     eyes = _fitting(fields, hunyuan4_tower(fields.section("vision_config")), model.ends.d)

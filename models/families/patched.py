@@ -187,10 +187,15 @@ def _kimi_k25(fields: Fields) -> Reading:
     return before(stack, reading, replace(eyes, steps=steps, out=stack.ends.d))
 
 
+def exaone_tower(seen: Fields, out: Any = None) -> PatchTower:
+    """The tower of Qwen2.5-VL with fewer key heads."""
+    return windowed_tower(seen.with_defaults(num_key_value_heads=8), out)
+
+
 def _exaone4_5(fields: Fields) -> Reading:
     """The tower of Qwen2.5-VL with fewer key heads in front of EXAONE 4."""
     stack, reading = language(fields, "exaone4", tied=False)
-    return before(stack, reading, windowed_tower(fields.section("vision_config"), stack.ends.d))
+    return before(stack, reading, exaone_tower(fields.section("vision_config"), stack.ends.d))
 
 
 #: ``model_type`` to the function that reads it.

@@ -15,7 +15,7 @@ from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.glm_seeing import glm_tower
 from costgraph.models.families.hunyuan_seeing import hunyuan4_tower, ocr_tower
 from costgraph.models.families.multimodal import qwen2_tower, qwen3_tower, windowed_tower
-from costgraph.models.families.patched import moon_tower, pixtral_tower
+from costgraph.models.families.patched import exaone_tower, moon_tower, pixtral_tower
 from costgraph.models.families.seeing import siglip_tower
 from costgraph.models.fields import Fields
 from costgraph.models.multimodal import Watching
@@ -64,7 +64,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "qwen2_vl_vision": _alone(qwen2_tower),
         "qwen2_5_vl_vision": _alone(windowed_tower),
-        "exaone4_5_vision": _alone(windowed_tower),
+        "exaone4_5_vision": _alone(exaone_tower),
         "qwen3_vl_vision": _alone(qwen3_tower),
         "qwen3_vl_moe_vision": _alone(qwen3_tower),
         "qwen3_5_vision": _alone(_shallow),
