@@ -58,7 +58,7 @@ LEFT_OUT = ("alone is counted", "left out", "return their input")
 #: Operations that classes of transformers compute by other products than kernels do.
 SCANS = frozenset(
     {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning", "selective-scan",
-     "gated-linear-recurrence", "gated-pool"}
+     "gated-linear-recurrence", "gated-pool", "matrix-memory"}
 )  # fmt: skip
 #: Seconds for one type.
 LONGEST = 60

@@ -18,7 +18,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Stack
-from costgraph.models.blocks.stack import BARE, Output
+from costgraph.models.blocks.stack import BARE, Output, Uneven
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import ARCHITECTURES
 from costgraph.models.families.common import Reading, class_of, labels_of
@@ -42,6 +42,8 @@ _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
         "qwen3_5_moe_text": frozenset({"Qwen3_5MoeForConditionalGeneration"}),
         "qwen3_5_text": frozenset({"Qwen3_5ForConditionalGeneration"}),
         "gemma3_text": frozenset({"Gemma3ForConditionalGeneration"}),
+        "shieldgemma2": frozenset({"Gemma3ForConditionalGeneration"}),
+        "pp_chart2table": frozenset({"GotOcr2ForConditionalGeneration"}),
         "llama4_text": frozenset({"Llama4ForConditionalGeneration"}),
     }
 )
@@ -126,7 +128,7 @@ def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
         output = Output("score", Integer(labels))
         said = SCORED.format(name=form.name, labels=f"{labels} label{'s' if labels > 1 else ''}")
     model: Any = reading.model
-    if reading.phases != "autoregressive" or not isinstance(model, (Decoder, Stack)):
+    if reading.phases != "autoregressive" or not isinstance(model, (Decoder, Stack, Uneven)):
         raise ModelError(
             f"{fields.name}: 'architectures' names {clip(form.name)}, a form that is not read "
             "in this family"

@@ -16,6 +16,11 @@ LARGEST = 10**9
 
 #: Ends of keys that hold the configuration of a part of the model.
 SECTION = "_config"
+#: Those that have other names: Phi-4-multimodal's.
+SECTIONS = frozenset(
+    {"audio_processor", "config", "embd_layer", "audio_embd_layer", "image_embd_layer",
+     "speech_lora", "vision_lora"}
+)  # fmt: skip
 #: What describes narrow weights is read, or refused, apart.
 _APART = ("quantization_config", "compression_config")
 
@@ -32,7 +37,8 @@ class Watched(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         self.seen.add(key)
         value = self._values[key]
-        if isinstance(value, Mapping) and key.endswith(SECTION) and key not in _APART:
+        named = (key.endswith(SECTION) or key in SECTIONS) and key not in _APART
+        if named and isinstance(value, Mapping):
             # One watch over each section, however often it is opened.
             return self.inner.setdefault(key, Watched(value))
         # NumPy's scalars, in a configuration that was made in Python.

@@ -31,7 +31,6 @@ from costgraph.models.fields import Fields
 from costgraph.models.heads import refuse_heads
 from costgraph.models.known import (
     AHEAD,
-    UNREAD,
     check_kinds,
     not_understood,
     parts_left_out,
@@ -233,6 +232,7 @@ def _program(
 ) -> Program:
     """The program of a reading; ``free``: latent attention takes its form by phase."""
     model = reading.model
+    style = replace(style, later_mla="absorbed") if free else style
     dims: dict[Symbol, Expr] = {}
     if symbolic:
         model, dims = model.symbolic()
@@ -247,10 +247,8 @@ def _program(
     options: dict[str, Any] = {"dims": tuple(dims.items()), "limits": model.limits}
     found = kinds(graph)
     decodes = reading.phases == "autoregressive"
-    if free and decodes and SplitScores.kind in found:
-        options["decode_graph"] = model.graph(name, replace(style, mla="absorbed"))
-    if reading.scans and decodes:
-        options["decode_graph"] = model.graph(name, replace(style, scan="recurrent"))
+    if decodes and (reading.scans or (free and SplitScores.kind in found)):
+        options["decode_graph"] = model.graph(name, style.decoding)
     made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
     return made.assuming(*style.routing.assumptions) if ExpertLinear.kind in found else made
 
@@ -340,8 +338,6 @@ def family_of(fields: Fields) -> str:
         raise ModelError(f"{fields.name}: missing key 'model_type' (or 'architectures')")
     if isinstance(kind, str) and kind in FAMILIES:
         return kind
-    if isinstance(kind, str) and kind in UNREAD:
-        raise ModelError(f"{fields.name}: model_type {clip(kind)} is not read: {UNREAD[kind]}")
     raise ModelError(
         f"{fields.name}: unknown model_type {clip(kind)}{nearest(str(kind), FAMILIES)}"
         f"{_as_llama(fields)}; docs/families.md says how to add a family, "

@@ -176,13 +176,6 @@ AHEAD = (
     "mtp_num_layers",
 )
 
-#: Types that are known not to be read, and what of them is not understood.
-UNREAD: Mapping[str, str] = MappingProxyType(
-    {
-        "phi4mm": "adapters of each sense inside the language model",
-    }
-)
-
 #: Keys that hold, or name, a part of a model beside its language model, and what that is.
 PARTS: Mapping[str, str] = MappingProxyType(
     {

@@ -22,9 +22,15 @@ from costgraph.models.blocks.eyes import Eyes
 from costgraph.models.blocks.pictures import Seen, Shown
 from costgraph.models.blocks.stack import close, embed, run
 from costgraph.ops.image import InsertRows
+from costgraph.ops.latent import SplitScores
 from costgraph.symbols import B, G, S, T, q
 
 ONE = Integer(1)
+
+
+def latent(graph: Graph) -> bool:
+    """Whether a graph holds latent attention."""
+    return any(n.op.kind == SplitScores.kind for inner in graph.walk() for n in inner.nodes)
 
 
 def with_images(m: Maker, x: str) -> str:
@@ -53,12 +59,14 @@ class Seeing:
         text: the language model.
         scans: it scans over matrix states, see :class:`.families.common.Reading`.
         both: positions of a prompt see one another in both directions.
+        resting: further senses, whose weights rest in memory: a request has nothing for them.
     """
 
     eyes: Eyes
     text: Stack | Language
     scans: bool = False
     both: bool = False
+    resting: tuple[Eyes, ...] = ()
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -76,8 +84,12 @@ class Seeing:
 
     def vision_graph(self, name: str, style: Style) -> Graph:
         """The tower over ``B`` and ``G``."""
-        m = Maker(name, style)
-        return m.build(*self.eyes.add(m))
+        return tower_graph(self.eyes, name, style)
+
+    def _rest(self, name: str, style: Style) -> tuple[Resident, ...]:
+        """The further senses in memory."""
+        graphs = (tower_graph(eyes, f"{name} {eyes.sense}", style) for eyes in self.resting)
+        return tuple(Resident(graph, part=True) for graph in graphs)
 
     def prompt_graph(self, name: str, style: Style) -> Graph:
         """The step graph of a prompt that holds images.
@@ -110,27 +122,72 @@ class Seeing:
             return of_pictures(whole, told, style.pictures)
         seen = self.vision_graph(f"{name} {self.eyes.sense}", style)
         step = self.graph(name, style)
-        later = self.graph(name, replace(style, scan="recurrent")) if self.scans else step
+        differs = self.scans or (bool(style.later_mla) and latent(step))
+        later = self.graph(name, style.decoding) if differs else step
         if not style.images:
             plain = autoregressive(name, step, limits=self.text.limits, decode_graph=later)
-            eyes = Resident(seen, part=True)
-            phases = tuple(replace(p, resident=(eyes,)) for p in plain.phases)
+            eyes = (Resident(seen, part=True), *self._rest(name, style))
+            phases = tuple(replace(p, resident=eyes) for p in plain.phases)
             return replace(plain, phases=phases)
         made = autoregressive(name, self.prompt_graph(name, style), decode_graph=later)
-        count, rest = self.eyes.positions(style), Resident(made.graph, part=True)
+        count, others = self.eyes.positions(style), self._rest(name, style)
+        rest = (Resident(made.graph, part=True), *others)
         vision = Phase(
             self.eyes.sense,
             seen,
             ((q, count), (T, count)),
             tokens=Integer(0),
-            resident=(rest,),
+            resident=rest,
         )
-        phases = (vision, *(replace(p, resident=(Resident(seen),)) for p in made.phases))
+        held = (Resident(seen), *others)
+        phases = (vision, *(replace(p, resident=held) for p in made.phases))
         return Program(name, phases, self.eyes.assumptions, self.limits)
 
 
-def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...]) -> Program:
-    """The program with ``G`` bound to the tokens of what a request shows."""
+def tower_graph(eyes: Eyes, name: str, style: Style) -> Graph:
+    """A tower over ``B`` and ``G``."""
+    m = Maker(name, style)
+    return m.build(*eyes.add(m))
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Eyes without a language model: one phase over the images, ``G`` rows of each sequence.
+
+    Attributes:
+        eyes: the tower, and what stands behind it in its class.
+    """
+
+    eyes: Eyes
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """None."""
+        return ()
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The tower over ``B`` and ``G``."""
+        return tower_graph(self.eyes, name, style)
+
+    def symbolic(self) -> tuple[Watching, dict[Symbol, Expr]]:
+        """Refused: its dimensions stay numbers."""
+        raise InputError("towers keep no symbolic dimensions")
+
+    def program(self, name: str, style: Style) -> Program:
+        """The program of one phase."""
+        if style.pictures:
+            looking, told = self.eyes.showing(name, style.pictures)
+            whole = replace(self, eyes=looking).program(name, replace(style, pictures=()))
+            phases = tuple(p.with_binding(G, Integer(told.rows)) for p in whole.phases)
+            return replace(whole, phases=phases).assuming(*said_of(told, style.pictures))
+        count = self.eyes.positions(style)
+        graph = self.graph(f"{name} {self.eyes.sense}", style)
+        phase = Phase(self.eyes.sense, graph, ((q, count), (T, count)), tokens=Integer(0))
+        return Program(name, (phase,), self.eyes.assumptions)
+
+
+def said_of(seen: Seen, shown: tuple[Shown, ...]) -> list[str]:
+    """What to say of what a request shows: tokens, scaled sizes, ends of lines, limits."""
     tokens = Integer(seen.rows)
     what = " and ".join(map(str, shown))
     verb = "makes" if len(shown) == 1 and shown[0].count == 1 else "make"
@@ -139,14 +196,18 @@ def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...]) -> Progr
         told[0] = (
             f"{what}, scaled to {seen.scaled[1]} x {seen.scaled[0]}, {verb} G = {tokens} tokens"
         )
-    limits = program.limits
     if seen.marks:
         told.append(
             f"{seen.marks} further tokens of the prompt stand at the ends of lines of images"
         )
+    return [*told, seen.said] if seen.said else told
+
+
+def of_pictures(program: Program, seen: Seen, shown: tuple[Shown, ...]) -> Program:
+    """The program with ``G`` bound to the tokens of what a request shows."""
+    tokens, limits = Integer(seen.rows), program.limits
+    if seen.marks:
         why = "the prompt's tokens include those of the images and the ends of their lines"
         limits = (*limits, Limit(tokens + seen.marks, S, why))
-    if seen.said:
-        told.append(seen.said)
     phases = tuple(p.with_binding(G, tokens) for p in program.phases)
-    return replace(program, phases=phases, limits=limits).assuming(*told)
+    return replace(program, phases=phases, limits=limits).assuming(*said_of(seen, shown))

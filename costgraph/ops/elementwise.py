@@ -55,6 +55,7 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
     "tanh": (0, 1),
     "softplus": (1, 2),
     "clamped_gate": (5, 1),
+    "clamped_silu": (4, 1),
     "clamped_up": (3, 0),
     "clip": (2, 0),
     "xielu": (10, 1),

@@ -355,3 +355,36 @@ class FixedTower(Eyes):
         if tower.head is not None:
             seen = tower.head.add(m, seen)
         return () if seen == start else (seen,)
+
+
+@dataclass(frozen=True)
+class FlatEyes(Eyes):
+    """No tower: a product turns each patch of an image into a row of the language model.
+
+    Attributes:
+        channels, patch: of a patch: channels and side.
+        out: width of the language model.
+    """
+
+    channels: Expr
+    patch: Expr
+    out: Expr
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Patches alone."""
+        return ("G patches of images are tokens of the prompt's S; ends of lines are none of them",)
+
+    def positions(self, style: Style) -> Expr:
+        """Patches per sequence."""
+        return G
+
+    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[FlatEyes, Seen]:
+        """Refused: how the image processor scales pictures is not known here."""
+        return self, together(None, shown, name)
+
+    def add(self, m: Maker) -> tuple[str, ...]:
+        """Adds the product: rows ``(B, G, d)``."""
+        wide = self.channels * self.patch**2
+        x = m.source(Tensor("patches", (B, G, wide), m.style.acts))
+        return (m.linear("patch_proj", x, self.out, wide, True),)

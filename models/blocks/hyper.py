@@ -28,11 +28,14 @@ class Hyper:
         d: hidden size.
         count: streams ``n``.
         rounds: of Sinkhorn's iterations.
+        apart: streams are not mixed with one another, and the root mean square of all of them
+            divides the products instead of the streams (Hunyuan 4).
     """
 
     d: Expr
     count: Expr
-    rounds: Expr
+    rounds: Expr = Integer(0)
+    apart: bool = False
 
     @property
     def shape(self) -> tuple[Expr, ...]:
@@ -57,27 +60,36 @@ class Hyper:
 
     def around(self, m: Maker, name: str, streams: str, block: Block, norm: Norm) -> str:
         """Adds a block that reads a sum of the streams, and the streams with what it made."""
-        n = self.count
-        made = self._products(m, name, streams, (2 + n) * n)
+        gates = StreamGates(self.count, self.rounds, self.apart)
+        made = self._products(m, name, streams, gates.numbers)
         vectors = (
-            m.vector(f"{name}_hc.base", (2 + n) * n),
-            m.vector(f"{name}_hc.scale", Integer(3)),
+            m.vector(f"{name}_hc.base", gates.numbers),
+            m.vector(f"{name}_hc.scale", gates.scales),
         )
-        gates = StreamGates(n, self.rounds)
-        pre, post, matrix = m.add_many(f"{name}_gates", gates, made, *vectors)
+        pre, post, *matrix = m.add_many(f"{name}_gates", gates, made, *vectors)
         x = self._collapsed(m, name, streams, pre)
         x = block.add(m, m.norm(f"{name}_norm", x, self.d, norm))
         x = m.add(f"{name}_one", Reshape((B, q, ONE, self.d)), x)
         x = m.add(f"{name}_written", Map("mul"), post, x)
-        turned = m.add(f"{name}_turn", Transpose((0, 1, 3, 2)), matrix)
-        mixed = m.add(f"{name}_mixed", MatMul(), turned, streams)
-        return m.add(f"{name}_add", Add(), x, mixed)
+        for mixing in matrix:
+            turned = m.add(f"{name}_turn", Transpose((0, 1, 3, 2)), mixing)
+            streams = m.add(f"{name}_mixed", MatMul(), turned, streams)
+        return m.add(f"{name}_add", Add(), x, streams)
 
     def _products(self, m: Maker, name: str, streams: str, count: Expr) -> str:
         wide = self.count * self.d
         flat = m.add(f"{name}_flat", Reshape((B, q, wide)), streams)
-        flat = m.norm(f"{name}_flat_norm", flat, wide, Norm(weight=False))
-        return m.add(f"{name}_numbers", Linear(), flat, m.vector(f"{name}_hc.weight", count, wide))
+        if not self.apart:
+            flat = m.norm(f"{name}_flat_norm", flat, wide, Norm(weight=False))
+        weight = m.vector(f"{name}_hc.weight", count, wide)
+        made = m.add(f"{name}_numbers", Linear(), flat, weight)
+        if not self.apart:
+            return made
+        square = m.add(f"{name}_square", Map("square"), flat)
+        size = m.add(f"{name}_mean", Reduce("mean", (2,), keep=True), square)
+        size = m.add(f"{name}_mean_eps", Map("add_constant"), size)
+        size = m.add(f"{name}_size", Map("rsqrt"), size)
+        return m.add(f"{name}_sized", Map("mul"), made, size)
 
     def _collapsed(self, m: Maker, name: str, streams: str, gates: str) -> str:
         x = m.add(f"{name}_weighed", Map("mul"), streams, gates)

@@ -9,7 +9,7 @@ from sympy import Expr, Integer
 from costgraph.formula.least import least
 from costgraph.ir.dtypes import INT32
 from costgraph.ir.tensor import Tensor
-from costgraph.models.blocks.mla import ONE, TABLE, LatentAttention, Names
+from costgraph.models.blocks.mla import ONE, LatentAttention, Names
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import KVAppend, Rope, Split
 from costgraph.ops.index import Choose, IndexScores
@@ -62,10 +62,9 @@ class IndexedAttention(SelectedAttention):
 
     def chosen(self, m: Maker, x: str, low: str) -> Names:
         """Adds the indexer: it reads the hidden state and the latent queries."""
-        made = lightning_index(
-            m, low, x, self.index_heads, self.index_dim, TABLE, self.most, counted(m.style.mask)
-        )
-        return (made,)
+        sizes = (self.index_heads, self.index_dim)
+        seen = counted(m.style.mask)
+        return (lightning_index(m, low, x, *sizes, self.table, self.most, seen),)
 
 
 def lightning_index(

@@ -77,7 +77,8 @@ class Layer:
             both = m.add("attn_add", Add(), self.channel.add(m, second), mixed)
             both = self._scaled(m, "branch_scale", both)
             return m.build(m.add("mlp_add", Add(), both, x))
-        x = m.add("attn_add", Add(), self._scaled(m, "attn_scale", mixed), x)
+        mixed = self._scaled(m, "attn_scale", mixed)
+        x = m.add("attn_add", Add(), mixed, self.kept(m, "attn", x))
         if not self.norm_first:
             x = self._norm(m, "attn_norm", x)
         if self.channel is None:
@@ -85,10 +86,15 @@ class Layer:
         fed = self.channel.add(m, self._norm(m, "mlp_norm", x) if before else x)
         if self.post_norms:
             fed = self._norm(m, "mlp_post_norm", fed)
-        x = m.add("mlp_add", Add(), self._scaled(m, "mlp_scale", fed), x)
+        fed = self._scaled(m, "mlp_scale", fed)
+        x = m.add("mlp_add", Add(), fed, self.kept(m, "mlp", x))
         if not self.norm_first:
             x = self._norm(m, "mlp_norm", x)
         return m.build(x)
+
+    def kept(self, m: Maker, name: str, x: str) -> str:
+        """What of the hidden state goes past the block ``name``: all of it as it is."""
+        return x
 
     def _scaled(self, m: Maker, name: str, x: str) -> str:
         return m.add(name, Scale(), x) if self.residual_scale else x

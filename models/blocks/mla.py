@@ -20,7 +20,7 @@ from costgraph.ops import (
     Split,
     SplitScores,
 )
-from costgraph.ops.pattern import Pattern, counted
+from costgraph.ops.pattern import Pattern, counted, sliding
 from costgraph.symbols import q
 
 ONE = Integer(1)
@@ -64,6 +64,11 @@ class LatentAttention:
         query_scale: queries are multiplied by a number per position.
         gate: the result of each head passes the sigmoid of a projection: ``head`` has one
             gate a head, ``each`` one an element, empty none.
+        sinks: the softmax has one learned logit per head more.
+        key_norm: normalisation of the rotary key, or None.
+        low_scaled: both latent vectors, queries' too, are multiplied by constants.
+        window: positions that each one sees, itself included, or None for all.
+        table: name of the rotary table; another one for another width.
     """
 
     d: Expr
@@ -79,12 +84,17 @@ class LatentAttention:
     scaled: bool = False
     query_scale: bool = False
     gate: str = ""
+    sinks: bool = False
+    key_norm: Norm | None = None
+    low_scaled: bool = False
+    window: Expr | None = None
+    table: str = TABLE
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
         if not self.rotary:
             return ()
-        return (Tensor(TABLE, (q, self.rope_dim), style.acts),)
+        return (Tensor(self.table, (q, self.rope_dim), style.acts),)
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
@@ -93,15 +103,16 @@ class LatentAttention:
         parts = ((self.kv_rank,), (ONE, self.rope_dim))
         latent, key = m.add_many("kv_split", Split(parts), packed)
         latent = m.norm("kv_norm", latent, self.kv_rank, self.norm)
-        if self.scaled:
+        if self.scaled or self.low_scaled:
             latent = m.add("kv_scale", Scale(), latent)
+        if self.key_norm is not None:
+            key = m.norm("k_rope_norm", key, self.rope_dim, self.key_norm)
         if self.rotary:
-            rotary = m.add("q_rope", Rope(), rotary, TABLE)
-            key = m.add("k_rope", Rope(), key, TABLE)
-        keys = m.add("rope_append", KVAppend(), m.cache("rope_cache", ONE, self.rope_dim), key)
+            rotary = m.add("q_rope", Rope(), rotary, self.table)
+            key = m.add("k_rope", Rope(), key, self.table)
+        keys = self._appended(m, "rope", key)
         mixed = getattr(self, f"_{m.style.mla}")(m, content, rotary, latent, keys, index)
-        if self.gate:
-            mixed = gated(m, x, mixed, self.d, self.heads, self.v_dim, self.gate)
+        mixed = self.gated(m, x, mixed)
         return m.linear("o_proj", mixed, self.d, self.heads * self.v_dim, self.bias, contract=2)
 
     def _queries(self, m: Maker, x: str) -> tuple[str, str, Names]:
@@ -112,17 +123,37 @@ class LatentAttention:
             packed = m.linear("q_proj", x, h * width, self.d, split=split)
         else:
             low = m.linear("q_a_proj", x, self.q_rank, self.d, self.bias)
-            low = m.norm("q_norm", low, self.q_rank, self.norm)
-            index = self.chosen(m, x, low)
-            packed = m.linear("q_b_proj", low, h * width, self.q_rank, split=split)
+            normed = m.norm("q_norm", low, self.q_rank, self.norm)
+            if self.low_scaled:
+                normed = m.add("q_low_scale", Scale(), normed)
+            index = self.chosen(m, x, normed)
+            packed = self.widened(m, low, normed)
         if self.scaled or self.query_scale:
             packed = m.add("q_scale", Scale(), packed)
         content, rotary = m.add_many("q_split", Split(((self.nope_dim,), (self.rope_dim,))), packed)
         return content, rotary, index
 
+    def widened(self, m: Maker, low: str, normed: str) -> str:
+        """Adds queries ``(B, q, H, nope_dim + rope_dim)`` of the latent ones, which are normed."""
+        width = self.nope_dim + self.rope_dim
+        return m.linear(
+            "q_b_proj", normed, self.heads * width, m.shape(normed)[-1], split=(self.heads, width)
+        )
+
+    def gated(self, m: Maker, x: str, mixed: str) -> str:
+        """Adds the gates of what the heads made, ``(B, q, H, v_dim)``, where there are some."""
+        if not self.gate:
+            return mixed
+        return gated(m, x, mixed, self.d, self.heads, self.v_dim, self.gate)
+
+    @property
+    def keeps(self) -> Pattern:
+        """The positions that caches keep: those of the window, or all."""
+        return sliding(self.window)
+
     def sees(self, style: Style) -> Pattern:
-        """The positions that each one sees: all up to itself."""
-        return counted(style.mask)
+        """The positions that each one sees: all up to itself, or those of the window."""
+        return counted(style.mask, self.keeps)
 
     def chosen(self, m: Maker, x: str, low: str) -> Names:
         """Adds what chooses the rows to attend, from ``x`` and latent queries; its result."""
@@ -132,13 +163,20 @@ class LatentAttention:
         pattern = self.sees(m.style)
         rows = index if pattern.indexed else ()
         scores = m.add("qk_matmul", SplitScores(pattern), *queries, *keys, *rows)
-        probabilities = m.add("softmax", Softmax(pattern), scores)
+        sinks = (m.vector("sinks.weight", self.heads),) if self.sinks else ()
+        probabilities = m.add("softmax", Softmax(pattern), scores, *sinks)
         return m.add("sv_matmul", AttentionValues(pattern), probabilities, values, *rows)
 
     def _latents(self, m: Maker, latent: str) -> str:
         """The cache of latent vectors, extended: ``(B, T, 1, kv_rank)``."""
         row = m.add("latent_row", Split(((ONE, self.kv_rank),)), latent)
-        return m.add("latent_append", KVAppend(), m.cache("latent_cache", ONE, self.kv_rank), row)
+        return self._appended(m, "latent", row)
+
+    def _appended(self, m: Maker, name: str, row: str) -> str:
+        """The cache ``name`` with the new rows ``(B, q, heads, width)`` behind."""
+        heads, width = m.shape(row)[2:]
+        cache = m.cache(f"{name}_cache", heads, width, self.keeps)
+        return m.add(f"{name}_append", KVAppend(self.keeps), cache, row)
 
     def _absorbed(
         self, m: Maker, content: str, rotary: str, latent: str, keys: str, index: Names
@@ -159,10 +197,8 @@ class LatentAttention:
     def _expanded(
         self, m: Maker, content: str, rotary: str, latent: str, keys: str, index: Names
     ) -> str:
-        h = self.heads
         made, values = self._expand(m, latent, 1)
-        made = m.add("k_append", KVAppend(), m.cache("k_cache", h, self.nope_dim), made)
-        values = m.add("v_append", KVAppend(), m.cache("v_cache", h, self.v_dim), values)
+        made, values = self._appended(m, "k", made), self._appended(m, "v", values)
         return self._attend(m, (content, rotary), (made, keys), values, index)
 
     def _expand(self, m: Maker, latent: str, contract: int) -> tuple[str, str]:

@@ -35,9 +35,10 @@ class Normed:
     """A normalisation of each position."""
 
     norm: Norm
+    name: str = "norm"
 
     def add(self, m: Maker, prefix: str, x: str) -> str:
-        return m.norm(f"{prefix}_norm", x, m.shape(x)[-1], self.norm)
+        return m.norm(f"{prefix}_{self.name}", x, m.shape(x)[-1], self.norm)
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,19 @@ class Halves:
         first, second = m.add_many(f"{prefix}_halves", Split(((half,), (half,))), x)
         acted = m.add(f"{prefix}_act", Activation(self.function), second)
         return m.add(f"{prefix}_mul", Multiply(), first, acted)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Learned rows that stand at ends of lines and of images: held, and no tokens of ``G``."""
+
+    names: tuple[str, ...]
+    width: Expr
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        for name in self.names:
+            m.vector(f"{prefix}_{name}", self.width)
+        return x
 
 
 @dataclass(frozen=True)

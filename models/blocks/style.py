@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer
 
@@ -35,6 +35,7 @@ class Style:
         routing: which experts the tokens of a step choose.
         mla: form of latent attention, see
             :class:`costgraph.models.blocks.mla.LatentAttention`.
+        later_mla: that of decode steps where it is another one, or empty.
     """
 
     weights: DType = BF16
@@ -48,6 +49,12 @@ class Style:
     states: DType = FP32
     pictures: tuple[Shown, ...] = ()
     images: bool = True
+    later_mla: str = ""
+
+    @property
+    def decoding(self) -> Style:
+        """The style of decode steps: scans token by token, latent attention in its later form."""
+        return replace(self, scan="recurrent", mla=self.later_mla or self.mla)
 
     @property
     def image(self) -> tuple[Expr, Expr] | None:

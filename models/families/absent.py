@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from costgraph.models.families.common import tied_as_whole
 from costgraph.models.fields import Fields
 
 _DEEPSEEK = {"n_shared_experts": 1, "q_lora_rank": 1536, "first_k_dense_replace": 3}
@@ -33,8 +34,28 @@ ABSENT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "glm": {"attention_bias": True},
         "glm4": {"attention_bias": True},
         "granite": {"tie_word_embeddings": False},
+        "axk2": {"n_shared_experts": 1, "q_lora_rank": 384},
+        "dots3_note_text": {"n_shared_experts": 1, "q_lora_rank": 1024},
+        "hy_v4": {"n_shared_experts": 1, "q_lora_rank": 1536},
+        "hy_v4_vl_text": {"n_shared_experts": 1, "q_lora_rank": 2048},
+        "step3p5": {"head_dim": 128, "num_attention_groups": 8},
     }
 )
+
+
+def part_of(fields: Fields, kind: str, tied: bool | None = None) -> Fields:
+    """The language model's part of a file, whose class has the type ``kind`` where it names none.
+
+    ``tied`` is what the class of the whole takes where the file does not say it.
+    """
+    return named(tied_as_whole(fields, fields.section("text_config"), tied), kind)
+
+
+def named(fields: Fields, kind: str) -> Fields:
+    """A part of a file with its type, and what the class of that type has for absent keys."""
+    if fields.peek("model_type") is None:
+        fields = fields.with_values(model_type=kind)
+    return filled(fields, kind)
 
 
 def filled(fields: Fields, family: str) -> Fields:

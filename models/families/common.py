@@ -168,13 +168,14 @@ def activation_of(fields: Fields, *keys: str, default: str | None = None) -> str
 #: then have as many as queries have.
 _KEY_HEADS = {
     2: (
-        "ernie4_5 gemma3n_text glm glm4 glm4v_text glm_image_text qwen3_5_moe_text "
-        "qwen3_next starcoder2"
+        "ernie4_5 gemma3n_text glm glm4 glm4v_text glm_image_text paddleocr_vl_text "
+        "qwen3_5_moe_text qwen3_next starcoder2"
     ),
     4: (
         "ernie4_5_moe flint gemma2 gemma3_text gemma4_text gemma4_unified_text "
         "granite_docling_text granite_swa kolibri1 lara_mini lfm3 mellum mimo_v2_flash "
-        "minimax_m3_vl_text qwen3_5_text qwen3_moe sarvam_moe smollm3 vaultgemma"
+        "minimax_m3_vl_text qwen2_5_omni_text qwen3_5_text qwen3_moe qwen3_omni_moe_text "
+        "sarvam_moe smollm3 t5_gemma_module vaultgemma"
     ),
     5: ("bitnet"),
     8: (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from sympy import Integer
 
@@ -81,7 +82,7 @@ def _mistral4(fields: Fields) -> Reading:
     return shared_stack(fields, attention, dense, route)
 
 
-def _indexed(fields: Fields) -> IndexedAttention:
+def indexed_of(fields: Fields) -> IndexedAttention:
     """Latent attention with an indexer; it needs latent queries."""
     plain = latent_attention_of(fields)
     if plain.q_rank is None:
@@ -96,7 +97,7 @@ def _indexed(fields: Fields) -> IndexedAttention:
 
 def _sparse(fields: Fields, ahead: str | None, kinds: Sequence[str] | None = None) -> Reading:
     """Attention to chosen positions; layers that are not ``full`` share the last one's choice."""
-    indexed = _indexed(fields)
+    indexed = indexed_of(fields)
     if fields.values.get("moe_layer_freq", 1) != 1:
         raise ModelError(f"{fields.name}: 'moe_layer_freq' must be 1")
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
@@ -105,11 +106,15 @@ def _sparse(fields: Fields, ahead: str | None, kinds: Sequence[str] | None = Non
     mixers = {"": indexed, "full": indexed, "shared": shared}
     wanted = [""] * layers_of(fields) if kinds is None else kinds
     made = crossed(fields, mixers, wanted, dense, experts, ahead=ahead)
-    note = (
+    return replace(made, assumptions=(*made.assumptions, chosen_of(indexed)))
+
+
+def chosen_of(indexed: IndexedAttention) -> str:
+    """What to say of attention to positions that an indexer chooses."""
+    return (
         f"each query attends the {indexed.most} rows that an indexer scores highest; queries of "
         "one step that choose apart read at most as many rows as they choose"
     )
-    return replace(made, assumptions=(*made.assumptions, note))
 
 
 def _deepseek_v32(fields: Fields) -> Reading:
@@ -136,13 +141,23 @@ def _glm_dsa(fields: Fields) -> Reading:
         if type(offset) is not int:
             raise ModelError(f"{fields.name}: 'index_skip_topk_offset' must be a number")
         found = ["full" if max(i - offset + 1, 0) % step == 0 else "shared" for i in range(count)]
+    return _sparse(fields.with_defaults(first_k_dense_replace=3), None, indexers(fields, found))
+
+
+def indexers(fields: Fields, found: Any) -> list[str]:
+    """Whether each layer has an indexer, ``full``, or shares the choice of the last: ``found``.
+
+    Raises:
+        ModelError: it is no such list.
+    """
+    count = layers_of(fields)
     known = isinstance(found, list) and all(k in ("full", "shared") for k in found)
     if not known or len(found) != count or found[0] != "full":
         raise ModelError(
             f"{fields.name}: 'indexer_types' must say full or shared for each of {count} layers, "
             "and full for the first"
         )
-    return _sparse(fields.with_defaults(first_k_dense_replace=3), None, found)
+    return list(found)
 
 
 def _dense(fields: Fields) -> Reading:

@@ -26,6 +26,7 @@ from costgraph.models.encoder import (
     PretrainedHeads,
     TextFront,
 )
+from costgraph.models.families.absent import named
 from costgraph.models.families.common import (
     Family,
     Reading,
@@ -318,7 +319,8 @@ def _t5gemma_side(side: Fields) -> tuple[Heads, FeedForward]:
 def _t5gemma(fields: Fields) -> Reading:
     """Gemma 2 as encoder and as decoder, norms in front of and behind each of three blocks."""
     first, second = (
-        fields.section(part).with_defaults(head_dim=256) for part in ("encoder", "decoder")
+        named(fields.section(part), "t5_gemma_module").with_defaults(head_dim=256)
+        for part in ("encoder", "decoder")
     )
     (at, feed), (own, fed) = _t5gemma_side(first), _t5gemma_side(second)
     vocab = Integer(second.size("vocab_size"))

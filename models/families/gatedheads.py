@@ -11,6 +11,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Attention
+from costgraph.models.families.absent import filled, part_of
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -20,7 +21,6 @@ from costgraph.models.families.common import (
     kind_sizes,
     layer_types,
     rotary_of,
-    tied_as_whole,
     window_of,
 )
 from costgraph.models.families.experts import (
@@ -175,7 +175,7 @@ def _step(fields: Fields) -> Reading:
 def _step7(fields: Fields) -> Reading:
     """Step 3.7, whose language model may stand in a section of its own."""
     whole = isinstance(fields.values.get("text_config"), Mapping)
-    found = _step(tied_as_whole(fields, fields.section("text_config")) if whole else fields)
+    found = _step(part_of(fields, "step3p5") if whole else filled(fields, "step3p5"))
     return replace(found, assumptions=(*found.assumptions, EYES))
 
 

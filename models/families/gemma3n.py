@@ -13,6 +13,7 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.altup import StreamLayer, Streams
 from costgraph.models.blocks.perlayer import SharingAttention
+from costgraph.models.families.absent import part_of
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -22,7 +23,6 @@ from costgraph.models.families.common import (
     heads_of,
     layer_count,
     layer_types,
-    tied_as_whole,
 )
 from costgraph.models.families.experts import ends_of
 from costgraph.models.families.gemma4 import OWN, READS, STORES, Places, Sharing, sharing_modes
@@ -147,7 +147,7 @@ def _name(mode: str, kind: str, width: int, cut: bool) -> str:
 
 def _whole(fields: Fields) -> Reading:
     """The language model of the files that also see and hear; what is left out is said."""
-    return _text(tied_as_whole(fields, fields.section("text_config")))
+    return _text(part_of(fields, "gemma3n_text"))
 
 
 #: ``model_type`` to the function that reads it.

@@ -21,6 +21,7 @@ from costgraph.models.blocks.perlayer import SharingAttention, SharingLayer
 from costgraph.models.blocks.pictures import Budget
 from costgraph.models.blocks.projector import Normed, Product, Squares, Standardised, Steps
 from costgraph.models.blocks.stack import Uneven, close, embed
+from costgraph.models.families.absent import part_of
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -29,7 +30,6 @@ from costgraph.models.families.common import (
     activation_of,
     kind_sizes,
     layer_types,
-    tied_as_whole,
 )
 from costgraph.models.families.experts import ends_of, experts_of
 from costgraph.models.families.hybrid import GATHERED
@@ -244,7 +244,7 @@ def _experts(fields: Fields, activation: str) -> Experts:
 
 def _whole(fields: Fields) -> Reading:
     """The text part of the models that also see and hear; what is left out is said."""
-    inner = tied_as_whole(fields, fields.section("text_config"))
+    inner = part_of(fields, "gemma4_text")
     most = fields.size("vision_soft_tokens_per_image", default=280)
     text = _text(inner)
     # Clipped products are not understood: then the tower is left out, which is said.
@@ -253,7 +253,7 @@ def _whole(fields: Fields) -> Reading:
         return text
     model = text.model
     assert isinstance(model, Sharing)
-    eyes = _eyes(fields.section("vision_config"), model.ends.d, most)
+    eyes = gemma4_tower(fields.section("vision_config"), model.ends.d, most)
     if inner.values.get("use_bidirectional_attention") == "vision":
         eyes = replace(eyes, said=WITHIN)
     return replace(text, model=Seeing(eyes, model))
@@ -266,7 +266,7 @@ WITHIN = (
 )
 
 
-def _eyes(seen: Fields, out: Expr, most: int) -> PatchTower:
+def gemma4_tower(seen: Fields, out: Expr, most: int) -> PatchTower:
     """The tower: norms around its blocks, tables of places, means over squares of patches."""
     seen = seen.with_defaults(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=16, num_attention_heads=12

@@ -48,18 +48,20 @@ def _moe_text(fields: Fields) -> Reading:
     return experts.FAMILIES["glm4_moe"](named)
 
 
-def _eyes(fields: Fields, out: Integer, ocr: bool) -> PatchTower:
+def glm_tower(seen: Fields, out: Integer | None, ocr: bool) -> PatchTower:
     """GLM's tower: gated blocks, rotated positions, and a product over each square of patches.
 
     GLM-OCR has no table of positions, and norms on queries and keys.
+
+    Raises:
+        ModelError: its rows are not ``out`` wide, where that is given.
     """
-    seen = fields.section("vision_config")
     d = seen.size("hidden_size", default=1024 if ocr else 1536)
     heads = seen.size("num_heads", default=16 if ocr else 12)
     width = divided(seen, d, heads, "vision width over heads")
     bias = seen.flag("attention_bias", ocr)
     made = seen.size("out_hidden_size", default=1536 if ocr else 4096)
-    if out != made:
+    if out is not None and out != made:
         raise ModelError(f"{seen.name}: 'out_hidden_size' = {made}, the language model takes {out}")
     act = activation_of(seen, "hidden_act", default="silu")
     inner = seen.size("intermediate_size", default=4096 if ocr else 13696)
@@ -94,7 +96,7 @@ def _eyes(fields: Fields, out: Integer, ocr: bool) -> PatchTower:
         patch=Integer(patch),
         frames=Integer(seen.size("temporal_patch_size", default=2)),
         merge=Integer(merge),
-        out=out,
+        out=Integer(made),
         rows=None if ocr else Integer(grid_of(seen, pixels(seen, 336), patch)),
         front=None if ocr else RMS,
         back=RMS,
@@ -105,7 +107,7 @@ def _eyes(fields: Fields, out: Integer, ocr: bool) -> PatchTower:
 def _seeing(text: str, ocr: bool = False) -> Family:
     def read(fields: Fields) -> Reading:
         stack, reading = language(fields, text)
-        return before(stack, reading, _eyes(fields, stack.ends.d, ocr))
+        return before(stack, reading, glm_tower(fields.section("vision_config"), stack.ends.d, ocr))
 
     return read
 

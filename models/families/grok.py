@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from costgraph.errors import ModelError
 from costgraph.models.blocks import Layer
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.experts import (
@@ -18,7 +17,7 @@ from costgraph.models.families.experts import (
 from costgraph.models.fields import Fields
 from costgraph.ops import Route
 
-#: ``model_type`` in the file of Grok 2, whose class alone says what it is.
+#: ``model_type`` in the file of Grok 2, whose class alone says what it is: GIT has the same.
 GROK2 = "git"
 
 
@@ -37,11 +36,8 @@ def _grok1(fields: Fields) -> Reading:
     return Reading(uniform(ends, layer, fields.size("num_hidden_layers")))
 
 
-def _grok2(fields: Fields) -> Reading:
+def grok2(fields: Fields) -> Reading:
     """As served by SGLang, whose class the file names."""
-    first = fields.values.get("architectures")
-    if first != ["Grok1ForCausalLM"]:
-        raise ModelError(f"{fields.name}: model_type {GROK2!r} is read for Grok 2 alone")
     attention = attention_of(fields, score_cap=fields.number("attn_logit_softcapping", 30.0) != 0)
     act = fields.with_defaults(hidden_act="gelu")
     shared = None
@@ -69,9 +65,7 @@ def _grok2(fields: Fields) -> Reading:
 
 
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"grok-1": _grok1, "grok1": _grok1, GROK2: _grok2}
-)
+FAMILIES: Mapping[str, Family] = MappingProxyType({"grok-1": _grok1, "grok1": _grok1})
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(

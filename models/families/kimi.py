@@ -14,7 +14,8 @@ from costgraph.models.blocks import Block, Segment
 from costgraph.models.blocks.kimi import KimiDeltaAttention
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.residuals import ResidualLayer, ResidualStack
-from costgraph.models.families.common import Family, Reading, tied_as_whole
+from costgraph.models.families.absent import part_of
+from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.deepseek import latent_attention_of
 from costgraph.models.families.experts import (
     RMS,
@@ -140,7 +141,7 @@ def _residuals(
 
 def _k3(fields: Fields) -> Reading:
     """The language model of Kimi K3's files, which also see; what is left out is said."""
-    return _kimi_linear(tied_as_whole(fields, fields.section("text_config")))
+    return _kimi_linear(part_of(fields, "kimi_linear"))
 
 
 def _either(fields: Fields, inner: Fields, outer_key: str, inner_key: str) -> int:

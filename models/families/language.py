@@ -11,7 +11,7 @@ from costgraph.models.blocks import Stack
 from costgraph.models.blocks.eyes import Eyes
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import FAMILIES as LANGUAGES
-from costgraph.models.families.absent import filled
+from costgraph.models.families.absent import named
 from costgraph.models.families.common import Reading, tied_as_whole
 from costgraph.models.fields import Fields
 from costgraph.models.multimodal import Seeing
@@ -65,7 +65,13 @@ _LEFT_OUT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 #: Names that the part of a whole model has for a family that is read.
-_SAME: Mapping[str, str] = MappingProxyType({"exaone4_5_text": "exaone4"})
+_SAME: Mapping[str, str] = MappingProxyType(
+    {
+        "exaone4_5_text": "exaone4",
+        "hunyuan_vl_text": "hunyuan_v1_dense",
+        "paddleocr_vl_text": "ernie4_5",
+    }
+)
 
 
 def language(
@@ -88,15 +94,15 @@ def language(
         left_out: values that the part may leave to the defaults of its class.
     """
     text = fields.section(key)
-    kind = text.word("model_type", default=default)
-    kind = _SAME.get(kind, kind)
+    own = text.word("model_type", default=default)
+    kind = _SAME.get(own, own)
     if kind not in LANGUAGES:
         raise ModelError(
             f"{text.name}: unknown model_type {clip(kind)} of a language model"
             f"{nearest(kind, LANGUAGES)}"
         )
     text = text.with_defaults(**{**_LEFT_OUT.get(kind, {}), **left_out})
-    reading = LANGUAGES[kind](filled(tied_as_whole(fields, text, tied), kind))
+    reading = LANGUAGES[kind](named(tied_as_whole(fields, text, tied), own))
     model = reading.model
     if isinstance(model, Decoder):
         return model.stack(), reading

@@ -15,6 +15,7 @@ from costgraph.models.blocks.blockwise import BlockAttention
 from costgraph.models.blocks.differential import DifferentialAttention
 from costgraph.models.blocks.headexperts import HeadExperts
 from costgraph.models.blocks.layer import Block
+from costgraph.models.families.absent import part_of
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -22,7 +23,6 @@ from costgraph.models.families.common import (
     Reading,
     activation_of,
     layer_types,
-    tied_as_whole,
     window_of,
 )
 from costgraph.models.families.dense import swa_layers
@@ -232,7 +232,7 @@ def _minimax_m3(fields: Fields) -> Reading:
 
 def _minimax_m3_vl(fields: Fields) -> Reading:
     """The language model of the files that also see; what is left out is said."""
-    return _minimax_m3(tied_as_whole(fields, fields.section("text_config")))
+    return _minimax_m3(part_of(fields, "minimax_m3_vl_text"))
 
 
 def _beam(fields: Fields) -> Reading:

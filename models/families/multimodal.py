@@ -18,6 +18,7 @@ from costgraph.models.blocks.projector import two_products
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import experts, hybrid, hybrid_experts, llama, qwen
+from costgraph.models.families.absent import named
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.vision import MOST_ENTRIES, clip_tower
 from costgraph.models.fields import Fields, divided, widened
@@ -28,12 +29,18 @@ RMS = Norm()
 MOST_LAYERS = 1024
 
 
-def text_of(fields: Fields) -> Fields:
-    """The language model's keys: a section of their own, or the configuration itself."""
-    return hybrid.text_of(fields)
+def text_of(fields: Fields, kind: str) -> Fields:
+    """The language model's keys: a section of their own, or the configuration itself.
+
+    ``kind`` is the type of the part, whose class says what absent keys are.
+    """
+    text = hybrid.text_of(fields)
+    if text is fields:  # the whole file's type is not that of the part
+        text = text.with_values(model_type=kind)
+    return named(text, kind)
 
 
-def _stack(fields: Fields, reading: Reading) -> Stack:
+def stack_of(fields: Fields, reading: Reading) -> Stack:
     model = reading.model
     if isinstance(model, Decoder):
         return model.stack()
@@ -112,7 +119,7 @@ def _common(seen: Fields, out: int) -> dict[str, Any]:
 
 
 def _seeing(fields: Fields, eyes: PatchTower, reading: Reading) -> Reading:
-    text = _stack(fields, reading)
+    text = stack_of(fields, reading)
     if text.ends.d != eyes.out:
         raise ModelError(
             f"{fields.name}: the vision tower makes rows of {eyes.out}, "
@@ -123,14 +130,13 @@ def _seeing(fields: Fields, eyes: PatchTower, reading: Reading) -> Reading:
     return replace(reading, model=Seeing(eyes, text, reading.scans))
 
 
-def _qwen2_vl(fields: Fields) -> Reading:
-    seen = fields.section("vision_config")
-    text = text_of(fields)
+def qwen2_tower(seen: Fields) -> PatchTower:
+    """The tower of Qwen2-VL."""
     d = seen.size("embed_dim", default=1280)
     act = activation_of(seen, "hidden_act", default="quick_gelu")
     width = widened(seen, "mlp_ratio", 4.0, d)
     common = _common(seen, seen.size("hidden_size", default=3584))
-    eyes = PatchTower(
+    return PatchTower(
         at=_heads(seen, d),
         feed=FeedForward(Integer(d), width, act, gated=False, bias=True),
         norm=LAYER_NORM,
@@ -139,7 +145,11 @@ def _qwen2_vl(fields: Fields) -> Reading:
         processor=squares(common, _PIXELS),
         **common,
     )
-    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text))
+
+
+def _qwen2_vl(fields: Fields) -> Reading:
+    eyes = qwen2_tower(fields.section("vision_config"))
+    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields, "qwen2_vl_text")))
 
 
 def windowed_tower(
@@ -152,7 +162,7 @@ def windowed_tower(
     Raises:
         ModelError: its rows are not ``out`` wide, where that is given.
     """
-    d = seen.size("hidden_size", default=1280)
+    d = seen.size("hidden_size", default=3584)
     layers = _depth(seen, 32)
     common = _common(seen, seen.size("out_hidden_size", default=3584))
     if out is not None and common["out"] != out:
@@ -181,12 +191,14 @@ def windowed_tower(
     )
 
 
-def _qwen2_5_vl(fields: Fields) -> Reading:
+def qwen2_5_vl(fields: Fields, text: str = "qwen2_5_vl_text") -> Reading:
+    """Qwen2.5-VL, or what has another type of language model behind its tower."""
     eyes = windowed_tower(fields.section("vision_config"), pixels=_PIXELS)
-    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields)))
+    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields, text)))
 
 
-def _qwen3_eyes(seen: Fields) -> PatchTower:
+def qwen3_tower(seen: Fields) -> PatchTower:
+    """The tower of Qwen3-VL and 3.5."""
     d = seen.size("hidden_size", default=1152)
     layers = _depth(seen, 27)
     act = activation_of(seen, "hidden_act", default="gelu_pytorch_tanh")
@@ -205,28 +217,29 @@ def _qwen3_eyes(seen: Fields) -> PatchTower:
 
 
 def _qwen3_vl(fields: Fields) -> Reading:
-    eyes = _qwen3_eyes(fields.section("vision_config"))
-    return _seeing(fields, eyes, qwen.FAMILIES["qwen3"](text_of(fields)))
+    eyes = qwen3_tower(fields.section("vision_config"))
+    return _seeing(fields, eyes, qwen.FAMILIES["qwen3"](text_of(fields, "qwen3_vl_text")))
 
 
-def _qwen3_5_seeing(fields: Fields, language: Family) -> Reading:
+def _qwen3_5_seeing(fields: Fields, language: Family, text: str) -> Reading:
     if not fields.values.get("vision_config"):
-        return language(fields)
+        return language(text_of(fields, text))
     seen = fields.section("vision_config").with_defaults(deepstack_visual_indexes=[])
-    return _seeing(fields, _qwen3_eyes(seen), language(text_of(fields)))
+    return _seeing(fields, qwen3_tower(seen), language(text_of(fields, text)))
 
 
 def _qwen3_5(fields: Fields) -> Reading:
-    return _qwen3_5_seeing(fields, hybrid.FAMILIES["qwen3_5_text"])
+    return _qwen3_5_seeing(fields, hybrid.FAMILIES["qwen3_5_text"], "qwen3_5_text")
 
 
 def _qwen3_5_moe(fields: Fields) -> Reading:
-    return _qwen3_5_seeing(fields, hybrid_experts.qwen3_5_moe)
+    return _qwen3_5_seeing(fields, hybrid_experts.qwen3_5_moe, "qwen3_5_moe_text")
 
 
-def _qwen3_vl_moe(fields: Fields) -> Reading:
-    eyes = _qwen3_eyes(fields.section("vision_config"))
-    return _seeing(fields, eyes, experts.FAMILIES["qwen3_moe"](text_of(fields)))
+def qwen3_vl_moe(fields: Fields, text: str = "qwen3_vl_moe_text") -> Reading:
+    """Qwen3-VL with experts, or what has another type of language model behind its tower."""
+    eyes = qwen3_tower(fields.section("vision_config"))
+    return _seeing(fields, eyes, experts.FAMILIES["qwen3_moe"](text_of(fields, text)))
 
 
 #: What LLaVA's configurations leave to the defaults of the classes that they name.
@@ -242,7 +255,7 @@ _LLAMA: Mapping[str, int] = MappingProxyType(
 
 
 def _llava(fields: Fields) -> Reading:
-    seen, text = fields.section("vision_config"), text_of(fields)
+    seen, text = fields.section("vision_config"), hybrid.text_of(fields)
     kind = seen.word("model_type", default="clip_vision_model")
     if kind != "clip_vision_model":
         raise ModelError(f"{seen.name}: 'model_type' = {clip(kind)}: only CLIP's tower is known")
@@ -260,7 +273,7 @@ def _llava(fields: Fields) -> Reading:
         reading = qwen.FAMILIES[read](text)
     else:
         raise ModelError(f"{text.name}: 'model_type' = {clip(read)} behind a LLaVA tower")
-    model = _stack(fields, reading)
+    model = stack_of(fields, reading)
     tower = clip_tower(
         seen.with_defaults(
             hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
@@ -278,11 +291,11 @@ def _llava(fields: Fields) -> Reading:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "qwen2_vl": _qwen2_vl,
-        "qwen2_5_vl": _qwen2_5_vl,
+        "qwen2_5_vl": qwen2_5_vl,
         "qwen3_vl": _qwen3_vl,
         "qwen3_5": _qwen3_5,
         "qwen3_5_moe": _qwen3_5_moe,
-        "qwen3_vl_moe": _qwen3_vl_moe,
+        "qwen3_vl_moe": qwen3_vl_moe,
         "llava": _llava,
     }
 )

@@ -5,19 +5,27 @@ What hears and what speaks stands beside it and is left out, which the assumptio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
 from costgraph.models.families.common import Family, Reading
-from costgraph.models.families.multimodal import FAMILIES as SEEING
+from costgraph.models.families.multimodal import qwen2_5_vl, qwen3_vl_moe
 from costgraph.models.fields import Fields
 
+#: The readers of thinkers, and the types of their language models.
+THINKERS: Mapping[str, tuple[Callable[[Fields, str], Reading], str]] = MappingProxyType(
+    {
+        "qwen2_5_vl": (qwen2_5_vl, "qwen2_5_omni_text"),
+        "qwen3_vl_moe": (qwen3_vl_moe, "qwen3_omni_moe_text"),
+    }
+)
 HEARD = "the thinker's language model and eyes are counted, in time and memory: {left} left out"
 
 
 def _thinker(fields: Fields, family: str, beside: str = "") -> Reading:
-    reading = SEEING[family](fields)
+    read, text = THINKERS[family]
+    reading = read(fields.with_defaults(tie_word_embeddings=False), text)
     said = HEARD.format(left=f"its audio encoder{beside} {'are' if beside else 'is'}")
     return replace(reading, assumptions=(*reading.assumptions, said))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +26,7 @@ from costgraph.models.fields import Fields, divided
 RMS = Norm()
 
 
-def _pixtral_eyes(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTower:
+def pixtral_tower(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTower:
     """Pixtral's tower: images of any size, rotated positions, gated blocks without biases."""
     seen = seen.with_defaults(
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
@@ -69,7 +70,7 @@ def _mistral3(fields: Fields, text: str = "mistral") -> Reading:
         Product("merge", Integer(seen.size("hidden_size", default=1024)), False),
         *two_products(d, act, bias),
     )
-    return before(stack, reading, _pixtral_eyes(seen, merge, steps, d))
+    return before(stack, reading, pixtral_tower(seen, merge, steps, d))
 
 
 def _lighton_ocr(fields: Fields) -> Reading:
@@ -121,10 +122,9 @@ def _lfm2_vl(fields: Fields) -> Reading:
     return before(stack, reading, eyes)
 
 
-def _kimi_k25(fields: Fields) -> Reading:
-    """MoonViT in front of Kimi K2; the file has names of its own, or those of transformers."""
-    stack, reading = language(fields, "kimi_k2")
-    seen = fields.section("vision_config").renamed(
+def moon_tower(seen: Fields) -> PatchTower:
+    """MoonViT, with a norm behind it; the file has names of its own, or those of transformers."""
+    seen = seen.renamed(
         hidden_size="vt_hidden_size",
         intermediate_size="vt_intermediate_size",
         num_attention_heads="vt_num_attention_heads",
@@ -139,8 +139,6 @@ def _kimi_k25(fields: Fields) -> Reading:
     seen.require("pos_emb_type", "divided_fixed")
     seen.require("video_attn_type", "spatial_temporal")
     seen.require("mm_hidden_size", d)
-    seen.require("text_hidden_size", int(stack.ends.d))
-    fields.require("projection_hidden_size", d)
     side = sizes(seen, "merge_kernel_size", (2, 2))
     if len(side) != 2 or side[0] != side[1]:
         raise ModelError(f"{seen.name}: 'merge_kernel_size' = {side}: a square is supported")
@@ -148,43 +146,56 @@ def _kimi_k25(fields: Fields) -> Reading:
     seen.values.get("pos_emb_time")
     width = divided(seen, d, heads, "vision width over heads")
     rows = seen.size("pos_emb_height", default=64) * seen.size("pos_emb_width", default=64)
-    act = activation_of(seen, "hidden_act", default="gelu_pytorch_tanh")
-    wide = Integer(d * side[0] ** 2)
-    steps: Steps = (
-        Normed(LAYER_NORM),
-        Beside(Integer(side[0] ** 2), copied=True),
-        Product("1", wide),
-        Acted(activation_of(seen, "projector_hidden_act", default="gelu")),
-        Product("2", stack.ends.d),
-    )
-    eyes = PatchTower(
+    patch = seen.size("patch_size", default=14)
+    return PatchTower(
         at=Heads(Integer(d), Integer(heads), width, True, True, True, rotary=width),
         feed=FeedForward(
             Integer(d),
             Integer(seen.size("intermediate_size", default=4304)),
-            act,
+            activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"),
             gated=False,
             bias=True,
         ),
         norm=LAYER_NORM,
         layers=seen.size("num_hidden_layers", default=27),
         channels=Integer(3),
-        patch=Integer(seen.size("patch_size", default=14)),
+        patch=Integer(patch),
         frames=None,
         merge=Integer(side[0]),
-        out=stack.ends.d,
+        out=Integer(d),
         rows=Integer(rows),
         back=LAYER_NORM,
-        steps=steps,
-        processor=Squares(seen.size("patch_size", default=14) * side[0], said=UNKNOWN_PIXELS),
+        processor=Squares(patch * side[0], said=UNKNOWN_PIXELS),
     )
-    return before(stack, reading, eyes)
+
+
+def _kimi_k25(fields: Fields) -> Reading:
+    """MoonViT in front of Kimi K2."""
+    stack, reading = language(fields, "kimi_k2")
+    seen = fields.section("vision_config")
+    eyes = moon_tower(seen)
+    d, square = eyes.at.d, eyes.merge**2
+    seen.require("text_hidden_size", int(stack.ends.d))
+    fields.require("projection_hidden_size", int(d))
+    steps: Steps = (
+        Normed(LAYER_NORM),
+        Beside(square, copied=True),
+        Product("1", d * square),
+        Acted(activation_of(seen, "projector_hidden_act", default="gelu")),
+        Product("2", stack.ends.d),
+    )
+    return before(stack, reading, replace(eyes, steps=steps, out=stack.ends.d))
+
+
+def exaone_tower(seen: Fields, out: Any = None) -> PatchTower:
+    """The tower of Qwen2.5-VL with fewer key heads."""
+    return windowed_tower(seen.with_defaults(num_key_value_heads=8), out)
 
 
 def _exaone4_5(fields: Fields) -> Reading:
     """The tower of Qwen2.5-VL with fewer key heads in front of EXAONE 4."""
     stack, reading = language(fields, "exaone4", tied=False)
-    return before(stack, reading, windowed_tower(fields.section("vision_config"), stack.ends.d))
+    return before(stack, reading, exaone_tower(fields.section("vision_config"), stack.ends.d))
 
 
 #: ``model_type`` to the function that reads it.

@@ -20,6 +20,7 @@ from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.experts import ends_of, experts_of, layers_of
 from costgraph.models.families.hybrid import GATHERED
 from costgraph.models.fields import Fields
+from costgraph.models.multimodal import with_images
 from costgraph.ops import Route
 
 NEAR, CHOSEN, ALL = "near", "chosen", "all"
@@ -43,10 +44,11 @@ class Streamed(Uneven):
     segments: tuple[Segment, ...]
     hyper: Hyper
 
-    def graph(self, name: str, style: Style) -> Graph:
-        """The step graph over ``B``, ``q`` and ``T``."""
+    def graph(self, name: str, style: Style, images: bool = False) -> Graph:
+        """The step graph over ``B``, ``q`` and ``T``; of a prompt with images where asked."""
         m = Maker(name, style)
         hidden, table = embed(m, self.ends)
+        hidden = with_images(m, hidden) if images else hidden
         streams = run(m, self.segments, self.hyper.opened(m, hidden))
         return m.build(close(m, self.ends, self.hyper.closed(m, streams), table))
 

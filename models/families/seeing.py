@@ -109,15 +109,7 @@ WITHIN = (
 
 def _paligemma(fields: Fields) -> Reading:
     stack, reading = language(fields, "gemma")
-    tower = siglip_tower(
-        fields.section("vision_config"),
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=27,
-        num_attention_heads=16,
-        patch_size=14,
-        vision_use_head=False,
-    )
+    tower = siglip_tower(fields.section("vision_config"))
     # The published class overwrites the tower's key with that of the whole model.
     inner = fields.section("vision_config").size("projection_dim", default=2048)
     width = fields.size("projection_dim", default=inner)
@@ -281,7 +273,7 @@ def internvit(seen: Fields, qkv: bool) -> Tower:
     return Tower(patches, at, feed, layers, size, back=None, scaled=True, norm=norm)
 
 
-def _internvl(fields: Fields, text: str = "qwen2") -> Reading:
+def _internvl(fields: Fields, text: str = "qwen2", bias: bool = False) -> Reading:
     fields.require("vision_feature_layer", -1)
     fields.require("vision_feature_select_strategy", "default")
     seen = fields.section("vision_config")
@@ -290,7 +282,7 @@ def _internvl(fields: Fields, text: str = "qwen2") -> Reading:
     seen.refuse("use_mask_token", "a mask token is not supported")
     seen.refuse("use_qk_norm", "norms of queries and keys are not supported in this tower")
     stack, reading = language(fields, text)
-    tower = internvit(seen, seen.flag("attention_bias", False))
+    tower = internvit(seen, seen.flag("attention_bias", bias))
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     fields.values.get("image_seq_length")
     said = "pictures are cut into 1 to 12 tiles, as the published processors do"
@@ -300,7 +292,7 @@ def _internvl(fields: Fields, text: str = "qwen2") -> Reading:
 
 def _qianfan_ocr(fields: Fields) -> Reading:
     """InternVL in front of Qwen3."""
-    return _internvl(fields, "qwen3")
+    return _internvl(fields, "qwen3", bias=True)
 
 
 def _deepseek_vl(fields: Fields) -> Reading:

@@ -1,4 +1,4 @@
-"""State-space and recurrent families: Mamba, Falcon Mamba, Mamba 2, RWKV-4."""
+"""State-space and recurrent families: Mamba, Falcon Mamba, Mamba 2, RWKV-4, xLSTM."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from types import MappingProxyType
 
 from sympy import Integer
 
-from costgraph.errors import ModelError
-from costgraph.models.blocks import Ends, Layer, Norm, Segment, Stack
+from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment, Stack
+from costgraph.models.blocks.mlstm import MatrixLSTM
 from costgraph.models.blocks.rwkv import ChannelMix, TimeMix
 from costgraph.models.blocks.scan import Mamba, Mamba2
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, divided
 
 
 def require_silu(fields: Fields, *keys: str) -> None:
@@ -110,9 +111,71 @@ def _rwkv(fields: Fields) -> Reading:
     return Reading(Stack(ends, (Segment("layers", layer, layers),)))
 
 
+def _rounded(number: float, multiple: int) -> int:
+    """``number``, up to a whole ``multiple``."""
+    return math.ceil(number / multiple) * multiple
+
+
+def _xlstm(fields: Fields) -> Reading:
+    """xLSTM (arXiv 2503.13427): a matrix memory and a gated block in each layer."""
+    # The file may have either name of the two sizes.
+    named = fields.renamed(hidden_size="embedding_dim", num_hidden_layers="num_blocks")
+    d, count = named.size("hidden_size"), named.size("num_hidden_layers")
+    named.require("embedding_dim", d, None)
+    named.require("num_blocks", count, None)
+    heads, bias = fields.size("num_heads", default=8), fields.flag("use_bias", False)
+    mode = fields.word("weight_mode", default="single")
+    if mode not in ("single", "fused"):
+        raise ModelError(f"{fields.name}: 'weight_mode' = {clip(mode)}: single or fused")
+    if not fields.flag("add_out_norm", True):
+        raise ModelError(f"{fields.name}: 'add_out_norm' = False: the last norm is always there")
+    keys, values = (
+        int(d * fields.number(f"{name}_dim_factor", usual))
+        for name, usual in (("qk", 0.5), ("v", 1.0))
+    )
+    if bias:
+        raise ModelError(f"{fields.name}: 'use_bias' = True: norms with biases are not known here")
+    mixer = MatrixLSTM(
+        Integer(d),
+        Integer(heads),
+        divided(fields, keys, heads, "width of keys over heads"),
+        divided(fields, values, heads, "width of values over heads"),
+        fused=mode == "fused",
+        chunk=Integer(fields.size("chunk_size", default=64)),
+    )
+    wide = _rounded(
+        d * fields.number("ffn_proj_factor", 2.667),
+        fields.size("ffn_round_up_to_multiple_of", default=64),
+    )
+    # Kernels, formats of their numbers, and numbers of caps.
+    for key in ("chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "return_last_states",
+                "autocast_kernel_dtype", "inference_state_dtype", "gate_soft_cap", "eps",
+                "output_logit_soft_cap", "max_inference_chunksize",
+                "norm_reduction_force_float32"):  # fmt: skip
+        fields.values.get(key)
+    layer = Layer(
+        d=Integer(d),
+        mixer=mixer,
+        channel=FeedForward(Integer(d), Integer(wide), "silu", fused_gate_up=mode == "fused"),
+    )
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        logit_cap=True,
+    )
+    fields.values.get("tie_word_embeddings")  # the class has a projection of its own
+    return Reading(Stack(ends, (Segment("layers", layer, Integer(count)),)), scans=True)
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"mamba": _mamba, "falcon_mamba": _falcon_mamba, "mamba2": _mamba2, "rwkv": _rwkv}
+    {
+        "mamba": _mamba,
+        "falcon_mamba": _falcon_mamba,
+        "mamba2": _mamba2,
+        "rwkv": _rwkv,
+        "xlstm": _xlstm,
+    }
 )
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
@@ -122,5 +185,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "FalconMambaForCausalLM": "falcon_mamba",
         "Mamba2ForCausalLM": "mamba2",
         "RwkvForCausalLM": "rwkv",
+        "xLSTMForCausalLM": "xlstm",
     }
 )

@@ -84,6 +84,9 @@ def stored(cache: Any) -> dict[str, int]:
                     states += tensor.numel()
     # Some caches keep the states of linear attention beside the layers.
     states += sum(t.numel() for t in getattr(cache, "linear_cache", ()) if hasattr(t, "numel"))
+    # xLSTM has no layers in its cache.
+    kept = _tensors(getattr(cache, "rnn_state", ()))
+    states += sum(t.numel() for t in kept if hasattr(t, "numel"))
     return {"kv_numel": kv, "state_numel": states}
 
 

@@ -28,7 +28,7 @@ STEPS = {"prefill_b2_s12": (12, 12), "decode_b2_l12": (1, 13)}
 
 #: Families whose scans the classes compute otherwise than kernels do: products are compared
 #: without them.
-SCANS = {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning"}
+SCANS = {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning", "matrix-memory"}
 ATTENTION = {"index-scores", "matmul", "qk-matmul", "split-qk-matmul", "sv-matmul"}
 #: The class multiplies parts of a matrix in batches: all products are compared together below.
 BATCHED = {"zamba", "deepseek_v4"}
