@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 #: Commands that print and do nothing else.
 COMMANDS = frozenset({
-    "formula", "analyze", "compare", "explain", "regimes", "solve", "reliability", "models",
-    "hardware", "passes", "formats", "completion",
+    "formula", "analyze", "compare", "explain", "regimes", "solve", "wins", "reliability",
+    "models", "hardware", "passes", "formats", "completion",
 })  # fmt: skip
 OPTION = "--no-cache"
 #: The folder; empty: nothing is kept.

@@ -24,8 +24,8 @@ from costgraph.showing.export.atoms import (
     number_latex,
     number_text,
     symbol_latex,
-    text_latex,
 )
+from costgraph.showing.export.escaping import text_latex
 
 if TYPE_CHECKING:
     from costgraph.formula.terms import Span
