@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from costgraph.formula.kept import Unusual, exact_at, shares_at, value_at
 from costgraph.ir.workload import checked, filled, of_steps, plain
@@ -17,8 +17,54 @@ from costgraph.setting import Setting
 from costgraph.views import view_text
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from costgraph.compiling.compiled import Compiled
     from costgraph.formula.even import Even
+
+    class Place(Protocol):
+        """A model on a device through a pipeline, asked for numbers.
+
+        Attributes:
+            model, hardware, passes: names.
+            tokens: whether it generates any.
+            asks_again: whether prompts follow the first token.
+        """
+
+        @property
+        def model(self) -> str: ...
+        @property
+        def hardware(self) -> str: ...
+        @property
+        def passes(self) -> str: ...
+        @property
+        def tokens(self) -> bool: ...
+        @property
+        def asks_again(self) -> bool: ...
+
+        def value(self, metric: str, values: Mapping[str, Any]) -> float:
+            """A metric at a workload."""
+            ...
+
+        def shares(self, metric: str, values: Mapping[str, Any]) -> Mapping[str, float]:
+            """Which resource bounds how much of a time."""
+            ...
+
+        def after_first(self, values: Mapping[str, Any]) -> float:
+            """Tokens behind the first one."""
+            ...
+
+        def contexts(self, values: Mapping[str, Any]) -> tuple[int, int] | None:
+            """The first and the last context of the decode steps; None without any."""
+            ...
+
+        def full(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+            """Memories that have less than is needed."""
+            ...
+
+        def parameters(self, values: Mapping[str, Any]) -> int | None:
+            """How many it has; None where they hang on a symbol."""
+            ...
 
 
 @dataclass(frozen=True)
@@ -186,51 +232,6 @@ class Part:
         if self.latency is None or base.latency is None:
             return Effect(name, self.latency, None, refused)
         return Effect(name, self.latency, self.latency - base.latency)
-
-
-class Place(Protocol):
-    """A model on a device through a pipeline, asked for numbers.
-
-    Attributes:
-        model, hardware, passes: names.
-        tokens: whether it generates any.
-        asks_again: whether prompts follow the first token.
-    """
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def hardware(self) -> str: ...
-    @property
-    def passes(self) -> str: ...
-    @property
-    def tokens(self) -> bool: ...
-    @property
-    def asks_again(self) -> bool: ...
-
-    def value(self, metric: str, values: Mapping[str, Any]) -> float:
-        """A metric at a workload."""
-        ...
-
-    def shares(self, metric: str, values: Mapping[str, Any]) -> Mapping[str, float]:
-        """Which resource bounds how much of a time."""
-        ...
-
-    def after_first(self, values: Mapping[str, Any]) -> float:
-        """Tokens behind the first one."""
-        ...
-
-    def contexts(self, values: Mapping[str, Any]) -> tuple[int, int] | None:
-        """The first and the last context of the decode steps; None without any."""
-        ...
-
-    def full(self, values: Mapping[str, Any]) -> tuple[str, ...]:
-        """Memories that have less than is needed."""
-        ...
-
-    def parameters(self, values: Mapping[str, Any]) -> int | None:
-        """How many it has; None where they hang on a symbol."""
-        ...
 
 
 def column(

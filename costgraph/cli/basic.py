@@ -112,6 +112,15 @@ def _compare_command(commands: Any) -> None:
     command.add_argument(
         "-o", "--output", metavar="FILE", help="also a figure: .svg, .pdf or .png (extra 'plot')"
     )
+    shown = command.add_mutually_exclusive_group()
+    for name, text in (
+        ("waterfall", "what each pass adds to the latency"),
+        ("ablation", "what leaving out each pass costs"),
+    ):
+        shown.add_argument(
+            f"--{name}", dest="figure", action="short", const=name,
+            help=f"the figure of -o shows {text}, a panel for each pipeline",
+        )  # fmt: skip
     command.set_defaults(run=_compare)
 
 
@@ -310,6 +319,9 @@ def _show_step(arguments: argparse.Namespace, table: Breakdown, sources: Sources
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    kind = getattr(arguments, "figure", None)
+    if kind is not None and arguments.output is None:
+        raise InputError(f"compare: --{kind} says what the figure of -o FILE shows: add -o")
     if arguments.output is not None:
         from costgraph.files.writing import suffix_of
         from costgraph.showing import plot
@@ -351,7 +363,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     # Before anything is printed: who reads it may stop.
     wrote = ""
     if arguments.output is not None:
-        wrote = f"wrote {plot.save(plot.comparison(table), arguments.output)}"
+        figure = plot.comparison(table) if kind is None else plot.effects(table, kind)
+        wrote = f"wrote {plot.save(figure, arguments.output)}"
 
     def sources() -> Iterator[Source]:
         return ((c, (c.latency, c.memory)) for c in table.compiled)

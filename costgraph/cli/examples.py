@@ -31,6 +31,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "compare llama-3-8b --on h100,h200 --passes '' --passes fuse -S 1024 -N 256",
         "compare dit-xl-2 --on h100 --passes '' --passes fuse --set K=20",
         "compare llama-3-8b --on h100 --passes '' --passes fuse -o compare.svg",
+        "compare llama-3-8b --on h100 --passes 'fuse,quantize{weights=int4}' -o f.svg --waterfall",
         "compare llama-3-70b --on h200 --passes fuse --beside llama-3-8b:N=512",
     ),
     "explain": (
