@@ -73,11 +73,12 @@ class _Seen:
         if self._bars is None:
             self._ticker.stop()
             self._bars = _bars(self._stream)
-            self._bars.add_task(self._what, total=None)
+            self._bars.add_task(self._what, total=None, count="")
             self._bars.start()
+        count = f"{done}/{total}"
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks[what], completed=done, total=total)
+            self._tasks[what] = self._bars.add_task(what, total=total, count=count)
+        self._bars.update(self._tasks[what], completed=done, total=total, count=count)
 
     def stop(self) -> None:
         """Ends it, and waits until nothing of it is left to see."""
@@ -130,15 +131,14 @@ class _Ending(Wrapped):
 
 def _bars(stream: TextIO) -> Any:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
     )  # fmt: skip
-    return Progress(*columns, console=Console(file=stream), transient=True)
+    # What is printed ends the bars: they are not to print it themselves.
+    return Progress(
+        *columns, console=Console(file=stream), transient=True, redirect_stdout=False,
+        redirect_stderr=False,
+    )  # fmt: skip

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     Sources = Callable[[], Iterable[Source]]
 
 
+#: Bytes of a file of BibTeX that sources are added to.
+LARGEST_BIB = 2**24
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as text: heading, rows, and lines above and below them.
@@ -56,14 +60,21 @@ class Answer:
 
 
 def write_sources(arguments: argparse.Namespace, found: Iterable[Source]) -> tuple[Reference, ...]:
-    """Writes the file of ``--bib``, and what is in it."""
+    """The sources, which are added to the file of ``--bib`` where it lacks them.
+
+    Raises:
+        InputError: the file is no text, or cannot be written to.
+    """
     from costgraph.asking.references import references
+    from costgraph.files.outside import is_file, read_text
     from costgraph.files.writing import write_whole
-    from costgraph.showing.export.bibtex import bibtex
+    from costgraph.showing.export.bibtex import added
 
     made = references(found)
-    write_whole(arguments.bib, bibtex(made).encode())
-    remark([f"wrote {arguments.bib}"])
+    before = read_text(arguments.bib, LARGEST_BIB, "--bib") if is_file(arguments.bib) else ""
+    text, new = added(before, made)
+    write_whole(arguments.bib, text.encode())
+    remark([f"wrote {arguments.bib}: {new} new of {len(made)} sources"])
     return made
 
 

@@ -285,8 +285,8 @@ def _add_paper(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--bib",
         metavar="FILE",
-        help="also write the sources as BibTeX (.bib): the model's configuration, figures of the "
-        "machine, papers of passes; LaTeX cites them",
+        help="also add the sources to a file of BibTeX (.bib): the model's configuration, figures "
+        "of the machine, papers of passes; LaTeX cites them",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from costgraph.showing.export.escaping import Tex, text_latex
 if TYPE_CHECKING:
     from costgraph.asking.references import Reference
 
+_KEY = re.compile(r"^\s*@\w+\s*\{\s*([^,\s]+)\s*,", re.MULTILINE)
 #: What references are called where they are cited.
 _WORDS = {
     "model": "model", "machine": "figures of the machine", "passes": "passes",
@@ -20,6 +22,14 @@ _WORDS = {
 def bibtex(references: Sequence[Reference]) -> str:
     """A BibTeX file: an entry each, under the key that documents cite."""
     return "\n".join(_entry(r) for r in references)
+
+
+def added(text: str, references: Sequence[Reference]) -> tuple[str, int]:
+    """A BibTeX file with the references that it lacks behind its own entries; how many it did."""
+    there = set(_KEY.findall(text))
+    new = [r for r in references if r.key not in there]
+    parts = [*([text.rstrip() + "\n"] if text.strip() else []), *map(_entry, new)]
+    return "\n".join(parts), len(new)
 
 
 def _entry(reference: Reference) -> str:
@@ -57,9 +67,10 @@ def bibliography(references: Sequence[Reference]) -> str:
 
 
 def _item(r: Reference) -> str:
-    author = f"{text_latex(r.author)}{' et al.' if r.others else ''}. " if r.author else ""
-    year = f", {r.year}" if r.year is not None else ""
-    return f"{author}{text_latex(r.title)}. {_note(r)}{year}.".replace(". .", ".")
+    author = f"{text_latex(r.author)}{' et al' if r.others else ''}" if r.author else ""
+    year = "" if r.year is None else str(r.year)
+    last = ", ".join(part for part in (_note(r), year) if part)
+    return " ".join(f"{part}." for part in (author, text_latex(r.title), last) if part)
 
 
 def citing(references: Sequence[Reference]) -> Tex:

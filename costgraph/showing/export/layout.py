@@ -194,7 +194,7 @@ def _rank(factor: Expr) -> tuple[bool, bool, bool, str]:
     """Numbers, then constants, then what a request varies, then the rest."""
     request = any(s.name in _REQUEST for s in factor.free_symbols)
     plain = factor.is_Symbol or factor.is_Pow
-    return (not factor.is_Rational, not plain, request, sstr(factor))
+    return (not (factor.is_Rational or factor.is_Float), not plain, request, sstr(factor))
 
 
 def _sign(expr: Expr) -> int:

@@ -13,7 +13,7 @@ from costgraph.showing.export.breaking import broken
 from costgraph.showing.export.escaping import Tex, text_latex
 from costgraph.showing.export.explanation import explanation_lines
 from costgraph.showing.export.layout import Name, Node, Norm, of_expr, to_latex
-from costgraph.showing.export.regimes import condition_text, end_texts, without_norms
+from costgraph.showing.export.regimes import DIGITS, condition_text, end_texts, without_norms
 from costgraph.showing.export.table import value_text
 
 if TYPE_CHECKING:
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 FORM = 300.0
 #: Denominators up to it stand as such.
 LARGE = 64
+#: Characters of fractions that can be read in a line.
+_SHORT = 6
 
 
-def form_latex(expr: Expr) -> Tex:
-    """A closed form in one line or several, norms as such."""
-    node = _form(expr)
-    lines = broken(node, FORM, FORM)
+def form_latex(expr: Expr, room: float = FORM) -> Tex:
+    """A closed form in lines of ``room`` points, norms as such."""
+    lines = broken(_form(expr), room, room)
     if len(lines) == 1:
         return Tex(f"${lines[0]}$")
     body = r" \\ {}".join(lines)
@@ -83,6 +84,8 @@ def end_latex(end: Expr, text: str) -> str:
     if not end.is_number:
         return to_latex(of_expr(end))
     top, slash, bottom = text.partition("/")
+    if slash and len(text) > _SHORT:
+        return f"{float(end):.{DIGITS}g}"
     if slash and bottom.isdigit():
         return rf"\tfrac{{{top}}}{{{bottom}}}"
     mantissa, e, exponent = text.partition("e")
@@ -139,7 +142,7 @@ def region_map_cells(found: RegionMap) -> Cells:
                 (
                     _between(cell.left, cell.right, x, across),
                     _between(cell.bottom, cell.top, y, up),
-                    "as above" if index else form_latex(region.expr),
+                    "as above" if index else form_latex(region.expr, 2 * FORM / 3),
                     "" if index else _counted(region.bound),
                 )
             )

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from costgraph.asking.compared import Comparison, Effect
 
 KINDS = ("waterfall", "ablation")
-#: Panels of one figure.
-MOST = 6
+#: Panels of one figure, and their letters beside those of a figure of one.
+MOST, _SMALL = 6, 0.72
 
 
 @styled
@@ -81,7 +81,7 @@ def effects(comparison: Comparison, kind: str = "waterfall", *, width: str = "sl
     wide, high = figure.get_size_inches()
     figure.set_size_inches(wide, high * (0.3 + (0.62 if narrow else 0.55) * rows))
     for axes, index in zip(panels, chosen, strict=False):
-        what = _panel(axes, comparison, kind, index, width)
+        what = _panel(axes, comparison, kind, index, width, _SMALL)
         column = comparison.columns[index]
         places = (comparison.devices, comparison.models)
         named = (column.hardware, column.model)
@@ -116,8 +116,10 @@ def _one(comparison: Comparison, kind: str, index: int, width: str) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, comparison: Comparison, kind: str, index: int, width: str) -> str:
-    """Draws one pipeline; what is said of it."""
+def _panel(
+    axes: Axes, comparison: Comparison, kind: str, index: int, width: str, scale: float = 1.0
+) -> str:
+    """Draws one pipeline, with letters of ``scale``; what is said of it."""
     falls = _known(comparison.waterfalls[index], kind)
     start, result = falls[0][0] - falls[0][1], falls[-1][0]
     passes = [_spec(s.name, width) for s in comparison.waterfalls[index]]
@@ -132,8 +134,8 @@ def _panel(axes: Axes, comparison: Comparison, kind: str, index: int, width: str
         names = ["all passes", *(f"without\n{name}" for name in passes)]
         ends = [result, *([None] * len(bars))]
         what = "what leaving out each pass costs"
-    _bars(axes, bars, ends, kind == "ablation")
-    axes.set_xticks(range(len(names)), names)
+    _bars(axes, bars, ends, kind == "ablation", scale)
+    axes.set_xticks(range(len(names)), names, fontsize=font_size(axes) * scale)
     axes.set_ylabel("latency of a request")
     unit_axis(axes, "y", "s")
     axes.grid(True, axis="y", color="#E3E3E3", zorder=0)
@@ -157,6 +159,7 @@ def _bars(
     bars: Sequence[tuple[float, float]],
     ends: Sequence[float | None],
     apart: bool,
+    scale: float,
 ) -> None:
     """Whole bars where an end is given, and changes from one value to another between.
 
@@ -181,8 +184,10 @@ def _bars(
             axes.plot([place - 1.36, place + 0.36], [before] * 2,
                       color="#777777", linewidth=0.6, zorder=2)  # fmt: skip
         before = level
-        axes.annotate(text, (place, high), xytext=(0, 2), textcoords="offset points",
-                      ha="center", va="bottom", zorder=5)  # fmt: skip
+        axes.annotate(
+            text, (place, high), xytext=(0, 2), textcoords="offset points", ha="center",
+            va="bottom", zorder=5, fontsize=font_size(axes) * scale,
+        )  # fmt: skip
     axes.set_ylim(0, top * 1.12)
 
 

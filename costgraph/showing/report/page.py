@@ -196,8 +196,9 @@ def bundle(
     """
     setting = Setting.shared([c.setting for row in grid for c in row])
     contents = contents or Contents()
-    made = iter(counted([c for row in grid for c in row], "variants written"))
-    variants = [[contents.variant(next(made)) for _ in row] for row in grid]
+    every = [c for row in grid for c in row]
+    made = iter([contents.variant(c) for c in counted(every, "variants written")])
+    variants = [[next(made) for _ in row] for row in grid]
     devices = [hardware_figures(row[0], contents.symbols) for row in grid]
     # What a variant rests on stands with it.
     about = {k: v for k, v in setting.to_dict().items() if k not in ("assumptions", "not_done")}
