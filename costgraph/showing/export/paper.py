@@ -117,13 +117,15 @@ def regimes_cells(found: Regimes) -> Cells:
     """A regime a row: interval, closed form, operations by what bounds them."""
     x, last = found.symbol.name, found.pieces[-1]
     ends = end_texts(e for p in found.pieces for e in (p.lower, p.upper))
+    before = [None, *(p.expr for p in found.pieces)]
     rows = [
         (
             _between(p.lower, p.upper, x, ends, "[]" if p is last else "[)"),
-            form_latex(p.expr),
+            # Norms keep their form where only the bound changes.
+            "as above" if p.expr == form else form_latex(p.expr),
             _counted(p.bound),
         )
-        for p in found.pieces
+        for p, form in zip(found.pieces, before, strict=False)
     ]
     foot = [f"while {condition_text(c)}" for c in found.conditions]
     return [x, f"{found.name} [{found.unit}]", "operations bound by"], rows, foot
@@ -197,6 +199,7 @@ def explanation_cells(found: Explanation) -> Cells:
         if not line.startswith(" "):
             about = line
             continue
-        rows.append((about, line.strip()))
+        # Names of fused operations are long: they may end a line behind each part.
+        rows.append((about, Tex(text_latex(line.strip()).replace("+", r"+\allowbreak{}"))))
         about = ""
     return ["", f"{found.metric}: {value_text(found.value, found.unit)}"], rows, []
