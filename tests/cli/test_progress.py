@@ -88,6 +88,7 @@ def test_a_bar_takes_the_place_of_seconds_and_ends_before_anything_is_said(monke
     assert re.search(r"[12]/3", shown)
     assert "/?" not in shown
     after = stream.getvalue()
+    monkeypatch.setattr(seen, "AFTER", 9.0)
     with seen.waiting("costgraph report"):
         pass
     assert stream.getvalue() == after  # nothing left behind, nothing for what takes no time
