@@ -27,6 +27,7 @@ OTHERS = {
     "formula --at": [("formula", "llama-2-7b", "--on", "a6000", "--at", f"B={n},T=2048")
                      for n in (1, 2)],
     "analyze -T": [("analyze", "llama-2-7b", "--on", "a6000", "-T", str(n)) for n in (99, 2048)],
+    "compare -S": [(*COMMANDS["compare"], "-S", str(n)) for n in (99, 2048)],
 }  # fmt: skip
 #: What bash does when a name is completed, a hundred times.
 TIMES = 100

@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from costgraph.formula.wins import wins
     from costgraph.hardware import load_hardware, load_system
     from costgraph.models import load_model
+    from costgraph.showing import plot as plot
+    from costgraph.showing.draw import draw
+    from costgraph.showing.report import report
 
 _HOMES = {
     "Compiled": "costgraph.compiling.compiled",
     "compile": "costgraph.compiling.compilation",
     "compare": "costgraph.asking.comparison",
+    "draw": "costgraph.showing.draw",
     "even": "costgraph.formula.even",
     "wins": "costgraph.formula.wins",
     "CostgraphError": "costgraph.errors",
@@ -40,6 +44,7 @@ _HOMES = {
     "load_model": "costgraph.models",
     "load_system": "costgraph.hardware",
     "reliability": "costgraph.asking.reliability",
+    "report": "costgraph.showing.report",
     "search": "costgraph.asking.searching",
     "Serving": "costgraph.asking.serving",
     "sweep": "costgraph.asking.sweeping",
@@ -53,24 +58,32 @@ __all__ = [
     "__version__",
     "compare",
     "compile",
+    "draw",
     "even",
     "load_hardware",
     "load_model",
     "load_system",
     "reliability",
+    "report",
     "search",
     "sweep",
     "wins",
 ]
 
 
+#: Modules that are attributes; not among ``__all__``, for they may need an extra.
+_MODULES = {"plot": "costgraph.showing.plot"}
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOMES and name not in _MODULES:
         raise AttributeError(f"module 'costgraph' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_MODULES))

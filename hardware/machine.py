@@ -83,11 +83,15 @@ def _wrapped(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a device file with where it comes from."""
+    """One number of a device file with where it comes from.
+
+    ``key`` is what its file calls the source.
+    """
 
     value: sympy.Expr
     unit: str
     source: str
+    key: str = ""
 
 
 @dataclass(frozen=True)

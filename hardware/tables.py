@@ -99,16 +99,16 @@ class File:
         if dimension == "count":
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**9:
                 raise self.fail(f"{where} must be a positive whole number, not {clip(value)}")
-            return Figure(Integer(value), "count", self.sources[key])
+            return Figure(Integer(value), "count", self.sources[key], key)
         if dimension == "fact":
             if not isinstance(value, bool):
                 raise self.fail(f"{where} must be true or false, not {clip(value)}")
-            return Figure(Integer(int(value)), "fact", self.sources[key])
+            return Figure(Integer(int(value)), "fact", self.sources[key], key)
         try:
             exact = parse_quantity(value, dimension, where)
         except InputError as error:
             raise self.fail(str(error)) from None
-        return Figure(exact, DIMENSIONS[dimension][0], self.sources[key])
+        return Figure(exact, DIMENSIONS[dimension][0], self.sources[key], key)
 
     def figures(
         self,

@@ -165,7 +165,7 @@ def _load(spec: str | os.PathLike[str] | Mapping[str, Any], options: dict[str, A
     if shipped is not None and all(type(value) in _SIMPLE for value in options.values()):
         return _shipped(shipped, **options)
     config, name = config_at(spec)
-    program = import_config(config, name, **options)
+    program = replace(import_config(config, name, **options), origin=shipped or "")
     stated = total_size(path) if path is not None and _exists(path) else None
     given = options.get("weights") is not None or options.get("quantization", "read") != "read"
     return program if stated is None or given else compared(program, stated)
@@ -198,7 +198,8 @@ def _shipped_name(spec: str | os.PathLike[str]) -> str | None:
 @lru_cache(maxsize=256, typed=True)
 def _shipped(name: str, **options: Any) -> Program:
     """A shipped configuration as a program, read once: its file is part of the package."""
-    return import_config(read_json(CONFIGS / f"{name}.json"), name, **options)
+    program = import_config(read_json(CONFIGS / f"{name}.json"), name, **options)
+    return replace(program, origin=name)
 
 
 def _with_description(path: Path) -> Mapping[str, Any]:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sympy import Integer
 
+from costgraph.asking.compared import (
+    Column,
+    Comparison,
+    Effect,
+    Part,
+    Steps,
+    column,
+    joined,
+    middle,
+    steps_of,
+)
 from costgraph.compiling.capacity import rooms
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
@@ -19,182 +30,22 @@ from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
 from costgraph.formula.even import Even, even
-from costgraph.ir.workload import evaluated, of_steps, plain, workload
-from costgraph.setting import Setting
+from costgraph.formula.kept import kept_bounds, kept_expr, kept_formula
+from costgraph.formula.trees import Unknown
+from costgraph.ir.workload import evaluated, workload
+from costgraph.progress import counted
 from costgraph.symbols import N, S, symbol
-from costgraph.views import view_text
 
 if TYPE_CHECKING:
     from costgraph.compiling.options import Passes
+
+__all__ = ["Beside", "Column", "Comparison", "Effect", "compare"]
 
 #: A model to compare with, or one with lengths of its own: ``("llama-2-7b", {"N": 512})``.
 Beside = Model | tuple[Model, Mapping[str, int]]
 #: Sizes that a model beside another may have for itself: prompt and generated tokens.
 OWN = ("S", "N")
 OWN_STEPS = "mean of each model's own decode steps"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One model through one pipeline on one device at one workload.
-
-    Of programs that generate no tokens, what is about tokens is None.
-
-    Attributes:
-        model, hardware, passes: the model, the device and the pipeline.
-        lengths: sizes of the request that are the model's own, not those of all.
-        parameters: of the model as the pipeline left it; None where they hang on a symbol.
-        ttft: seconds to the first token.
-        tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``, of all
-            branches where a request has several; of one decode step where only one token is
-            generated.
-        latency: seconds of the whole request.
-        throughput: generated tokens per second.
-        memory: peak bytes.
-        ttft_bound, tpot_bound: the resource that bounds the largest share of
-            the time, with that share; of the step in the middle of the generation.
-        latency_bound: the same of the whole request, of programs without tokens.
-        speedup: latency of the first column over this one's.
-        fits: whether what is needed is within what there is for programs, of the device and of
-            farther levels of memory.
-        full: the memories that have less than is needed.
-        parameter_ratio, memory_ratio: of this column over the first one.
-        even_length: the most tokens that it generates in the latency of the first column,
-            of another model's columns; None where there is no most, or no token.
-    """
-
-    model: str
-    hardware: str
-    passes: str
-    ttft: float | None
-    tpot: float | None
-    latency: float
-    throughput: float | None
-    memory: float
-    ttft_bound: str | None
-    tpot_bound: str | None
-    latency_bound: str | None
-    speedup: float
-    fits: bool
-    full: tuple[str, ...]
-    lengths: Mapping[str, int]
-    parameters: int | None
-    parameter_ratio: float | None
-    memory_ratio: float
-    even_length: int | None
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What one pass does to the latency of a pipeline.
-
-    In a waterfall ``latency`` is that of the pipeline up to and including the
-    pass, and ``change`` the difference to the one before it. In an ablation
-    ``latency`` is that of the pipeline without the pass, and ``change`` what
-    leaving it out costs. A part of a pipeline may be refused, where its passes need
-    one another: what hangs on it is None, and ``refused`` says why.
-    """
-
-    name: str
-    latency: float | None
-    change: float | None
-    refused: str | None = None
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The latency of a part of a pipeline, or why there is none."""
-
-    latency: float | None
-    refused: str | None = None
-
-    def beside(self, base: _Part, name: str) -> Effect:
-        """The effect of the pass ``name``, which this part has more or less than ``base``."""
-        refused = self.refused or base.refused
-        if self.latency is None or base.latency is None:
-            return Effect(name, self.latency, None, refused)
-        return Effect(name, self.latency, self.latency - base.latency)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Pipelines of one model or several on one device or several, at one workload.
-
-    Attributes:
-        setting: what all columns share, and everything that any of them rests on.
-        bindings: the workload.
-        context: the middle of the request's decode steps, exact (a half between two of
-            them): where the columns' ``tpot_bound`` holds, and the tpot of one step is the
-            mean where it is linear in the context. None without any step, and where
-            models have lengths of their own.
-        tpot_of: what the columns' ``tpot`` is of, in words; None without any step.
-        columns: a pipeline of a model on a device each, devices first, then models.
-        evens: of each column of another model, how many tokens it generates in the latency
-            of the first column, as a formula in the first model's ``N``; None where the
-            latencies are no polynomials in it.
-        waterfalls, ablations, compiled: of each column.
-    """
-
-    setting: Setting
-    bindings: dict[str, Any]
-    context: int | float | None
-    tpot_of: str | None
-    columns: tuple[Column, ...]
-    evens: tuple[Even | None, ...]
-    waterfalls: tuple[tuple[Effect, ...], ...]
-    ablations: tuple[tuple[Effect, ...], ...]
-    compiled: tuple[Compiled, ...]
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """The devices, in order."""
-        return tuple(dict.fromkeys(c.hardware for c in self.columns))
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models, in order."""
-        return tuple(dict.fromkeys(c.model for c in self.columns))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``compare --json`` prints them.
-
-        What all columns rest on, and what none did, stands at the top; what is one
-        column's own stands there.
-        """
-        own = [c.setting.to_dict() for c in self.compiled]
-        top = self.setting.to_dict()
-        for name in ("assumptions", "not_done"):
-            top[name] = [x for x in top[name] if all(x in of[name] for of in own)]
-            for of in own:
-                of[name] = [x for x in of[name] if x not in top[name]]
-        return {
-            **top,
-            "bindings": plain(self.bindings),
-            "context": self.context,
-            "tpot_of": self.tpot_of,
-            "pipelines": [
-                {
-                    **asdict(column),
-                    "even_formula": None if even is None else str(even.expr),
-                    "waterfall": [asdict(e) for e in fall],
-                    "ablation": [asdict(e) for e in ablation],
-                    "assumptions": of["assumptions"],
-                    "not_done": of["not_done"],
-                }
-                for column, even, fall, ablation, of in zip(
-                    self.columns, self.evens, self.waterfalls, self.ablations, own, strict=True
-                )
-            ],
-        }
-
-    def __repr__(self) -> str:
-        return f"<Comparison of {len(self.columns)} pipelines: {self.setting.text()}>"
-
-    def __str__(self) -> str:
-        return view_text("comparison_text", self)
-
-    def _repr_html_(self) -> str:
-        return view_text("comparison_html", self)
 
 
 def compare(
@@ -251,74 +102,94 @@ def compare(
             **reading,
         )
 
-    grid = [
-        _Place(of, device, made(of, device, text), own)
+    pairs = [
+        (device, index, text)
         for device in devices
-        for of, own in models
+        for index in range(len(models))
         for text in asked
+    ]
+    grid = [
+        _Place(models[index][0], device, made(models[index][0], device, text), index)
+        for device, index, text in counted(pairs, "pipelines compiled")
     ]
     everything = tuple(p.compiled for p in grid)
     workloads: list[dict[str, Any]] = []
-    for _, own in models:
-        mine = [p.compiled for p in grid if p.own is own]
+    known: list[set[str]] = []
+    for index, (_, own) in enumerate(models):
+        mine = [p.compiled for p in grid if p.index == index]
         formulas = [getattr(c, m) for c in mine for m in ("latency", "memory")]
+        known.append({s.name for f in formulas for s in f.symbols})
         workloads.append(workload(formulas, {"B": B, "S": S, "N": N, **symbols, **own}))
-    at = {id(own): values for (_, own), values in zip(models, workloads, strict=True)}
 
-    apart = any(own for _, own in models)
-    unmodified: dict[tuple[int, int], _Part] = {}
-    falls, ablations = [], []
+    def latency_of(place: _Place, passes: Any) -> Formula | str:
+        """Of a part of a pipeline: a formula, or why there is none."""
+        try:
+            return made(place.of, place.device, passes).latency
+        except InputError as error:
+            return str(error)
+
+    unmodified: dict[tuple[int, int], Formula | str] = {}
+    falls, ablations, steps = [], [], []
     columns: list[Column] = []
     for place in grid:
-        values, passes = at[id(place.own)], place.compiled.passes
-
-        def part(passes: Any, place: _Place = place, values: Any = values) -> _Part:
-            try:
-                latency = made(place.model, place.device, passes).latency
-                return _Part(evaluated(latency, values))
-            except InputError as error:
-                return _Part(None, str(error))
-
-        named = (place.compiled.program.name,) if beside else ()
+        values, own = workloads[place.index], models[place.index][1]
+        named = (place.model,) if beside else ()
         if len(asked) > 1:
-            named = (*named, place.compiled.setting.passes or "none")
+            named = (*named, place.passes or "none")
         with _naming(", ".join(named)):
-            whole = _Part(evaluated(place.compiled.latency, values))
-        key = (id(place.device), id(place.own))
+            place.value("latency", values)
+        key = (id(place.device), place.index)
+        passes, whole = place.compiled.passes, place.compiled.latency
         if key not in unmodified:
-            unmodified[key] = part(()) if passes else whole
-        fall, before = [], unmodified[key]
-        for index, item in enumerate(passes):
-            last = index == len(passes) - 1
-            now = whole if last else part(passes[: index + 1])
-            fall.append(now.beside(before, item.spec()))
-            before = now
-        falls.append(tuple(fall))
-        ablations.append(
+            unmodified[key] = latency_of(place, ()) if passes else whole
+        parts = Steps(
+            unmodified[key],
+            whole,
+            tuple(item.spec() for item in passes),
             tuple(
-                part(passes[:index] + passes[index + 1 :]).beside(whole, item.spec())
-                for index, item in enumerate(passes)
-            )
+                whole if last == len(passes) else latency_of(place, passes[:last])
+                for last in range(1, len(passes) + 1)
+            ),
+            tuple(latency_of(place, passes[:i] + passes[i + 1 :]) for i in range(len(passes))),
         )
-        columns.append(_column(place, values, columns[0] if columns else None))
+        fall, ablation = parts.effects(partial(_part, values))
+        falls.append(fall)
+        ablations.append(ablation)
+        steps.append(parts)
+        first = columns[0] if columns else None
+        length = None if first is None else _even_length(place.compiled, values, first)
+        columns.append(column(place, values, own, first, length))
         if progress is not None:
             progress(len(columns), len(grid))
+    apart = any(own for _, own in models)
     return Comparison(
-        replace(Setting.shared([c.setting for c in everything]), passes="", warnings=()),
+        joined(c.setting for c in everything),
         workloads[0],
-        None if apart else _middle(everything[0], workloads[0]).get("T"),
-        OWN_STEPS if apart else _steps(everything[0], workloads[0]),
+        None if apart else middle(grid[0], workloads[0]).get("T"),
+        OWN_STEPS if apart else steps_of(grid[0], workloads[0]),
         tuple(columns),
         tuple(
             None
             if column.even_length is None
-            else _even(grid[0].compiled, workloads[0], place.compiled, at[id(place.own)])
+            else _even(grid[0].compiled, workloads[0], place.compiled, workloads[place.index])
             for place, column in zip(grid, columns, strict=True)
         ),
         tuple(falls),
         tuple(ablations),
+        tuple(c.setting for c in everything),
         everything,
+        partial(_kept, grid, steps, known[0]) if len(models) == 1 else lambda: None,
     )
+
+
+def _part(values: Mapping[str, Any], found: Formula | str) -> Part:
+    """The latency of a part of a pipeline, or why there is none."""
+    if isinstance(found, str):
+        return Part(None, found)
+    try:
+        return Part(evaluated(found, values))
+    except InputError as error:
+        return Part(None, str(error))
 
 
 @contextmanager
@@ -334,12 +205,100 @@ def _naming(column: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Place:
-    """A model on a device through a pipeline, with the lengths that are the model's own."""
+    """A model on a device through a pipeline, compiled; see :class:`.compared.Place`.
 
-    model: Model
+    Attributes:
+        of, device: as they were given.
+        compiled: what is asked.
+        index: which of the models it is.
+    """
+
+    of: Model
     device: Hardware
     compiled: Compiled
-    own: Mapping[str, int]
+    index: int
+
+    @property
+    def model(self) -> str:
+        return self.compiled.program.name
+
+    @property
+    def hardware(self) -> str:
+        return self.compiled.setting.hardware
+
+    @property
+    def passes(self) -> str:
+        return self.compiled.setting.passes
+
+    @property
+    def tokens(self) -> bool:
+        return "tpot" in self.compiled.metrics
+
+    @property
+    def asks_again(self) -> bool:
+        return self.compiled.program.asks_again
+
+    def value(self, metric: str, values: Mapping[str, Any]) -> float:
+        return evaluated(getattr(self.compiled, metric), values)
+
+    def shares(self, metric: str, values: Mapping[str, Any]) -> Mapping[str, float]:
+        formula: Formula = getattr(self.compiled, metric)
+        wanted = {s.name for s in formula.symbols}
+        return bound_shares(formula, {k: v for k, v in values.items() if k in wanted})
+
+    def after_first(self, values: Mapping[str, Any]) -> float:
+        sizes = {S: Integer(values.get("S", 1)), N: Integer(values["N"])}
+        return float(self.compiled.program.after_first.xreplace(sizes))
+
+    def contexts(self, values: Mapping[str, Any]) -> tuple[int, int] | None:
+        if not self.tokens:
+            return None
+        return self.compiled.program.contexts(values.get("S", 1), values.get("N", 1))
+
+    def full(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        found = rooms(self.compiled)
+        return tuple(r.name for r in found if evaluated(r.need, values) > r.most)
+
+    def parameters(self, values: Mapping[str, Any]) -> int | None:
+        number = self.compiled.parameters.xreplace({symbol(k): v for k, v in values.items()})
+        return int(number) if number.is_number else None
+
+
+def _kept(grid: Sequence[_Place], steps: Sequence[Steps], known: Iterable[str]) -> Any:
+    """The data of :func:`.compared.comparison_of`; None where no tree holds it."""
+    try:
+        return {
+            "known": sorted(known),
+            "columns": [_kept_column(p, s) for p, s in zip(grid, steps, strict=True)],
+        }
+    except Unknown:
+        return None
+
+
+def _kept_column(place: _Place, steps: Steps) -> dict[str, Any]:
+    compiled = place.compiled
+    program, tokens = compiled.program, place.tokens
+    timed = ("ttft", "tpot") if tokens else ("latency",)
+    metrics = ("latency", "memory", *(("ttft", "tpot", "throughput") if tokens else ()))
+    spans = (p.span for p in program.decoding if p.span is not None) if tokens else ()
+
+    def part(found: Formula | str) -> Any:
+        return found if isinstance(found, str) else kept_formula(found)
+
+    made = steps.mapped(part)
+    return {
+        "model": place.model,
+        "setting": compiled.setting.to_data(),
+        "tokens": tokens,
+        "asks_again": place.asks_again,
+        "metrics": {m: kept_formula(getattr(compiled, m)) for m in metrics},
+        "bounds": {m: kept_bounds(getattr(compiled, m)) for m in timed},
+        "after_first": kept_expr(program.after_first) if tokens else None,
+        "spans": [[kept_expr(span.lower), kept_expr(span.upper)] for span in spans],
+        "rooms": [[r.name, kept_formula(r.need), r.most] for r in rooms(compiled)],
+        "parameters": kept_expr(compiled.parameters),
+        "steps": [made.base, made.whole, made.names, made.fall, made.without],
+    }
 
 
 def _own(item: Beside) -> tuple[Model, Mapping[str, int]]:
@@ -353,43 +312,6 @@ def _own(item: Beside) -> tuple[Model, Mapping[str, int]]:
         if name not in OWN:
             raise InputError(f"a model has its own {' and '.join(OWN)}, not {clip(name)}")
     return of, dict(own)
-
-
-def _column(place: _Place, values: dict[str, Any], first: Column | None) -> Column:
-    compiled = place.compiled
-    latency = evaluated(compiled.latency, values)
-    found: dict[str, Any] = dict.fromkeys(
-        ("ttft", "tpot", "throughput", "ttft_bound", "tpot_bound", "latency_bound")
-    )
-    if "tpot" in compiled.metrics:
-        found |= _tokens(compiled, values, latency)
-    else:
-        found["latency_bound"] = _bound(compiled.latency, values)
-    memory = evaluated(compiled.memory, values)
-    full = tuple(r.name for r in rooms(compiled) if evaluated(r.need, values) > r.most)
-    number = compiled.parameters.xreplace({symbol(k): v for k, v in values.items()})
-    parameters = int(number) if number.is_number else None
-    base = None if first is None else first.parameters
-    return Column(
-        model=compiled.program.name,
-        hardware=compiled.setting.hardware,
-        passes=compiled.setting.passes or "none",
-        latency=latency,
-        memory=memory,
-        speedup=1.0 if first is None else first.latency / latency,
-        fits=not full,
-        full=full,
-        lengths=place.own,
-        parameters=parameters,
-        parameter_ratio=_ratio(parameters, parameters if first is None else base),
-        memory_ratio=1.0 if first is None else memory / first.memory,
-        even_length=None if first is None else _even_length(compiled, values, first),
-        **found,
-    )
-
-
-def _ratio(value: int | None, base: int | None) -> float | None:
-    return None if value is None or not base else value / base
 
 
 def _even(
@@ -416,48 +338,3 @@ def _even_length(compiled: Compiled, values: Mapping[str, Any], first: Column) -
         return None
     others = {k: v for k, v in values.items() if k in known and k != "N"}
     return latency.solve_for("N", budget=first.latency, **others).largest or None
-
-
-def _tokens(compiled: Compiled, values: dict[str, Any], latency: float) -> dict[str, Any]:
-    """What is about generated tokens."""
-    ttft = evaluated(compiled.ttft, values)
-    sizes = {S: Integer(values.get("S", 1)), N: Integer(values["N"])}
-    steps = float(compiled.program.after_first.xreplace(sizes))
-    plain_steps = steps and not compiled.program.asks_again
-    at = {**values, **_middle(compiled, values)}
-    found = {
-        "ttft": ttft,
-        "throughput": evaluated(compiled.throughput, values),
-        "ttft_bound": _bound(compiled.ttft, values),
-    }
-    if compiled.program.asks_again and sizes[N] == 1:
-        # Answers of one token come from prompts alone: no step has a time.
-        return {**found, "tpot": None, "tpot_bound": None}
-    tpot = (latency - ttft) / steps if plain_steps else evaluated(compiled.tpot, at)
-    return {**found, "tpot": tpot, "tpot_bound": _bound(compiled.tpot, at)}
-
-
-def _contexts(compiled: Compiled, values: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The first and the last context of the request's decode steps."""
-    if "tpot" not in compiled.metrics:
-        return None
-    return compiled.program.contexts(values.get("S", 1), values.get("N", 1))
-
-
-def _middle(compiled: Compiled, values: Mapping[str, Any]) -> dict[str, int | float]:
-    """The context in the middle of the request's decode steps."""
-    ends = _contexts(compiled, values)
-    return {} if ends is None else plain({"T": Fraction(sum(ends), 2)})
-
-
-def _steps(compiled: Compiled, values: Mapping[str, Any]) -> str | None:
-    """What the mean time per token is of."""
-    ends = _contexts(compiled, values)
-    return None if ends is None else of_steps(*ends)
-
-
-def _bound(formula: Formula, values: Mapping[str, Any]) -> str:
-    wanted = {s.name for s in formula.symbols}
-    shares = bound_shares(formula, {k: v for k, v in values.items() if k in wanted})
-    name, share = max(shares.items(), key=lambda item: item[1])
-    return f"{name} {100 * share:.0f}%"

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 #: Commands that print and do nothing else.
 COMMANDS = frozenset({
-    "formula", "analyze", "compare", "explain", "regimes", "solve", "reliability", "models",
-    "hardware", "passes", "formats", "completion",
+    "formula", "analyze", "compare", "explain", "regimes", "solve", "wins", "reliability",
+    "models", "hardware", "passes", "formats", "completion",
 })  # fmt: skip
 OPTION = "--no-cache"
 #: The folder; empty: nothing is kept.
@@ -77,7 +77,8 @@ def answered(argv: Sequence[str], where: str, run: Callable[[Tape, Cases | None]
     """
     try:
         code, installed = _code(), _installed()
-        key = _key(argv, code, installed)
+        around = _around(code, installed)
+        key = _key(around, list(argv))
     except OSError:
         return run(lambda stream, text: None, None)
     said = _known(where, key)
@@ -86,7 +87,7 @@ def answered(argv: Sequence[str], where: str, run: Callable[[Tape, Cases | None]
     from costgraph.cli.cases import Cases
 
     def case_key(question: Any) -> str:
-        return _key(["a case", json.dumps(question, default=str)], code, installed)
+        return _key(around, ["a case", json.dumps(question, default=str)])
 
     seen = _Seen(_roots(), _settled(installed), where)
 
@@ -160,11 +161,16 @@ def _stands(path: str, state: str) -> bool:
 # --- what an answer goes by -----------------------------------------------------------------
 
 
-def _key(argv: Sequence[str], code: Any, installed: dict[str, Any]) -> str:
+def _key(around: str, asked: list[str]) -> str:
+    return hashlib.sha256(json.dumps([around, asked]).encode()).hexdigest()
+
+
+def _around(code: Any, installed: dict[str, Any]) -> str:
+    """A digest of everything that an answer goes by but what was asked."""
     streams = [(s.isatty(), s.encoding, s.newlines) for s in (sys.stdout, sys.stderr)]
     widths = [_size(number) for number in range(3)] if any(s[0] for s in streams) else []
     environment = sorted((k, v) for k, v in os.environ.items() if k.startswith(ENVIRONMENT))
-    parts = [VERSION, list(argv), code, installed, sys.version, sys.platform, list(sys.flags),
+    parts = [VERSION, code, installed, sys.version, sys.platform, list(sys.flags),
              list(sys.warnoptions), environment, streams, widths]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import cases, vocabulary
 from costgraph.cli.progress import bar
-from costgraph.cli.showing import Answer, Table, show
+from costgraph.cli.showing import Answer, Table, show, write_sources
 from costgraph.cli.values import remark
 from costgraph.errors import InputError, unbound
 from costgraph.ir.metrics import METRICS
 from costgraph.setting import Setting
 
 if TYPE_CHECKING:
+    from costgraph.asking.references import Reference
+    from costgraph.cli.showing import Source, Sources
     from costgraph.compiling.compiled import Compiled
     from costgraph.compiling.fits import Fit
     from costgraph.compiling.steps import Breakdown
@@ -57,9 +61,6 @@ def _formula_command(commands: Any) -> None:
         choices=("summary", "ops"),
         help="name the constants and derive them from the model's dimensions: per resource "
         "(summary) or per group of operations (ops)",
-    )
-    command.add_argument(
-        "--label", metavar="NAME", help="with latex: a numbered equation that \\ref{NAME} finds"
     )
     command.set_defaults(run=_formula)
 
@@ -111,6 +112,15 @@ def _compare_command(commands: Any) -> None:
     command.add_argument(
         "-o", "--output", metavar="FILE", help="also a figure: .svg, .pdf or .png (extra 'plot')"
     )
+    shown = command.add_mutually_exclusive_group()
+    for name, text in (
+        ("waterfall", "what each pass adds to the latency"),
+        ("ablation", "what leaving out each pass costs"),
+    ):
+        shown.add_argument(
+            f"--{name}", dest="figure", action="short", const=name,
+            help=f"the figure of -o shows {text}, a panel for each pipeline",
+        )  # fmt: skip
     command.set_defaults(run=_compare)
 
 
@@ -118,8 +128,6 @@ def _formula(arguments: argparse.Namespace) -> int:
     how, given = arguments.format, vocabulary.values(arguments)
     if arguments.detail and how not in ("text", "latex", "tex", "html"):
         raise InputError(f"--detail is for text, latex, tex and html, not {how}: leave it out")
-    if arguments.label is not None and how != "latex":
-        raise InputError(f"--label is for latex, not {how}: leave it out")
     if arguments.at:
         if arguments.detail or how not in ("text", "json", "csv"):
             raise InputError("--at gives the value, as text, json or csv; -B and --set a formula")
@@ -128,6 +136,14 @@ def _formula(arguments: argparse.Namespace) -> int:
     formula = getattr(compiled, arguments.metric)
     if given:
         formula = formula.bind(**given)
+    sources = [(compiled, (formula,))]
+    cited: tuple[Reference, ...] = ()
+    if arguments.bib is not None:
+        cited = write_sources(arguments, sources)
+    elif how == "tex":
+        from costgraph.asking.references import references
+
+        cited = references(sources)
     if arguments.detail or how in ("tex", "html"):
         named = compiled.readable(arguments.metric, arguments.detail or "ops", **given)
         if how == "html":
@@ -135,11 +151,12 @@ def _formula(arguments: argparse.Namespace) -> int:
         elif how == "text":
             print(named.text())
         elif how == "tex":
-            print(named.latex(document=True), end="")
+            stem = arguments.bib and os.path.splitext(os.path.basename(arguments.bib))[0]
+            print(named.latex(document=True, references=cited, bib=stem or ""), end="")
         else:
-            _print_latex(named.latex(), formula, arguments.label)
+            _print_latex(named.latex(), formula, arguments, cited)
     elif how == "latex":
-        _print_latex(formula.latex(), formula, arguments.label)
+        _print_latex(formula.latex(), formula, arguments, cited)
     elif how in ("text", "json", "csv"):
         from costgraph.showing.export.plain import formula_object
 
@@ -156,7 +173,7 @@ def _formula(arguments: argparse.Namespace) -> int:
 def _value(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     """The value of a metric at a point: of a kept case, else of the compiled program."""
     question = cases.question(arguments)
-    case = cases.read(arguments, question)
+    case = None if arguments.bib is not None else cases.read(arguments, question)
     found = None if case is None else cases.value_in(case, given)
     if case is not None and found is not None:
         arguments.cases.answered = True
@@ -178,7 +195,7 @@ def _value(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     cases.keep(arguments, question, lambda: cases.value_case(compiled, formula, data))
     return _show_value(
         arguments, formula.setting, formula.unit, given, formula(**given), compiled.fit(**given),
-        data,
+        data, lambda: [(compiled, (formula,))],
     )  # fmt: skip
 
 
@@ -190,6 +207,7 @@ def _show_value(
     value: Any,
     fits: Fit,
     data: dict[str, Any] | None,
+    sources: Sources | None = None,
 ) -> int:
     """Prints a value, what it is about and whether that fits."""
     about = setting.told({name: str(number) for name, number in given.items()})
@@ -202,17 +220,20 @@ def _show_value(
     def plain() -> dict[str, Any]:
         return {**about.to_dict(), **(data or {}), "value": value, "fit": fits.to_dict()}
 
-    return show(arguments, Answer(text, plain, "terms", about))
+    return show(arguments, Answer(text, plain, "terms", about, sources=sources))
 
 
-def _print_latex(text: str, formula: Formula, label: str | None) -> None:
+def _print_latex(
+    text: str, formula: Formula, arguments: argparse.Namespace, cited: Sequence[Reference]
+) -> None:
     """LaTeX, with what it is about above and what it rests on below, as comments."""
-    if label is not None:
-        from costgraph.showing.export.latex import numbered
+    from costgraph.showing.export.bibtex import citing
+    from costgraph.showing.export.latex import displayed
 
-        text = numbered(text, label)
+    text = displayed(text, arguments.label, arguments.caption)
     setting = formula.setting
     about, said = ([], []) if setting is None else (setting.lines(), setting.foot())
+    said = [*said, *([citing(cited)] if cited else [])]
     print("\n".join([*(f"% {line}" for line in about), text, *(f"% {line}" for line in said)]))
 
 
@@ -221,7 +242,8 @@ def _analyze(arguments: argparse.Namespace) -> int:
     if arguments.phase is not None:
         _check_sizes(arguments.phase, given)
     question = cases.question(arguments)
-    written = arguments.timeline is not None
+    written = arguments.timeline is not None or arguments.bib is not None
+    sources: Sources | None = None
     table = None if written else cases.step_in(cases.read(arguments, question), given)
     if table is None:
         from costgraph.compiling.breakdown import check_part, kept_step
@@ -231,14 +253,19 @@ def _analyze(arguments: argparse.Namespace) -> int:
         _check_sizes(phase, given)
         check_part(compiled, [compiled.program.phase(phase)], given)
         table = compiled.breakdown(phase, **given)
-        if written:
+        sources = partial(_step_sources, compiled, phase)
+        if arguments.timeline is not None:
             from costgraph.showing.export.chrome import write_timeline
 
             write_timeline(compiled.timeline(phase, **given), arguments.timeline)
         cases.keep(arguments, question, lambda: kept_step(compiled, phase))
     else:
         arguments.cases.answered = True
-    return _show_step(arguments, table)
+    return _show_step(arguments, table, sources)
+
+
+def _step_sources(compiled: Compiled, phase: str) -> list[Source]:
+    return [(compiled, (compiled.time(phase),))]
 
 
 def _check_sizes(phase: str, given: Mapping[str, Any]) -> None:
@@ -267,7 +294,7 @@ def _usual_phase(compiled: Compiled) -> str:
     return names[0]
 
 
-def _show_step(arguments: argparse.Namespace, table: Breakdown) -> int:
+def _show_step(arguments: argparse.Namespace, table: Breakdown, sources: Sources | None) -> int:
     """Prints a step in its format."""
 
     def text() -> None:
@@ -287,27 +314,40 @@ def _show_step(arguments: argparse.Namespace, table: Breakdown) -> int:
             breakdown_head(table), breakdown_cells(table), title(table), totals_lines(table)
         )
 
-    return show(arguments, Answer(text, table.to_dict, "ops", table.setting, paper))
+    answer = Answer(text, table.to_dict, "ops", table.setting, paper, sources)
+    return show(arguments, answer)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from costgraph.asking.comparison import compare
-
+    kind = getattr(arguments, "figure", None)
+    if kind is not None and arguments.output is None:
+        raise InputError(f"compare: --{kind} says what the figure of -o FILE shows: add -o")
     if arguments.output is not None:
         from costgraph.files.writing import suffix_of
         from costgraph.showing import plot
 
         suffix_of(arguments.output, plot.SUFFIXES, "figure")
-    with bar("comparing") as told:
-        table = compare(
-            arguments.model,
-            vocabulary.devices(arguments),
-            vocabulary.pipelines(arguments),
-            beside=[vocabulary.beside(text) for text in arguments.beside],
-            progress=told,
-            **vocabulary.conventions(arguments),
-            **vocabulary.values(arguments),
-        )
+    given = vocabulary.values(arguments)
+    question = cases.question(arguments, named=False)
+    written = arguments.output is not None or arguments.bib is not None
+    known = None if written else cases.comparison_in(cases.read(arguments, question), given)
+    if known is None:
+        from costgraph.asking.comparison import compare
+
+        with bar("pipelines compared") as told:
+            table = compare(
+                arguments.model,
+                vocabulary.devices(arguments),
+                vocabulary.pipelines(arguments),
+                beside=[vocabulary.beside(text) for text in arguments.beside],
+                progress=told,
+                **vocabulary.conventions(arguments),
+                **given,
+            )
+        cases.keep(arguments, question, table.kept)
+    else:
+        table = known
+        arguments.cases.answered = True
 
     def text() -> None:
         from costgraph.showing.export.comparison import comparison_text
@@ -323,8 +363,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     # Before anything is printed: who reads it may stop.
     wrote = ""
     if arguments.output is not None:
-        wrote = f"wrote {plot.save(plot.comparison(table), arguments.output)}"
-    show(arguments, Answer(text, table.to_dict, "pipelines", table.setting, paper))
+        figure = plot.comparison(table) if kind is None else plot.effects(table, kind)
+        wrote = f"wrote {plot.save(figure, arguments.output)}"
+
+    def sources() -> Iterator[Source]:
+        return ((c, (c.latency, c.memory)) for c in table.compiled)
+
+    show(arguments, Answer(text, table.to_dict, "pipelines", table.setting, paper, sources))
     if wrote and arguments.format == "text":
         print(wrote)
     else:

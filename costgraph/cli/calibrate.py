@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from costgraph.cli import vocabulary
+from costgraph.cli.showing import Answer, show
 from costgraph.cli.values import real, whole
 from costgraph.errors import InputError, clip
+from costgraph.progress import tell
 
 if TYPE_CHECKING:
     from costgraph.timing.fidelity.calibration import Calibration
+    from costgraph.timing.fidelity.fitting import Fitted
     from costgraph.timing.fidelity.kernels import Library
     from costgraph.timing.fidelity.study import Study
 
@@ -44,6 +48,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("-o", "--output", metavar="FILE", help="where to write the result")
     command.add_argument("--minutes", type=real, default=1.0, help="time to measure (1)")
     command.add_argument("--plot", metavar="FILE", help="measured over predicted, PNG or SVG")
+    vocabulary.add_format(command, "csv")
     command.set_defaults(run=_calibrate)
     command = commands.add_parser(
         "validate",
@@ -59,6 +64,7 @@ def add_commands(commands: Any) -> None:
         "--threads", type=whole, metavar="N", help="threads of the library (as FILE)"
     )
     command.add_argument("--minutes", type=real, default=1.0, help="time to measure (1)")
+    vocabulary.add_format(command, "csv")
     command.set_defaults(run=_validate)
 
 
@@ -69,11 +75,16 @@ def _minutes(value: float) -> float:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
+    if arguments.plot:
+        from costgraph.files.writing import suffix_of
+
+        suffix_of(arguments.plot, (".png", ".svg"), "--plot")
     if arguments.this_machine:
         return _this_machine(arguments)
     from costgraph.files.writing import write_whole
     from costgraph.hardware import load_hardware
     from costgraph.timing.fidelity.calibration import calibration_text
+    from costgraph.timing.fidelity.fitting import fitted
     from costgraph.timing.fidelity.relatives import sheet_of
     from costgraph.timing.fidelity.study import study
     from costgraph.timing.fidelity.table import read_table
@@ -90,59 +101,48 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     for kind in kinds:
         if kinds.count(kind) > 1:
             raise InputError(f"two tables of kind {kind!r}: put their rows into one file")
-    made = _fitted(machine.name, studies, f"timings of {', '.join(map(str, arguments.tables))}")
-    if arguments.plot:
-        _plot(arguments.plot, made, studies)
+    about = f"timings of {', '.join(map(str, arguments.tables))}"
+    made, found = fitted(machine.name, studies, about)
+    written = _plotted(arguments, made, studies)
     if arguments.output:
-        write_whole(arguments.output, calibration_text(made).encode())
-    return 0
+        written.append(write_whole(arguments.output, calibration_text(made).encode()))
+    return _show(arguments, "", made, found, written)
 
 
-def _fitted(name: str, studies: list[Study], provenance: str) -> Calibration:
-    """Fit every study, print what came out, and return the calibration."""
-    import numpy as np
+def _show(
+    arguments: argparse.Namespace,
+    about: str,
+    made: Calibration,
+    found: Sequence[Fitted],
+    written: Sequence[Path],
+    more: Mapping[str, Any] | None = None,
+) -> int:
+    """Prints what was fitted, and which files were written."""
+    from costgraph.showing.export.fitted import fitted_object, fitted_text
 
-    from costgraph.showing.export.table import plain_table
-    from costgraph.timing.fidelity.calibration import Calibration, Fit
-    from costgraph.timing.fidelity.fit import errors, fit
-    from costgraph.timing.fidelity.study import crossfit, fitted_for, form_model
+    def text() -> None:
+        print("".join([f"{about}\n\n" if about else "", fitted_text(found)]))
+        if written:
+            print(f"wrote {' and '.join(map(str, written))}")
 
-    fits = {}
-    for s in studies:
-        if len(s.table) < 2 * len(s.form.parameters):
-            raise InputError(
-                f"{len(s.table)} rows of kind {s.kind!r} are too few for "
-                f"{len(s.form.parameters)} parameters: give at least twice as many"
-            )
-        labels = {**s.labels, "group": s.labels["variant"], "device": s.labels["shared"]}
-        s = replace(s, labels=labels)
-        made = fit(form_model(s.form), s.form.parameters, s.f, s.seconds, labels, starts=3)
-        unseen, _ = crossfit(s)
-        print(f"{s.kind}: {s.form.text}\n")
-        for variant in np.unique(s.labels["variant"]):
-            m = s.labels["variant"] == variant
-            values, stderr = fitted_for(s, made, m)
-            mean, median = errors(unseen[m], s.seconds[m])
-            low, mid, high = np.quantile(s.seconds[m] / unseen[m], (0.1, 0.5, 0.9))
-            held = {"rows": float(m.sum()), "mean": mean, "median": median,
-                    "q10": float(low), "q50": float(mid), "q90": float(high)}  # fmt: skip
-            fits[s.kind, str(variant)] = Fit(s.kind, str(variant), values, held, stderr)
-            rows = [(p.name, f"{values[p.name]:.4g}", _uncertainty(stderr[p.name]), p.meaning)
-                    for p in s.form.parameters]  # fmt: skip
-            print(plain_table(("parameter", "value", "error", f"{variant}"), rows))
-            print(
-                f"unseen shapes: {mean:.1f} % mean, {median:.1f} % median error over "
-                f"{int(m.sum())} rows; 80 % of times are {low:.2f} to {high:.2f} of predicted\n"
-            )
-    return Calibration(name, provenance, fits)
+    def data() -> dict[str, Any]:
+        return {
+            "device": made.device,
+            "provenance": made.provenance,
+            **(more or {}),
+            "fits": fitted_object(found),
+            "written": [str(path) for path in written],
+        }
+
+    return show(arguments, Answer(text, data, "fits"))
 
 
-def _uncertainty(error: float) -> str:
-    """A relative standard error, or that the rows say nothing about the parameter."""
-    return f"±{100 * error:.0f} %" if error < 2 else "not determined"
+def _plotted(arguments: argparse.Namespace, made: Calibration, studies: list[Study]) -> list[Path]:
+    """The figure of ``--plot``, if one was asked for."""
+    return [_plot(arguments.plot, made, studies)] if arguments.plot else []
 
 
-def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
+def _plot(target: str, made: Calibration, studies: list[Study]) -> Path:
     """Measured over predicted time against measured time."""
     from costgraph.files.writing import suffix_of, whole_file
     from costgraph.timing.fidelity.forms import value
@@ -166,6 +166,7 @@ def _plot(target: str, made: Calibration, studies: list[Study]) -> None:
     axes.legend()
     with whole_file(target) as path:
         figure.savefig(path, format=suffix[1:])
+    return Path(target)
 
 
 def _this_machine(arguments: argparse.Namespace) -> int:
@@ -173,6 +174,7 @@ def _this_machine(arguments: argparse.Namespace) -> int:
     from costgraph.timing.fidelity import measure
     from costgraph.timing.fidelity.apply import beside_of
     from costgraph.timing.fidelity.calibration import calibration_text
+    from costgraph.timing.fidelity.fitting import fitted
     from costgraph.timing.fidelity.study import study
 
     target = Path(arguments.output or "this-machine.toml")
@@ -190,16 +192,20 @@ def _this_machine(arguments: argparse.Namespace) -> int:
         made = measure.measure(library, 0.8 * seconds, step)
     what = f"{made.library}, {_count(made.threads, 'thread')}"
     rates = ", ".join(f"{t} {rate / 1e9:.1f} GFLOP/s" for t, rate in made.sheet.peaks.items())
-    print(f"{what}: {rates}, memory {made.sheet.bandwidth / 1e9:.2f} GB/s (best reached)\n")
+    about = f"{what}: {rates}, memory {made.sheet.bandwidth / 1e9:.2f} GB/s (best reached)"
     studies = [study(t, {made.name: made.sheet}) for t in made.tables]
-    fitted = _fitted(made.name, studies, f"measured on this machine through {what}")
-    if arguments.plot:
-        _plot(arguments.plot, fitted, studies)
-    device, calibration = measure.device_text(made), calibration_text(fitted)
-    write_whole(target, device.encode())
-    write_whole(beside_of(target), calibration.encode())
-    print(f"wrote {target} and {beside_of(target)}")
-    return 0
+    calibration, found = fitted(made.name, studies, f"measured on this machine through {what}")
+    texts = measure.device_text(made), calibration_text(calibration)
+    written = _plotted(arguments, calibration, studies)
+    for path, text in zip((target, beside_of(target)), texts, strict=True):
+        written.append(write_whole(path, text.encode()))
+    best = {
+        "library": made.library,
+        "threads": made.threads,
+        "rates": dict(made.sheet.peaks),
+        "bandwidth": made.sheet.bandwidth,
+    }
+    return _show(arguments, about, calibration, found, written, best)
 
 
 def _library(name: str, threads: int | None) -> Library:
@@ -221,18 +227,9 @@ def _count(n: int, what: str) -> str:
 
 @contextmanager
 def _steps() -> Iterator[Callable[[str, int], None]]:
-    """A progress bar, as a function of what begins and of how many steps there are."""
-    from rich.progress import Progress
-
-    from costgraph.showing.export.terminal import console
-
-    with Progress(console=console(), transient=True) as bar:
-        task = bar.add_task("measuring", total=None)
-
-        def step(text: str, total: int) -> None:
-            bar.update(task, advance=1, total=total, description=text)
-
-        yield step
+    """A function of what begins and of how many steps there are, which a bar shows."""
+    begun = count()
+    yield lambda text, total: tell("measurements", next(begun), total)
 
 
 def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
@@ -241,6 +238,7 @@ def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
     from costgraph.hardware import load_hardware
     from costgraph.timing.fidelity import measure_torch
     from costgraph.timing.fidelity.calibration import calibration_text
+    from costgraph.timing.fidelity.fitting import fitted
     from costgraph.timing.fidelity.kernels_torch import load_torch
     from costgraph.timing.fidelity.relatives import sheet_of
     from costgraph.timing.fidelity.study import study
@@ -256,17 +254,15 @@ def _this_gpu(arguments: argparse.Namespace, target: Path) -> int:
         made = measure_torch.tables(torch, machine.name, seconds, cache, step)
     studies = [study(t, {machine.name: sheet}) for t in made]
     what = f"PyTorch {torch.__version__}, CUDA graphs, {torch.cuda.get_device_name()}"
-    fitted = _fitted(machine.name, studies, what)
-    if arguments.plot:
-        _plot(arguments.plot, fitted, studies)
-    write_whole(target, calibration_text(fitted).encode())
-    print(f"wrote {target}")
-    return 0
+    calibration, found = fitted(machine.name, studies, what)
+    written = _plotted(arguments, calibration, studies)
+    written.append(write_whole(target, calibration_text(calibration).encode()))
+    return _show(arguments, "", calibration, found, written)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
     from costgraph.hardware import load_hardware
-    from costgraph.showing.validation import validate
+    from costgraph.showing.validation import validate, validation_text
 
     seconds = 60 * _minutes(arguments.minutes)
     machine = load_hardware(arguments.on)
@@ -287,6 +283,6 @@ def _validate(arguments: argparse.Namespace) -> int:
             raise
         library = _library(name, None)
     with _steps() as step:
-        text = validate(arguments.on, seconds, library, step)
-    print(text)
-    return 0
+        found = validate(arguments.on, seconds, library, step)
+    answer = Answer(lambda: print(validation_text(found)), found.to_dict, "points")
+    return show(arguments, answer)

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli.vocabulary import SIZES, values
 from costgraph.errors import InputError
+from costgraph.formula.kept import UNSAID, Unusual
 
 if TYPE_CHECKING:
+    from costgraph.asking.compared import Comparison
     from costgraph.compiling.compiled import Compiled
     from costgraph.compiling.fits import Fit
     from costgraph.compiling.steps import Breakdown
@@ -43,18 +45,14 @@ class Cases:
     answered: bool = False
 
 
-class _Unusual(Exception):
-    """The case does not answer this."""
-
-
 #: Why a case may have no answer; the whole program tells the user.
-_UNSAID = (_Unusual, ArithmeticError, InputError, LookupError, TypeError, ValueError)
+_UNSAID = (*UNSAID, InputError)
 
 
-def question(arguments: argparse.Namespace) -> list[Any]:
-    """What is asked, without the values: they are named."""
+def question(arguments: argparse.Namespace, named: bool = True) -> list[Any]:
+    """What is asked, without the values: they are ``named``, if which are given matters."""
     rest = {k: v for k, v in vars(arguments).items() if k not in _VALUES and k != "cases"}
-    return [sorted(rest.items()), sorted(values(arguments))]
+    return [sorted(rest.items()), sorted(values(arguments)) if named else []]
 
 
 def read(arguments: argparse.Namespace, question: Any) -> Any:
@@ -80,6 +78,18 @@ def step_in(case: Any, given: Mapping[str, int]) -> Breakdown | None:
         return None
 
 
+def comparison_in(case: Any, given: Mapping[str, Any]) -> Comparison | None:
+    """The comparison that a case has at a workload; None without one, or where it cannot say."""
+    if case is None:
+        return None
+    from costgraph.asking.compared import comparison_of
+
+    try:
+        return comparison_of(case, given)
+    except _UNSAID:
+        return None
+
+
 def value_case(compiled: Compiled, formula: Formula, data: dict[str, Any] | None) -> Any:
     """What the value of a formula is computed from; None where no tree holds it.
 
@@ -89,8 +99,9 @@ def value_case(compiled: Compiled, formula: Formula, data: dict[str, Any] | None
         data: what else is told of it to programs.
     """
     from costgraph.compiling.capacity import memory_needs, room_of
-    from costgraph.formula.evaluate import source_of, tree_of_expr
-    from costgraph.formula.trees import Unknown, tree_of
+    from costgraph.formula.evaluate import tree_of_expr
+    from costgraph.formula.kept import kept_formula
+    from costgraph.formula.trees import Unknown
 
     names = tuple(s.name for s in formula.symbols)
     needs = memory_needs(compiled, {}, names)
@@ -98,16 +109,11 @@ def value_case(compiled: Compiled, formula: Formula, data: dict[str, Any] | None
     room = room_of(compiled)
     if compiled.farther or formula.setting is None or room is None or not (needs.known and sizes):
         return None
-    mine = set(formula.symbols)
-    limits = [x.excess for x in formula.limits if x.symbols <= mine]
     try:
         return {
             "metric": formula.name,
             "unit": formula.unit,
-            "names": names,
-            "counts": [n for n in names if n in ("S", "N")],
-            "tree": tree_of(source_of(*formula.computed)),
-            "limits": [tree_of_expr(x, formula.symbols) for x in limits],
+            **kept_formula(formula),
             "sizes": [tree_of_expr(x, formula.symbols, exact=True) for x in sizes],
             "hardware": compiled.machine.name,
             "room": room,
@@ -130,16 +136,13 @@ def value_in(case: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, Fi
 def _value(case: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, Fit]:
     from costgraph.compiling.fits import Fit
     from costgraph.compiling.steps import plain_number
+    from costgraph.formula.kept import value_at
     from costgraph.formula.trees import value_of
 
+    value = plain_number(value_at(case, given))
     point = [given[name] for name in case["names"]]
-    if not all(isinstance(given[name], int) for name in case["counts"]):
-        raise _Unusual
-    if any(value_of(limit, point) > 0 for limit in case["limits"]):
-        raise _Unusual
-    value = plain_number(value_of(case["tree"], point))
     need = max(float(value_of(size, point)) for size in case["sizes"])
     fits = Fit(case["hardware"], need, case["room"], case["least"])
     if fits.fits is False:
-        raise _Unusual
+        raise Unusual
     return value, fits

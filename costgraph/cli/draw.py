@@ -9,13 +9,14 @@ from costgraph.cli import vocabulary
 from costgraph.cli.values import remark
 from costgraph.errors import InputError, clip, nearest
 from costgraph.ir.metrics import COUNTED
+from costgraph.progress import counted, tell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from costgraph.compiling.compiled import Compiled
 
-KINDS = ("roofline", "curve", "map", "breakdown", "waterfall", "pareto", "sizes")
+KINDS = ("roofline", "curve", "map", "breakdown", "waterfall", "ablation", "pareto", "sizes")
 SURVEY = tuple(f"survey-fig{n}" for n in (5, 6, 7, 8, 9, 11, 16, 18, 19, 20))
 #: A device for pictures of graphs without times: passes need to know one.
 _ANY_DEVICE = "a6000"
@@ -29,6 +30,7 @@ kinds:
              --passes which of them is best
   breakdown  time by operation kind and memory by use, stacked, over B, T or S
   waterfall  what each pass of a pipeline adds to the latency
+  ablation   what leaving out each pass of a pipeline costs
   pareto     throughput against time per token; --on and --passes are repeatable
   sizes      --metric over the model's parameters; --passes is repeatable
   survey-fig5 … survey-fig20   figures of the survey arXiv 2402.16363 (no model)
@@ -87,7 +89,10 @@ def _draw(arguments: argparse.Namespace) -> int:
         raise InputError(f"draw: times at {', '.join(given)} need --on HARDWARE")
     if arguments.step is not None and not arguments.diff:
         raise InputError("draw: --step needs --diff")
+    steps = "compiled, drawn, laid out"
+    tell(steps, 0, 3)
     compiled = vocabulary.compiled(arguments, device=arguments.on or _ANY_DEVICE)
+    tell(steps, 1, 3)
     if given:
         program = compiled.program
         one = program.phase(arguments.phase) if arguments.phase else program.phase_for(given)
@@ -101,15 +106,17 @@ def _draw(arguments: argparse.Namespace) -> int:
         device=arguments.on is not None,
         **given,
     )
+    tell(steps, 2, 3)
+    path = drawing.save(arguments.output)
     remark(compiled.setting.remarks)
-    print(f"wrote {drawing.save(arguments.output)}")
+    print(f"wrote {path}")
     return 0
 
 
 def _plot_command(commands: Any) -> None:
     command = commands.add_parser(
         "plot",
-        help="a figure: roofline, curve, map, breakdown, waterfall, pareto, sizes",
+        help=f"a figure: {', '.join(KINDS)}",
         description="Draw a figure as .svg, .pdf or .png. Needs the extra 'plot' (matplotlib).",
         epilog=PLOT_EPILOG,
     )
@@ -236,7 +243,7 @@ def _curve(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     over = arguments.over or "B"
     choices = {
         passes or "no passes": _compiled(arguments, passes, symbolic=_is_rate(over))
-        for passes in arguments.pipelines
+        for passes in counted(arguments.pipelines, "pipelines compiled")
     }
     first = next(iter(choices.values()))
     metric = arguments.metric or ("tpot" if "tpot" in first.metrics else "latency")
@@ -343,14 +350,15 @@ def _breakdown(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
 
 def _waterfall(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     from costgraph.asking.comparison import compare
-    from costgraph.showing.plot import waterfall
+    from costgraph.showing.plot import ablation, waterfall
 
     table = compare(
         arguments.model, arguments.devices[0], ["", _single(arguments)],
         **vocabulary.conventions(arguments), **given,
     )  # fmt: skip
     arguments.told |= dict.fromkeys(table.setting.remarks)
-    return waterfall(table, 1, width=arguments.width)
+    figure = waterfall if arguments.kind == "waterfall" else ablation
+    return figure(table, 1, width=arguments.width)
 
 
 def _pareto(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
@@ -384,6 +392,7 @@ _MAKERS = {
     "map": _map,
     "breakdown": _breakdown,
     "waterfall": _waterfall,
+    "ablation": _waterfall,
     "pareto": _pareto,
     "sizes": _sizes,
 }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: where it is named.
 MODULES = {
     "basic": ("formula", "analyze", "compare"),
-    "formula": ("explain", "regimes", "solve", "reliability"),
+    "formula": ("explain", "regimes", "solve", "wins", "reliability"),
     "sweep": ("sweep", "search"),
     "serving": ("serve-plan", "serve-simulate"),
     "draw": ("draw", "plot"),
@@ -51,6 +51,7 @@ def _run(argv: Sequence[str] | None, kept: Cases | None) -> int:
     if not hasattr(arguments, "run"):
         parser.print_help()
         return 0
+    vocabulary.check_paper(arguments)
     run: Callable[[argparse.Namespace], int] = arguments.run
     if getattr(arguments, "format", "text") == "text" and isinstance(sys.stdout, Screen):
         from costgraph.showing.export.terminal import width

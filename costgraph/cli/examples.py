@@ -31,6 +31,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "compare llama-3-8b --on h100,h200 --passes '' --passes fuse -S 1024 -N 256",
         "compare dit-xl-2 --on h100 --passes '' --passes fuse --set K=20",
         "compare llama-3-8b --on h100 --passes '' --passes fuse -o compare.svg",
+        "compare llama-3-8b --on h100 --passes 'fuse,quantize{weights=int4}' -o f.svg --waterfall",
         "compare llama-3-70b --on h200 --passes fuse --beside llama-3-8b:N=512",
     ),
     "explain": (
@@ -46,6 +47,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "solve llama-3-8b --on h100 --budget '20 ms' -T 4096",
         "solve llama-3-8b --on h100 --metric memory --budget '70 GB' -S 4096 -N 512",
         "solve llama-3-8b --on h100 --budget '20 ms' --over T -B 8",
+        "solve llama-3-8b --on h100 --budget '20 ms' -T 4096 --format latex --label tab:batch",
+    ),
+    "wins": (
+        "wins llama-3-8b --on h100 --passes fuse --passes 'fuse,speculative{draft=llama-3.2-1b}' "
+        "-T 2048",
+        "wins llama-3-8b --on h100,mi300x --passes fuse -T 2048",
     ),
     "reliability": (
         "reliability vgg-16 --on edge-3x-gtx-1080-ti --passes fuse,split-rows -B 1 --channel "

@@ -1,4 +1,4 @@
-"""Commands that do mathematics with a metric: explain, regimes, solve, reliability."""
+"""Commands that do mathematics with a metric: explain, regimes, solve, wins, reliability."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
-from costgraph.cli.showing import Answer, show
+from costgraph.cli.showing import Answer, Table, show
 from costgraph.cli.values import real
 from costgraph.errors import InputError, UnboundSymbolError, clip, nearest, unbound
 from costgraph.ir.metrics import METRICS, TIMED, TIMES
@@ -15,6 +15,7 @@ from costgraph.ir.metrics import METRICS, TIMED, TIMES
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
     from costgraph.formula.formula import Formula
+    from costgraph.setting import Setting
 
 
 def add_commands(commands: Any) -> None:
@@ -22,14 +23,17 @@ def add_commands(commands: Any) -> None:
     _explain_command(commands)
     _regimes_command(commands)
     _solve_command(commands)
+    _wins_command(commands)
     _reliability_command(commands)
 
 
-def _metric(command: argparse.ArgumentParser, metrics: Iterable[str], usual: str = "tpot") -> None:
+def _metric(
+    command: argparse.ArgumentParser, metrics: Iterable[str], usual: str = "tpot", *formats: str
+) -> None:
     vocabulary.add_target(command)
     vocabulary.add_metric(command, metrics, usual)
     vocabulary.add_values(command)
-    vocabulary.add_format(command, "csv")
+    vocabulary.add_format(command, "csv", *formats)
 
 
 def _explain_command(commands: Any) -> None:
@@ -40,7 +44,7 @@ def _explain_command(commands: Any) -> None:
         "each symbol changes, where the next bottleneck lies, and what stays if one rate of the "
         "machine were infinite.",
     )
-    _metric(command, TIMED)
+    _metric(command, TIMED, "tpot", "latex")
     command.set_defaults(run=_explain)
 
 
@@ -51,7 +55,7 @@ def _regimes_command(commands: Any) -> None:
         description="Where operations change what bounds them along one symbol (or over two, "
         "'--over B,T'), with the exact breakpoints and the closed form of each regime.",
     )
-    _metric(command, METRICS)
+    _metric(command, METRICS, "tpot", "latex")
     command.add_argument("--over", default="B", metavar="X[,Y]", help="symbol or two (B)")
     command.add_argument(
         "--symbolic-hardware",
@@ -74,7 +78,7 @@ def _solve_command(commands: Any) -> None:
         description="Where a metric keeps within a budget along one symbol: exact intervals, "
         "or, without closed forms, those of whole numbers that were tried.",
     )
-    _metric(command, METRICS)
+    _metric(command, METRICS, "tpot", "latex")
     command.add_argument("--over", default="B", metavar="X", help="symbol to solve for (B)")
     command.add_argument(
         "--budget", required=True, metavar="V", help="with its unit: '50 ms', '80 GB', '1000'"
@@ -83,6 +87,21 @@ def _solve_command(commands: Any) -> None:
         "--at-least", action="store_true", help="the budget is a floor (default for throughput)"
     )
     command.set_defaults(run=_solve)
+
+
+def _wins_command(commands: Any) -> None:
+    command = commands.add_parser(
+        "wins",
+        help="where one pipeline or device beats another",
+        description="The exact intervals of one symbol in which a metric is smaller with the "
+        "second of two pipelines, or on the second of two devices, than with the first.",
+    )
+    vocabulary.add_targets(command)
+    vocabulary.add_metric(command, SMALLER, "tpot")
+    command.add_argument("--over", default="B", metavar="X", help="the symbol (B)")
+    vocabulary.add_values(command)
+    vocabulary.add_format(command, "csv", "latex")
+    command.set_defaults(run=_wins)
 
 
 def _reliability_command(commands: Any) -> None:
@@ -115,6 +134,10 @@ def _reliability_command(commands: Any) -> None:
     command.set_defaults(run=_reliability)
 
 
+#: Metrics that are sums, of which the smaller is the better.
+SMALLER = tuple(name for name, m in METRICS.items() if not m.larger_is_better and "/" not in m.unit)
+
+
 def _known(formula: Formula, values: dict[str, Any]) -> dict[str, Any]:
     """The values, after a check that the formula has such symbols."""
     names = [s.name for s in formula.symbols]
@@ -139,10 +162,19 @@ def _explain(arguments: argparse.Namespace) -> int:
         example = ",".join(f"{n}={usual.get(n, '…')}" for n in missing)
         raise InputError(f"{unbound('explain', missing, formula.meanings)}; add --at '{example}'")
     found = compiled.explain(arguments.metric, **values)
-    return _show(found, found.to_dict, "shares", compiled, arguments)
+
+    def table() -> Table:
+        from costgraph.showing.export.explanation import explanation_about
+        from costgraph.showing.export.paper import explanation_cells
+
+        head, rows, foot = explanation_cells(found)
+        return Table(head, rows, explanation_about(found)[:-1], foot, wrapped=1)
+
+    return _show(found, found.to_dict, "shares", compiled, arguments, table)
 
 
 def _regimes(arguments: argparse.Namespace) -> int:
+    from costgraph.showing.export import paper
     from costgraph.showing.export.regimes import regimes_object, region_map_object
 
     values = vocabulary.values(arguments)
@@ -154,7 +186,14 @@ def _regimes(arguments: argparse.Namespace) -> int:
         if arguments.symbolic_hardware:
             raise InputError("regimes over two symbols need numbers for the hardware")
         plane = formula.region_map(*over, **values)
-        return _show(plane, lambda: region_map_object(plane), "regions", compiled, arguments)
+
+        def mapped() -> Table:
+            head, rows, foot = paper.region_map_cells(plane)
+            return Table(head, rows, _about(plane.setting), foot)
+
+        return _show(
+            plane, lambda: region_map_object(plane), "regions", compiled, arguments, mapped
+        )
     if len(over) != 1:
         raise InputError(f"--over takes one symbol or two, not {clip(arguments.over)}")
     at = None
@@ -165,7 +204,16 @@ def _regimes(arguments: argparse.Namespace) -> int:
         found = found.derivative()
     elif arguments.show == "elasticity":
         found = found.elasticity()
-    return _show(found, lambda: regimes_object(found), "regimes", compiled, arguments)
+
+    def table() -> Table:
+        head, rows, foot = paper.regimes_cells(found)
+        return Table(head, rows, _about(found.setting), foot)
+
+    return _show(found, lambda: regimes_object(found), "regimes", compiled, arguments, table)
+
+
+def _about(setting: Setting | None) -> list[str]:
+    return [] if setting is None else setting.lines()
 
 
 def _show(
@@ -174,9 +222,12 @@ def _show(
     rows: str,
     compiled: Compiled,
     arguments: argparse.Namespace,
+    table: Callable[[], Table],
 ) -> int:
     """Prints an answer in its format; the exit code."""
-    return show(arguments, Answer(lambda: print(found), data, rows, compiled.setting))
+    asked = (compiled, (getattr(compiled, arguments.metric),))
+    answer = Answer(lambda: print(found), data, rows, compiled.setting, table, lambda: [asked])
+    return show(arguments, answer)
 
 
 def _usual_link(compiled: Compiled) -> str:
@@ -244,7 +295,62 @@ def _solve(arguments: argparse.Namespace) -> int:
         # That the weights alone are too large is said of everything already.
         if warning and not compiled.setting.warnings:
             found = found.saying(f"{arguments.over}={answer} {warning}")
-    return _show(found, lambda: solution_object(found), "intervals", compiled, arguments)
+
+    def table() -> Table:
+        from costgraph.showing.export.paper import solution_cells
+
+        head, rows, foot = solution_cells(found)
+        return Table(head, rows, _about(found.question.setting), foot)
+
+    return _show(found, lambda: solution_object(found), "intervals", compiled, arguments, table)
+
+
+def _wins(arguments: argparse.Namespace) -> int:
+    from costgraph.formula.formula import exact
+    from costgraph.formula.wins import wins
+    from costgraph.setting import Setting
+    from costgraph.showing.export.winning import Race, asked, race_object, race_text
+    from costgraph.symbols import symbol
+
+    values = vocabulary.values(arguments)
+    devices, pipelines = vocabulary.devices(arguments), vocabulary.pipelines(arguments)
+    if len(devices) * len(pipelines) != 2:
+        raise InputError(
+            "wins takes two choices: --passes twice ('' is the unmodified model), or two devices, "
+            f"not {len(devices) * len(pipelines)}"
+        )
+    a, b = (vocabulary.compiled(arguments, p, d) for d in devices for p in pipelines)
+    formulas = [getattr(c, arguments.metric) for c in (a, b)]
+    names = {s.name for f in formulas for s in f.symbols}
+    for name in values:
+        if name not in names:
+            raise InputError(
+                f"{arguments.metric} has no symbol {clip(name)}{nearest(name, names)}; "
+                f"it has {', '.join(sorted(names))}"
+            )
+
+    def called(choice: Compiled) -> str:
+        return choice.place if len(devices) == 2 else choice.setting.passes or "no passes"
+
+    setting = Setting.shared([c.setting for c in (a, b)]).at(
+        {symbol(name): exact(value) for name, value in values.items()}
+    )
+    race = Race(
+        setting, arguments.metric, formulas[0].unit, arguments.over, called(a), called(b),
+        wins(*formulas, arguments.over, **values),
+    )  # fmt: skip
+
+    def table() -> Table:
+        from costgraph.showing.export.paper import wins_cells
+
+        head, rows, foot = wins_cells(race.intervals, race.over, race.unit)
+        return Table(head, rows, [*setting.lines(without=("passes",)), asked(race)], foot)
+
+    answer = Answer(
+        lambda: print(race_text(race)), lambda: race_object(race), "intervals", setting, table,
+        lambda: [(c, (f,)) for c, f in zip((a, b), formulas, strict=True)],
+    )  # fmt: skip
+    return show(arguments, answer)
 
 
 def _budget(text: str, formula: Formula) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.output import interrupted
-from costgraph.cli.showing import Answer, Table, show
+from costgraph.cli.showing import Answer, Table, show, write_sources
 from costgraph.cli.values import whole
 from costgraph.errors import InputError, clip
 from costgraph.ir.metrics import RANKED
@@ -112,6 +112,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
         return _print_sweep(arguments, choices, about)
     if arguments.format != "text":
         raise InputError("--format is of what is printed; the suffix of -o says a file's")
+    if arguments.bib is not None:
+        write_sources(arguments, vocabulary.every(arguments)())
     try:
         path, said = write_told(arguments.output, *choices, force=arguments.force, **about)
     except KeyboardInterrupt:
@@ -172,7 +174,8 @@ def _print_sweep(
         for line in made.foot:
             print(line)
 
-    return show(arguments, Answer(text, plain, "rows", table=table))
+    sources = vocabulary.every(arguments)
+    return show(arguments, Answer(text, plain, "rows", table=table, sources=sources))
 
 
 def _cell(value: Any, unit: str) -> str:
@@ -230,7 +233,9 @@ def _search(arguments: argparse.Namespace) -> int:
 
         return Table(*candidates(result), about(result))
 
-    return show(arguments, Answer(text, result.to_dict, "candidates", result.setting, paper))
+    sources = vocabulary.every(arguments)
+    answer = Answer(text, result.to_dict, "candidates", result.setting, paper, sources)
+    return show(arguments, answer)
 
 
 def _shared(pipelines: list[str], degrees: str | None) -> list[str]:

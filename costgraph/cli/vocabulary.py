@@ -12,7 +12,8 @@ functions here, so that one thing is called by one name everywhere:
 * ``--set NAME=VALUE``: any symbol, those of sizes, of the model (``K``) and of passes;
 * ``--at X=V,…``: several symbols in one text;
 * ``--metric``: a metric, or several where a command takes them;
-* ``--format``, and ``--json`` for short: what is printed (:mod:`costgraph.cli.showing`).
+* ``--format``, and ``--json`` for short: what is printed (:mod:`costgraph.cli.showing`);
+* ``--label``, ``--caption``, ``--bib``: how it stands in a paper, and its sources.
 
 Sizes are one number each. A command that runs over several takes lists and ranges, for
 ``--set`` too.
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli.parser import OnlyOne
@@ -30,6 +31,7 @@ from costgraph.cli.values import several, whole
 from costgraph.errors import InputError, clip
 
 if TYPE_CHECKING:
+    from costgraph.cli.showing import Source, Sources
     from costgraph.compiling.compiled import Compiled
 
 MODEL = "shipped or hub name, config.json, or its directory"
@@ -266,6 +268,50 @@ def add_format(command: argparse.ArgumentParser, *more: str, text: str = "") -> 
     command.add_argument(
         "--json", dest="format", action="short", const="json", help="short for --format json"
     )
+    if "latex" in names:
+        _add_paper(command)
+
+
+def _add_paper(command: argparse.ArgumentParser) -> None:
+    """How an answer stands in a paper."""
+    command.add_argument(
+        "--label", metavar="NAME", help="with latex: a number that \\ref{NAME} finds"
+    )
+    command.add_argument(
+        "--caption",
+        metavar="TEXT",
+        help="with latex: its caption, in LaTeX; what it is about then stands below",
+    )
+    command.add_argument(
+        "--bib",
+        metavar="FILE",
+        help="also add the sources to a file of BibTeX (.bib): the model's configuration, figures "
+        "of the machine, papers of passes; LaTeX cites them",
+    )
+
+
+def check_paper(arguments: argparse.Namespace) -> None:
+    """Refuses what has no place in the format that was asked for.
+
+    Raises:
+        InputError: it is not LaTeX, LaTeX would not read it, or a suffix is another.
+    """
+    for name in ("label", "caption"):
+        text = getattr(arguments, name, None)
+        if text is not None and arguments.format != "latex":
+            raise InputError(f"--{name} is for latex, not {arguments.format}: leave it out")
+    if getattr(arguments, "label", None) is not None:
+        from costgraph.showing.export.escaping import anchor_latex
+
+        anchor_latex(arguments.label)
+    if getattr(arguments, "caption", None) is not None:
+        from costgraph.showing.export.escaping import caption_latex
+
+        caption_latex(arguments.caption)
+    if getattr(arguments, "bib", None) is not None:
+        from costgraph.files.writing import suffix_of
+
+        suffix_of(arguments.bib, (".bib",), "--bib")
 
 
 # --- what was given ----------------------------------------------------------------------
@@ -445,6 +491,17 @@ def compiled(
         symbolic_model=getattr(arguments, "symbolic_model", False),
         **conventions(arguments),
     )
+
+
+def every(arguments: argparse.Namespace) -> Sources:
+    """The model compiled for every device and pipeline, when it is asked for: its sources."""
+
+    def sources() -> Iterator[Source]:
+        for device in devices(arguments):
+            for passes in pipelines(arguments):
+                yield compiled(arguments, passes, device), ()
+
+    return sources
 
 
 def conventions(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from costgraph.ir.cost import Cost
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
 from costgraph.number import whole
+from costgraph.progress import counted
 from costgraph.symbols import LEGEND, B, T, q
 from costgraph.timing import roofline
 
@@ -119,7 +120,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0), "wire": Integer(0)}
     busy = 0.0
     timed = compiled.timing_on(machine)
-    for row in compiled.rows[phase.name]:
+    for row in counted(compiled.rows[phase.name], "operations timed"):
         cost = row.cost.mapped(lambda e: placed(phase.bind(e), values))
         count = placed(phase.bind(row.count), values)
         runner = roofline.runner(machine, row.unit, phase)

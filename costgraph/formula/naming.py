@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sympy import Add, Expr, Integer, Symbol, collect, expand
 
@@ -135,9 +135,14 @@ class Named:
         """Plain text."""
         return view_text("named_text", self)
 
-    def latex(self, document: bool = False) -> str:
-        """LaTeX: an ``aligned`` block, or a document that compiles."""
-        return view_text("named_latex", self, document)
+    def latex(self, document: bool = False, **sources: Any) -> str:
+        """LaTeX: an ``aligned`` block, or a document that compiles.
+
+        Args:
+            document: pages that compile.
+            sources: what a document cites; see :func:`costgraph.showing.export.page.named_latex`.
+        """
+        return view_text("named_latex", self, document, **sources)
 
     def mathml(self) -> str:
         """Presentation MathML with the legend, as HTML."""

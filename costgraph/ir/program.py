@@ -216,6 +216,7 @@ class Program:
             where one can.
         context: the longest context that the model's file states. Where positions are rotated,
             the graph goes on beyond it: no limit of the graph, but servers refuse more.
+        origin: the shipped configuration that it was read from; empty for other models.
     """
 
     name: str
@@ -234,6 +235,7 @@ class Program:
     borrowed: tuple[str, ...] = ()
     unserved: str = ""
     context: int | None = None
+    origin: str = field(default="", compare=False)
 
     @property
     def stated(self) -> tuple[str, ...]:

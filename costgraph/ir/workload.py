@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sympy import Integer, ceiling
-
 from costgraph.errors import InputError, clip, nearest, unbound
-from costgraph.formula import Formula
 from costgraph.number import MOST, Number, number, whole
-from costgraph.symbols import LEGEND, B
 
 if TYPE_CHECKING:
+    from costgraph.formula import Formula
     from costgraph.ir.program import Program
 
 #: Sizes of a request where nothing else is said: sequences, prompt and generated tokens.
@@ -64,6 +61,8 @@ def workload(
         InputError: a value is no sane number, or nothing depends on it.
         UnboundSymbolError: a symbol has neither a given nor a usual value.
     """
+    from costgraph.symbols import LEGEND
+
     every = list(formulas)
     known = {s.name for f in every for s in f.symbols}
     told = checked(given)
@@ -71,7 +70,7 @@ def workload(
         if name not in known | _ALWAYS:
             what = f"{name} ({LEGEND[name]})" if name in LEGEND else clip(name)
             raise InputError(f"{_model(every)} has no symbol {what}{_hint(name, known)}")
-    values = {name: value for name, value in usual.items() if name in known} | told
+    values = filled(told, known, usual)
     missing = sorted(known - set(values) - set(free))
     if missing:
         meanings = {k: v for f in every for k, v in f.meanings.items()}
@@ -79,8 +78,19 @@ def workload(
     return values
 
 
+def filled(
+    told: Mapping[str, Number], known: Iterable[str], usual: Mapping[str, Any] = USUAL
+) -> dict[str, Number]:
+    """The values that are told, and usual ones for what else is known."""
+    return {name: value for name, value in usual.items() if name in known} | dict(told)
+
+
 def least_batch(program: Program) -> int:
     """The smallest batch of which every replica, and every group of one, has a sequence."""
+    from sympy import Integer, ceiling
+
+    from costgraph.symbols import B
+
     parts = [Integer(1) / phase.bind(B).coeff(B) for phase in program.phases]
     for limit in program.limits:
         slope = limit.excess.coeff(B)

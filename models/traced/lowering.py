@@ -26,6 +26,7 @@ from costgraph.models.traced.known import MOST_KNOWN
 from costgraph.models.traced.products import Products
 from costgraph.models.traced.record import Branch, Call, Ref, Source, Traced, around, used
 from costgraph.models.traced.value import Value
+from costgraph.progress import counted
 from costgraph.rewriting.rewrite import live
 
 ONE = Integer(1)
@@ -113,7 +114,7 @@ class Lowering(Products):
             name = source.name if source.name not in self._names else self._fresh(source.name)
             self._names.add(name)
             self.values[source.name] = self._sourced(replace(source, name=name))
-        for given in calls:
+        for given in counted(calls, "operators read"):
             self._call = call = self._settled_call(given)
             try:
                 made = self.rules[call.target](self, call)

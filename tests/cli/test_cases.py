@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import costgraph as cg
+from costgraph.asking import comparison
 from costgraph.cli import cases as kept_cases
 from costgraph.cli import main
 from costgraph.cli.cases import Cases
@@ -96,8 +97,19 @@ LINES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("line", LINES)
-@pytest.mark.parametrize("how", ["text", "json", "csv"])
+COMPARED = [
+    ("text", ["compare", "gpt2", "--on", "h100,a100", "--passes", "", "--passes", "fuse,quantize",
+              "-B", "{0}", "-S", "{1}", "-N", "{0}"]),
+    ("latex", ["compare", "dit-xl-2", "--on", "h100", "--passes", "fuse", "--set", "K={1}"]),
+    ("csv", ["compare", "whisper-tiny", "--on", "h100", "--passes", "", "-S", "{1}", "-N", "{0}"]),
+    ("json", ["compare", "llama-3-8b", "--on", "h100", "--passes",
+              "speculative{{draft=llama-3.2-1b,alpha=acc}}", "-N", "{1}", "--set", "acc=0.{0}"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "line"), [*((h, x) for x in LINES for h in ("text", "json", "csv")), *COMPARED]
+)
 def test_other_values_are_answered_as_the_whole_program_does(capsys, monkeypatch, line, how):
     def at(*values: int) -> list[str]:
         return [*(word.format(*values) for word in line), "--format", how]
@@ -111,6 +123,7 @@ def test_other_values_are_answered_as_the_whole_program_does(capsys, monkeypatch
         raise AssertionError("compiled")
 
     monkeypatch.setattr(compilation, "compile", refuses)
+    monkeypatch.setattr(comparison, "compile", refuses)
     assert store.run(capsys, at(3, 177)) == (whole, True)
     if how == "text":  # in another format it is another question
         with pytest.raises(AssertionError, match="compiled"):
@@ -164,12 +177,15 @@ def test_no_sympy_is_imported_for_a_known_case(tmp_path):
         )  # fmt: skip
         return found.stdout, found.stderr
 
+    both = ("compare", "gpt2", "--on", "h100", "--passes", "fuse", "-S", "99")
+    assert run(*both)[1] == "0 True\n"
+    assert run(*both, "-B", "2") == (run(*both, "-B", "2", "--no-cache")[0], "0 False\n")
     line = ("formula", "gpt2", "--on", "h100", "--at")
     assert run(*line, "B=1,T=9")[1] == "0 True\n"
     text, told = run(*line, "B=2,T=9")
     assert told == "0 False\n"
     assert text == run(*line, "B=2,T=9", "--no-cache")[0]
-    path = next(p for p in (tmp_path / "kept").iterdir() if b"tree" in p.read_bytes())
+    path = next(p for p in (tmp_path / "kept").iterdir() if b'"sizes"' in p.read_bytes())
     path.write_bytes(path.read_bytes().replace(b'"tree"', b'"treo"'))
     assert run(*line, "B=3,T=9")[1] == "0 True\n"
 

@@ -25,8 +25,7 @@ COMMANDS = next(a for a in PARSER._actions if a.choices).choices
 #: What stands for each letter; a command that has a size has it under these names.
 NAMES = {letter: [f"--{name}", f"-{letter}"] for letter, (name, _) in SIZES.items()}
 #: Commands that write files or talk, and print no result.
-SILENT = {"draw", "plot", "report", "calibrate", "validate", "explore", "serve", "site",
-          "completion"}  # fmt: skip
+SILENT = {"draw", "plot", "report", "explore", "serve", "site", "completion"}
 #: Everything there is to say: a pass without effect, a device too small, a fidelity, a reserve.
 SAID = ["llama-3.2-1b", "--on", "h100", "--reserve", "99%", "--passes", "fuse,quantize",
         "--fidelity", "calibrated"]  # fmt: skip
@@ -40,6 +39,7 @@ LINES = {
     "explain": [*SAID, "-B", "1", "-T", "99"],
     "regimes": [*SAID, "-T", "99"],
     "solve": [*SAID, "-T", "99", "--budget", "0.5"],
+    "wins": [*SAID, "--passes", "fuse", "-T", "99"],
     "sweep": [*SAID, "-S", "99", "-N", "9", "-T", "99"],
     "sweep, no memory": [*SAID, "-T", "99"],
     "search": [*SAID, "-S", "99", "-N", "9", "-B", "1:4"],

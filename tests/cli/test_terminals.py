@@ -37,6 +37,7 @@ COMMANDS = {
     "explain": ["explain", "llama-3-8b", "--on", "h100", "--passes", "fuse", "--at", "B=1,T=99"],
     "regimes": ["regimes", "llama-3-8b", "--on", "h100", "-T", "99"],
     "solve": ["solve", "llama-3-8b", "--on", "h100", "-T", "99", "--budget", "20ms"],
+    "wins": ["wins", "llama-3-8b", "--on", "h100,mi300x", "--passes", "fuse", "-T", "99"],
     "one model": ["models", "llama-3-8b"],
     "one format": ["formats", "nvfp4", "--on", "a100,h100"],
     "serve-simulate": ["serve-simulate", "llama-3.2-1b", "--on", "h100", "--rate", "5", "-S", "90",

@@ -269,6 +269,49 @@ def test_waterfall_ends_where_the_comparison_does():
         plot.waterfall(cg.compare("llama-3.2-1b", "h100", needing))
 
 
+def test_an_ablation_is_what_leaving_out_each_pass_costs():
+    table = cg.compare("llama-2-7b", "a6000", ["fuse,quantize{weights=int8},page-kv"])
+    (axes,) = plot.ablation(table).axes
+    whole, *bars = [c[0] for c in axes.containers]
+    assert whole.get_height() == table.columns[0].latency
+    for bar, effect in zip(bars, table.ablations[0], strict=True):
+        assert bar.get_height() == pytest.approx(abs(effect.change), abs=1e-12)
+        assert bar.get_y() == pytest.approx(min(effect.latency, table.columns[0].latency))
+    labels = [t.get_text() for t in axes.get_xticklabels()]
+    assert labels[0] == "all passes"
+    assert all(text.startswith("without") for text in labels[1:])
+
+
+@pytest.mark.parametrize("kind", ["waterfall", "ablation"])
+def test_effects_of_every_pipeline_with_passes_have_a_panel(kind):
+    table = cg.compare("gpt2", ["a6000", "a100"], ["", "fuse", "fuse,page-kv"], S=64, N=8)
+    figure = plot.effects(table, kind)
+    shown = [a.get_title(loc="left") for a in figure.axes if a.axison]
+    assert [t.split(",")[0] for t in shown] == [
+        f"{d}: fuse" for d in ("a6000", "a6000", "a100", "a100")
+    ]
+    with pytest.raises(InputError, match="0 pipelines have passes"):
+        plot.effects(cg.compare("gpt2", "a6000", S=64, N=8), kind)
+    with pytest.raises(InputError, match="waterfall or ablation"):
+        plot.effects(table, "bars")
+
+
+def test_a_kind_of_operation_has_one_colour_in_all_panels():
+    """Kinds are ranked by panel: a matrix product leads in a prefill, attention elsewhere."""
+    pipelines = ["", "fuse", "quantize{weights=int4,activations=int8}"]
+    table = cg.compare("llama-2-7b", "h100", pipelines, S=8192, N=4)
+    found: dict[str, set[tuple[object, object]]] = {}
+    for axes in plot.comparison(table).axes:
+        for container in axes.containers:
+            if not str(container.get_label()).startswith("_"):
+                look = container[0].get_facecolor(), container[0].get_hatch()
+                found.setdefault(container.get_label(), set()).add(look)
+    assert len(found) > 5
+    assert all(len(looks) == 1 for looks in found.values())
+    looks = [next(iter(x)) for name, x in found.items() if name != "other"]
+    assert len(set(looks)) == len(looks)
+
+
 # --- fronts --------------------------------------------------------------------------
 
 
@@ -431,6 +474,7 @@ COMMANDS = {
     "map": ["gpt2", "--on", "a6000", "--over", "B,T", "--to", "64,1024"],
     "breakdown": ["gpt2", "--on", "a6000", "--context", "512", "--to", "8"],
     "waterfall": ["gpt2", "--on", "a6000", "--passes", "fuse", "--prompt", "64", "--generate", "8"],
+    "ablation": ["gpt2", "--on", "a6000", "--passes", "fuse", "--prompt", "64", "--generate", "8"],
     "pareto": ["gpt2", "--on", "a6000", "--on", "a100", "--context", "512"],
 }
 

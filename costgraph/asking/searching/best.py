@@ -23,6 +23,7 @@ from costgraph.ir.metrics import RANKED, check_metric, has, require
 from costgraph.ir.program import Program
 from costgraph.ir.workload import USUAL, checked, least_batch, of_step, workload
 from costgraph.number import Number, bounded, is_array, is_number, parse_number, whole, wholes
+from costgraph.progress import counted
 from costgraph.rewriting.pipeline import text_of
 from costgraph.setting import Setting
 from costgraph.units import parse_quantity
@@ -214,7 +215,8 @@ def search(
     found: list[Candidate] = []
     made: list[tuple[str, str, Compiled, dict[str, Formula]]] = []
     refused: CostgraphError | None = None
-    for system, given_as, label, text in _choices(program, systems, pipelines):
+    choices = list(_choices(program, systems, pipelines))
+    for system, given_as, label, text in counted(choices, "candidates compiled"):
         try:
             # As it was given: a calibration may stand beside the file of a device.
             compiled = compile(
@@ -239,7 +241,7 @@ def search(
     every = [f for _, _, c, formulas in made for f in (*formulas.values(), *c.farther.values())]
     values = _values(program, every, given)
     clouds: list[Cloud] = []
-    for name, label, compiled, formulas in made:
+    for name, label, compiled, formulas in counted(made, "candidates searched"):
         lines = {m: Line.along(f, values, _up(m)) for m, f in formulas.items()}
         kept = _bounds(compiled, lines, bounds, "memory" in (limits or {}), values)
         least = least_batch(compiled.program)

@@ -16,6 +16,7 @@ from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Tensor, level_of
 from costgraph.ops.collectives import Exchange
 from costgraph.ops.fused import Fused
+from costgraph.progress import counted
 from costgraph.showing.draw.scene import Carrier, Cluster, Link, Scene, Vertex, clean, joined
 from costgraph.units import format_quantity
 
@@ -105,7 +106,7 @@ def _fill(found: _Parts, graph: Graph, at: _At, outside: dict[str, str]) -> dict
             units = {n.unit for n in graph.consumers[tensor.name]}
             frame = frames.get(units.pop(), at.cluster) if len(units) == 1 else at.cluster
             found.vertices.append(_source(tensor, name, frame, at.count))
-    for node in graph.nodes:
+    for node in counted(graph.nodes, "operations drawn"):
         name = clean(f"{at.prefix}{node.name}")
         here = replace(at, cluster=frames.get(node.unit, at.cluster), unit=node.unit or at.unit)
         if isinstance(node.op, Region):

@@ -85,17 +85,3 @@ def number_latex(value: Rational, exact: bool = False) -> str:
         return rf"{sign}\tfrac{{{abs(value.p)}}}{{{value.q}}}"
     mantissa, exponent = f"{float(value):.{11 if exact else 3}e}".split("e")
     return rf"{float(mantissa):.12g}\times10^{{{int(exponent)}}}"
-
-
-_ESCAPES = {
-    **{c: rf"\{c}" for c in "#$%&_{}"},
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "←": "", "…": r"\dots{}", "−": "-", "–": "--", "·": r"\textperiodcentered{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$",
-    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "‖": r"$\Vert$", "µ": r"$\mu$",
-}  # fmt: skip
-
-
-def text_latex(text: str) -> str:
-    """A text as it is shown; characters that LaTeX's usual fonts lack become ``?``."""
-    return "".join(_ESCAPES.get(c, c if ord(c) < 256 else "?") for c in text)

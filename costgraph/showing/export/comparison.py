@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sympy import Pow, Rational, oo
-
 from costgraph.ir.workload import shown
-from costgraph.showing.export.regimes import end_text
 from costgraph.showing.export.table import foot_html, html_table, plain_table, seconds, si
-from costgraph.showing.export.text import expr_text
 
 if TYPE_CHECKING:
-    from costgraph.asking.comparison import Column, Comparison, Effect
+    from costgraph.asking.compared import Column, Comparison, Effect
     from costgraph.formula.even import Even
 
     _Cell = tuple[str, Callable[[Column], str | None]]
@@ -117,6 +113,11 @@ def _evens(table: Comparison) -> list[str]:
 
 def even_text(even: Even) -> str:
     """A formula with a root as text, and where it holds."""
+    from sympy import Pow, Rational, oo
+
+    from costgraph.showing.export.regimes import end_text
+    from costgraph.showing.export.text import expr_text
+
     roots = [p for p in even.expr.atoms(Pow) if p.exp == Rational(1, 2)]
     shown = expr_text(even.expr)
     if len(roots) == 1:

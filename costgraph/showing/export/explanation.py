@@ -72,9 +72,20 @@ def change_text(n: Next, rates: Collection[str]) -> str:
 
 def explanation_text(e: Explanation) -> str:
     """What bounds the metric, its levers, the next bounds and the floors."""
+    lines = [*explanation_about(e), "", *explanation_lines(e)]
+    return "\n".join([*lines, *e.setting.foot()])
+
+
+def explanation_about(e: Explanation) -> list[str]:
+    """What is explained, and the value."""
     point = ", ".join(f"{k}={v}" for k, v in e.point.items())
     lines = e.setting.lines(point, warning=e.fit.warning)
-    lines += [f"{e.metric}: {value_text(e.value, e.unit)}", "", "bound by"]
+    return [*lines, f"{e.metric}: {value_text(e.value, e.unit)}"]
+
+
+def explanation_lines(e: Explanation) -> list[str]:
+    """What :func:`explanation_text` says of the value: lines that stand in, under headings."""
+    lines = ["bound by"]
     for resource, share in e.bounds.items():
         if share >= SMALL:
             lines.append(f"    {100 * share:5.1f}%  {resource_text(resource)}")
@@ -106,7 +117,7 @@ def explanation_text(e: Explanation) -> str:
             lines.append(
                 f"    {floor.symbol}: {word} {value_text(floor.value, e.unit)} ({gain:.3g}× faster)"
             )
-    return "\n".join([*lines, *e.setting.foot()])
+    return lines
 
 
 def timed_lines(e: Explanation) -> list[str]:

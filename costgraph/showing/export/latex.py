@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from sympy import Expr, expand
 
-from costgraph.errors import InputError, clip
 from costgraph.formula.outline import label_of, outlined
-from costgraph.showing.export.atoms import text_latex
+from costgraph.showing.export.escaping import anchor_latex, caption_latex, text_latex
 from costgraph.showing.export.layout import (
     Call,
     Name,
@@ -75,12 +73,19 @@ def formula_latex(formula: Formula) -> str:
     return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 
 
-def numbered(block: str, label: str) -> str:
-    r"""A block as an equation with a number, which ``\ref{label}`` finds.
+def displayed(block: str, label: str | None = None, caption: str | None = None) -> str:
+    r"""A block as it stands in a document.
+
+    Args:
+        block: mathematics.
+        label: what ``\ref`` finds: an equation with a number, or a figure.
+        caption: LaTeX; the block becomes a figure that floats.
 
     Raises:
-        InputError: the label has other characters than letters, digits and ``:._-``.
+        InputError: a label or a caption that LaTeX would not read as one.
     """
-    if not re.fullmatch(r"[A-Za-z0-9:._-]{1,200}", label):
-        raise InputError(f"label {clip(label)}: letters, digits and :._- alone, such as eq:tpot")
-    return f"\\begin{{equation}}\n\\label{{{label}}}\n{block}\n\\end{{equation}}"
+    name = "" if label is None else f"{anchor_latex(label)}\n"
+    if caption is not None:
+        told = f"{caption_latex(caption)}\n{name}"
+        return f"\\begin{{figure}}\n\\[\n{block}\n\\]\n{told}\\end{{figure}}"
+    return f"\\begin{{equation}}\n{name}{block}\n\\end{{equation}}" if name else block

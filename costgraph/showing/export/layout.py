@@ -24,8 +24,8 @@ from costgraph.showing.export.atoms import (
     number_latex,
     number_text,
     symbol_latex,
-    text_latex,
 )
+from costgraph.showing.export.escaping import text_latex
 
 if TYPE_CHECKING:
     from costgraph.formula.terms import Span
@@ -194,7 +194,7 @@ def _rank(factor: Expr) -> tuple[bool, bool, bool, str]:
     """Numbers, then constants, then what a request varies, then the rest."""
     request = any(s.name in _REQUEST for s in factor.free_symbols)
     plain = factor.is_Symbol or factor.is_Pow
-    return (not factor.is_Rational, not plain, request, sstr(factor))
+    return (not (factor.is_Rational or factor.is_Float), not plain, request, sstr(factor))
 
 
 def _sign(expr: Expr) -> int:

@@ -2,15 +2,18 @@ r"""Formulas in named constants as LaTeX: a block of equations, or pages that co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from costgraph.showing.export.atoms import text_latex
+from costgraph.showing.export.bibtex import bibliography, citing
 from costgraph.showing.export.breaking import broken, measure
+from costgraph.showing.export.escaping import text_latex
 from costgraph.showing.export.layout import Name, Node, of_expr, to_latex
 from costgraph.showing.export.readable import Equation, amount_text, equations, rate_text
 from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
+    from costgraph.asking.references import Reference
     from costgraph.formula.naming import Named
 
 #: Width of the text of a page in points: landscape letter paper with margins of 15 mm.
@@ -33,10 +36,19 @@ _HEAD = r"""\documentclass{article}
 _TABLE = r"\begin{longtable}{@{}l>{\raggedright}p{65mm}>{\raggedright\arraybackslash}p{150mm}@{}}"
 
 
-def named_latex(found: Named, document: bool = False) -> str:
+def named_latex(
+    found: Named, document: bool = False, references: Sequence[Reference] = (), bib: str = ""
+) -> str:
     """The formula as an ``aligned`` block; with ``document`` pages that compile.
 
     On a page no line is wider than the page, and a formula may go on overleaf.
+
+    Args:
+        found: the formula.
+        document: pages.
+        references: what a document cites.
+        bib: the file of BibTeX that holds them, without its suffix; else they stand in the
+            document itself.
     """
     rows = equations(found)
     if not document:
@@ -55,7 +67,19 @@ def named_latex(found: Named, document: bool = False) -> str:
     about = [] if setting is None else [text_latex(line) for line in setting.lines()]
     title = "".join(rf"\noindent {line}\par{chr(10)}" for line in about)
     table = "\n".join((_TABLE, *_legend(found), r"\end{longtable}"))
-    return f"{_HEAD}{title}{_block('align*', lines)}\n\n{table}\n{items}\\end{{document}}\n"
+    listed = _cited(references, bib)
+    return f"{_HEAD}{title}{_block('align*', lines)}\n\n{table}\n{items}{listed}\\end{{document}}\n"
+
+
+def _cited(references: Sequence[Reference], bib: str) -> str:
+    """Sources and where they are listed; nothing without any."""
+    if not references:
+        return ""
+    said = rf"\par\noindent {citing(references)}"
+    listed = bibliography(references)
+    if bib:
+        listed = f"\\bibliographystyle{{plain}}\n\\bibliography{{{bib}}}"
+    return f"{said}\n{listed}\n"
 
 
 def _block(environment: str, lines: list[str]) -> str:

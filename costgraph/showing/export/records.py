@@ -10,6 +10,7 @@ from typing import Any
 
 from costgraph.quoting import csv_text
 from costgraph.setting import FOOT, SAID
+from costgraph.showing.export.escaping import Tex, anchor_latex, caption_latex, text_latex
 from costgraph.showing.export.plain_json import plain_value, print_json
 from costgraph.showing.export.table import is_numeric
 from costgraph.undone import Undone
@@ -17,12 +18,6 @@ from costgraph.undone import lines as undone_lines
 
 #: Sentences of a setting: said once, in the last column of the first row.
 _SENTENCES = (*SAID, *FOOT)
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "%": r"\%", "_": r"\_", "^": r"\^{}", "~": r"\textasciitilde{}", "µ": r"$\mu$", "–": "--",
-    "…": r"\ldots{}", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "×": r"$\times$",
-    "∞": r"$\infty$", "·": r"$\cdot$", "<": r"$<$", ">": r"$>$",
-}  # fmt: skip
 
 
 def print_data(value: Any, how: str, rows: str = "") -> bool:
@@ -122,24 +117,43 @@ def latex_table(
     rows: Sequence[Sequence[str]],
     title: Sequence[str],
     foot: Sequence[str] = (),
+    *,
+    wrapped: int | None = None,
+    caption: str | None = None,
+    label: str | None = None,
 ) -> str:
-    """A table for a paper (packages booktabs and graphicx): no wider than the line.
+    """A table for a paper (packages array, booktabs, graphicx): no wider than the line.
 
     Args:
-        head, rows: texts.
+        head, rows: texts, or LaTeX (:class:`.escaping.Tex`).
         title: lines of the caption: what it is about, and what must be said.
         foot: lines below it: what it rests on.
+        wrapped: a column whose texts are broken into lines.
+        caption: LaTeX in place of the title, which is then said below.
+        label: what ``\\ref`` finds.
+
+    Raises:
+        InputError: a label or a caption that LaTeX would not read as one.
     """
     right = [is_numeric([r[i] for r in rows]) for i in range(len(head))]
-    body = [" & ".join(map(latex_text, cells)) + r" \\" for cells in rows]
-    told = [latex_text(line.strip()) for line in foot if line.strip()]
+    columns = ["r" if r else "l" for r in right]
+    if wrapped is not None:
+        columns[wrapped] = r">{\raggedright\arraybackslash}p{0.66\linewidth}"
+    said = [t for t in title if t]
+    if caption is None:
+        above = rf"\caption{{{r'. '.join(map(text_latex, said))}}}"
+    else:
+        above, foot = caption_latex(caption), (*said, *foot)
+    body = [" & ".join(map(text_latex, cells)) + r" \\" for cells in rows]
+    told = [text_latex(line if isinstance(line, Tex) else line.strip()) for line in foot if line]
     return "\n".join([
         r"\begin{table}",
-        rf"\caption{{{r'. '.join(latex_text(t) for t in title if t)}}}",
+        above,
+        *([] if label is None else [anchor_latex(label)]),
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{''.join('r' if r else 'l' for r in right)}}}",
+        rf"\begin{{tabular}}{{{''.join(columns)}}}",
         r"\toprule",
-        " & ".join(map(latex_text, head)) + r" \\",
+        " & ".join(map(text_latex, head)) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -148,8 +162,3 @@ def latex_table(
           if told else []),
         r"\end{table}",
     ])  # fmt: skip
-
-
-def latex_text(text: str) -> str:
-    """A text as LaTeX sets it."""
-    return "".join(_LATEX.get(c, c) for c in text)

@@ -88,19 +88,25 @@ def setting_object(setting: Setting | None) -> dict[str, Any]:
 
 def form_text(expr: Expr) -> str:
     """A closed form; norms as ``‖a, b‖ₚ`` with short coefficients."""
-    found: dict[Expr, str] = {}
+    bare, found = without_norms(expr)
+    text = expr_text(bare)
+    # From the last: the name of the first begins the name of the eleventh.
+    for name, (arms, exponent) in reversed(found.items()):
+        shown = f"‖{', '.join(map(expr_text, arms))}‖{norm_text(exponent)}"
+        text = text.replace(name, shown)
+    return text
+
+
+def without_norms(expr: Expr) -> tuple[Expr, dict[str, tuple[tuple[Expr, ...], Expr]]]:
+    """A closed form with a symbol for each norm; by its name, the norm's arms and exponent."""
+    found: dict[str, tuple[tuple[Expr, ...], Expr]] = {}
 
     def named(e: Expr) -> Expr:
-        arms = _arms(e)
-        name = symbol(f"norm_{len(found)}")
-        found[name] = f"‖{', '.join(map(expr_text, arms))}‖{norm_text(1 / e.exp)}"
-        return name
+        name = f"norm_{len(found)}"
+        found[name] = _arms(e), 1 / e.exp
+        return symbol(name)
 
-    text = expr_text(expr.replace(lambda e: bool(_arms(e)), named))
-    # From the last: the name of the first begins the name of the eleventh.
-    for name in reversed(found):
-        text = text.replace(str(name), found[name])
-    return text
+    return expr.replace(lambda e: bool(_arms(e)), named), found
 
 
 def _arms(e: Expr) -> tuple[Expr, ...]:

@@ -12,10 +12,11 @@ from costgraph.errors import InputError
 if find_spec("matplotlib") is None:
     raise InputError("figures need matplotlib: pip install 'costgraph[plot]'")
 
-from costgraph.showing.plot.bars import breakdown, waterfall
+from costgraph.showing.plot.bars import breakdown
 from costgraph.showing.plot.choices import choice_map, sizes
 from costgraph.showing.plot.comparisons import comparison
 from costgraph.showing.plot.curves import curve
+from costgraph.showing.plot.effects import ablation, effects, waterfall
 from costgraph.showing.plot.fronts import pareto
 from costgraph.showing.plot.maps import regime_map
 from costgraph.showing.plot.rooflines import roofline
@@ -27,10 +28,12 @@ __all__ = [
     "FIGURES",
     "SUFFIXES",
     "WIDTHS",
+    "ablation",
     "breakdown",
     "choice_map",
     "comparison",
     "curve",
+    "effects",
     "pareto",
     "regime_map",
     "roofline",

@@ -1,15 +1,13 @@
-"""Bars: time and memory by kind, and what each pass of a pipeline adds."""
+"""Bars: time and memory by kind."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from costgraph.asking.comparison import Comparison
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.steps import Breakdown
@@ -20,7 +18,6 @@ from costgraph.showing.plot.style import (
     PALETTE,
     axis_title,
     font_size,
-    head,
     head_text,
     new_figure,
     number,
@@ -125,10 +122,17 @@ def _legend_above(axes: Axes) -> None:
     )  # fmt: skip
 
 
-def stack(axes: Axes, names: Sequence[str], series: dict[str, list[float]]) -> None:
-    """Stacked bars; each series has its colour and its hatch."""
+def stack(
+    axes: Axes,
+    names: Sequence[str],
+    series: dict[str, list[float]],
+    among: Sequence[str] = (),
+) -> None:
+    """Stacked bars; each series has its colour and its hatch: its place ``among`` all names."""
     base = [0.0] * len(names)
-    for index, (name, values) in enumerate(series.items()):
+    every = list(dict.fromkeys((*among, *series)))
+    for name, values in series.items():
+        index = every.index(name)
         colour = _GREY if name == "other" else PALETTE[index % len(PALETTE)]
         axes.bar(
             range(len(names)), values, bottom=base, label=name, color=colour, edgecolor="white",
@@ -154,98 +158,6 @@ def _capacity(axes: Axes, capacity: float) -> None:
         ha="left", va="bottom", color="#B3261E", zorder=5,
         bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6},
     )  # fmt: skip
-
-
-@styled
-def waterfall(comparison: Comparison, index: int = 0, *, width: str = "slide") -> Figure:
-    """From the unmodified model to a pipeline: what each pass adds to the latency.
-
-    Args:
-        comparison: the result of :func:`costgraph.compare`.
-        index: which of its pipelines.
-        width: ``column`` or ``slide``.
-    """
-    if not 0 <= index < len(comparison.waterfalls):
-        raise InputError(f"there is no pipeline {clip(index)} in the comparison")
-    steps = comparison.waterfalls[index]
-    if not steps:
-        raise InputError("a waterfall needs a pipeline with at least one pass")
-    falls = [(s.latency, s.change) for s in steps if s.latency is not None and s.change is not None]
-    if len(falls) < len(steps):
-        why = next(s.refused for s in steps if s.refused)
-        raise InputError(f"no waterfall, for a part of the pipeline is refused: {why}")
-    start, result = falls[0][0] - falls[0][1], falls[-1][0]
-    names = ["no passes", *(_spec(s.name, width) for s in steps), "result"]
-    figure, (axes,) = new_figure()
-    ends = [start, *(latency for latency, _ in falls), result]
-    _bar(axes, 0, 0.0, start, PALETTE[6], "")
-    for place, (latency, change) in enumerate(falls, 1):
-        better = change <= 0
-        low = min(latency, latency - change)
-        colour, hatch = (PALETTE[2], "//") if better else (PALETTE[1], "xx")
-        _bar(axes, place, low, abs(change), colour, hatch)
-        axes.plot([place - 1.36, place + 0.36], [latency - change] * 2,
-                  color="#777777", linewidth=0.6, zorder=2)  # fmt: skip
-    last = len(steps) + 1
-    _bar(axes, last, 0.0, result, PALETTE[0], "")
-    axes.plot([last - 1.36, last + 0.36], [result] * 2, color="#777777",
-              linewidth=0.6, zorder=2)  # fmt: skip
-    top = max(ends)
-    for place, end in enumerate(ends):
-        if 0 < place < last:
-            change = falls[place - 1][1]
-            text = f"{'−' if change < 0 else '+'}{_rounded(abs(change))}"
-            end = max(end, end - change)
-        else:
-            text = _rounded(end)
-        axes.annotate(text, (place, end), xytext=(0, 2), textcoords="offset points",
-                      ha="center", va="bottom", zorder=5)  # fmt: skip
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylim(0, top * 1.12)
-    axes.set_ylabel("latency of a request")
-    unit_axis(axes, "y", "s")
-    axes.grid(True, axis="y", color="#E3E3E3", zorder=0)
-    ratio = start / result
-    setting = replace(comparison.setting, hardware=comparison.columns[index].hardware)
-    what = f"{ratio:.2f}× the speed without passes"
-    values = shown(comparison.bindings)
-    warning = "; ".join(_too_large(comparison, index))
-    lines = titled(setting, "", values, what, warning=warning, without=("passes",))
-    head(axes, width, *lines)
-    return figure
-
-
-def _too_large(comparison: Comparison, index: int) -> list[str]:
-    """Which of the ends of a waterfall does not fit: without passes, if known, and with them."""
-    mine = comparison.columns[index]
-    said = []
-    for column, compiled in zip(comparison.columns, comparison.compiled, strict=True):
-        warning = compiled.fit(**comparison.bindings).warning
-        if column.hardware != mine.hardware or not warning:
-            continue
-        if column is mine:
-            said.append(f"the result {warning}")
-        elif column.passes == "none":
-            said.append(f"without passes it {warning}")
-    return said
-
-
-def _bar(axes: Axes, place: int, low: float, height: float, colour: str, hatch: str) -> None:
-    axes.bar(place, height, bottom=low, color=colour, hatch=hatch, edgecolor="white",
-             width=0.72, zorder=3, linewidth=0.4)  # fmt: skip
-    # A change too small to see is still a line of its colour.
-    axes.plot([place - 0.36, place + 0.36], [low, low], color=colour, zorder=2.5)
-
-
-def _rounded(seconds: float) -> str:
-    return number(float(f"{seconds:.3g}"), "s")
-
-
-def _spec(text: str, width: str) -> str:
-    """A pass in lines of a tick label."""
-    from costgraph.showing.draw.dot import wrapped
-
-    return "\n".join(wrapped(plain(text).replace("{", " {"), 10 if width == "column" else 16))
 
 
 def grouped(

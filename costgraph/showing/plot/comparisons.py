@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from costgraph.asking.comparison import Column, Comparison
+    from costgraph.asking.compared import Column, Comparison
     from costgraph.compiling.steps import Breakdown
 
 #: Columns and pipelines that can be told apart.
@@ -65,6 +65,9 @@ def comparison(table: Comparison, *, width: str = "slide") -> Figure:
         )
     metrics = [(n, u) for n, u in _METRICS if any(getattr(c, n) is not None for c in columns)]
     steps = list(_steps(table))
+    stacks = [grouped_kinds(found) for _, found in steps]
+    # A kind of operation has one colour in all panels.
+    kinds = [k for k in dict.fromkeys(k for bars in stacks for k in bars) if k != "other"]
     count, narrow = len(metrics) + len(steps), width == "column"
     across = 2 if narrow or count == 4 else min(count, 3)
     rows = -(-count // across)
@@ -82,8 +85,10 @@ def comparison(table: Comparison, *, width: str = "slide") -> Figure:
         for group in groups:
             mine = [i for i, name in enumerate(names) if name == group]
             ticks[mine[(len(mine) - 1) // 2]] += f"\n{group}"
-    for axes, (name, found) in zip(panels[len(metrics) :], steps, strict=False):
-        _step(axes, ticks, name, found, 1 if narrow else 2)
+    for axes, (name, found), bars in zip(panels[len(metrics) :], steps, stacks, strict=False):
+        one_by_one = any(t.overlaps for t in found)
+        stack(axes, ticks, bars, kinds)
+        _step(axes, name, one_by_one, 1 if narrow else 2)
     for axes in panels[count:]:
         axes.set_axis_off()
     hollow = [] if all(c.fits for c in columns) else ["hollow: does not fit into memory"]
@@ -186,14 +191,10 @@ def _names(phases: Sequence[Phase]) -> set[str]:
     return {p.name for p in phases}
 
 
-def _step(
-    axes: Axes, ticks: Sequence[str], name: str, found: Sequence[Breakdown], across: int
-) -> None:
+def _step(axes: Axes, name: str, one_by_one: bool, across: int) -> None:
     """What the operations of a step take, one after another, by kind."""
-    stack(axes, ticks, grouped_kinds(found))
     axes.tick_params(axis="x", labelrotation=0)
-    one = any(t.overlaps for t in found)
-    axes.set_ylabel(f"{name}{', one by one' if one else ''}")
+    axes.set_ylabel(f"{name}{', one by one' if one_by_one else ''}")
     unit_axis(axes, "y", "s")
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1.0), ncols=across, frameon=False, columnspacing=0.8,

@@ -22,6 +22,7 @@ from costgraph.files.writing import suffix_of, write_whole
 from costgraph.formula.formula import exact
 from costgraph.formula.terms import Limit
 from costgraph.ir.workload import checked, plain
+from costgraph.progress import counted
 from costgraph.setting import Setting
 from costgraph.showing.report.contents import (
     Contents,
@@ -138,7 +139,9 @@ def report(
             **reading,
         )
 
-    grid = [[made(device, passes) for passes in texts] for device in devices]
+    pairs = [(device, passes) for device in devices for passes in texts]
+    made_all = [made(*pair) for pair in counted(pairs, "variants compiled")]
+    grid = [made_all[i : i + len(texts)] for i in range(0, len(pairs), len(texts))]
     return _page(grid, start([c for row in grid for c in row], point), plain(point))
 
 
@@ -193,7 +196,9 @@ def bundle(
     """
     setting = Setting.shared([c.setting for row in grid for c in row])
     contents = contents or Contents()
-    variants = [[contents.variant(c) for c in row] for row in grid]
+    every = [c for row in grid for c in row]
+    made = iter([contents.variant(c) for c in counted(every, "variants written")])
+    variants = [[next(made) for _ in row] for row in grid]
     devices = [hardware_figures(row[0], contents.symbols) for row in grid]
     # What a variant rests on stands with it.
     about = {k: v for k, v in setting.to_dict().items() if k not in ("assumptions", "not_done")}

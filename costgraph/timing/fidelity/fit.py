@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costgraph.errors import InputError
+from costgraph.progress import counted
 from costgraph.timing.fidelity.forms import Parameter
 from costgraph.timing.fidelity.table import Array
 
@@ -216,7 +217,7 @@ def held_out(
     """Predictions of each row by a fit that has seen none of its fold."""
     out = np.empty(len(seconds))
     scopes = {p.name: p.scope for p in parameters}
-    for k in np.unique(fold):
+    for k in counted(list(np.unique(fold)), "fits without some rows"):
         seen, unseen = fold != k, fold == k
         made = fit(
             model,

@@ -1,0 +1,79 @@
+"""Where one formula is smaller than another, as text and as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sympy import sstr
+
+from costgraph.setting import Setting
+from costgraph.showing.export.regimes import condition_text
+
+if TYPE_CHECKING:
+    from costgraph.formula.wins import Interval
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two choices beside one another.
+
+    Attributes:
+        setting: what both are about.
+        metric, unit, over: what is compared, along which symbol.
+        first, second: what the choices are called.
+        intervals: where the second is smaller.
+    """
+
+    setting: Setting
+    metric: str
+    unit: str
+    over: str
+    first: str
+    second: str
+    intervals: Sequence[Interval]
+
+
+def asked(race: Race) -> str:
+    """The question as a line."""
+    return f"{race.metric} of {race.second} is smaller than of {race.first}"
+
+
+def race_text(race: Race) -> str:
+    """The intervals in a few lines."""
+    lines = [*race.setting.lines(without=("passes",)), asked(race)]
+    lines += [f"  {interval.text}" for interval in race.intervals] or ["  nowhere"]
+    conditions = dict.fromkeys(condition_text(c) for i in race.intervals for c in i.conditions)
+    if conditions:
+        lines += ["  while", *(f"      {text}" for text in conditions)]
+    return "\n".join([*lines, *race.setting.foot()])
+
+
+def race_object(race: Race) -> dict[str, Any]:
+    """The same as plain values; ends and differences are exact text."""
+    return {
+        **race.setting.to_dict(),
+        "metric": race.metric,
+        "unit": race.unit,
+        "over": race.over,
+        "first": race.first,
+        "second": race.second,
+        "intervals": [
+            {
+                "from": str(sstr(interval.lower)),
+                "to": str(sstr(interval.upper)),
+                "partly": interval.partly,
+                "conditions": [str(sstr(c)) for c in interval.conditions],
+                "pieces": [
+                    {
+                        "from": str(sstr(piece.lower)),
+                        "to": str(sstr(piece.upper)),
+                        "difference": str(sstr(piece.difference)),
+                    }
+                    for piece in interval.pieces
+                ],
+            }
+            for interval in race.intervals
+        ],
+    }
