@@ -44,7 +44,7 @@ def fitted(prefill: np.ndarray, step: np.ndarray, c: np.ndarray, t: np.ndarray) 
     from scipy.optimize import least_squares
 
     low, high = (np.array([p[i] for p in PARAMETERS.values()]) for i in (0, 1))
-    # Powers of the logarithm for sizes that differ by decades; all are kept positive.
+    # Of one size each.
     scale = np.array([1e-2, 1.0, 1.0, 1.0])
 
     def residual(x: np.ndarray) -> np.ndarray:
@@ -57,8 +57,9 @@ def fitted(prefill: np.ndarray, step: np.ndarray, c: np.ndarray, t: np.ndarray) 
                       bounds=(low / scale + 1e-9, high / scale))
         for start in starts
     ]  # fmt: skip
-    best = min(found, key=lambda r: r.cost)
-    return dict(zip(PARAMETERS, map(float, best.x * scale), strict=True))
+    best = min(found, key=lambda r: r.cost).x * scale
+    # What ends at its limit takes no part.
+    return {k: float(x) if x > 1e-6 else 0.0 for k, x in zip(PARAMETERS, best, strict=True)}
 
 
 class First:

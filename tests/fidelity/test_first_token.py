@@ -33,7 +33,7 @@ def test_a_shipped_form_is_read_back_from_its_text(name, tmp_path):
     path.write_text(first_token_text(form))
     again = first_token_from(read_toml(path, 1 << 20, "a file", HardwareError), "again")
     assert again == form
-    assert 0 < form.heldout["median"] < 40
+    assert 0 < form.heldout["median"] < 50
 
 
 @pytest.mark.parametrize("name", served_frameworks())
