@@ -67,6 +67,8 @@ class Batches:
         return found / LAYERS
 
 
+#: Columns of a batch.
+NAMES = ("prefill_chunk", "kv_before_chunk", "decodes", "kv_decode", "seconds")
 DECODES, CHUNK = ("c", 1, "T"), (1, "C", "P")
 
 
@@ -75,17 +77,30 @@ def _attention(step: Formula) -> Formula:
     return replace(step, terms=kept, limits=())
 
 
-def read() -> list[Batches]:
-    """The mixed batches."""
+def read(chunks: bool = False) -> list[Batches]:
+    """The mixed batches; or chunks of prompts alone."""
     found: dict[tuple[str, tuple[int, int, int]], list[dict[str, str]]] = {}
     with gzip.open(FILE, "rt") as file:
         for row in csv.DictReader(file):
-            if int(row["decodes"]):
+            if chunks is not bool(int(row["decodes"])):
                 heads = int(row["n_heads"]), int(row["n_kv_heads"]), int(row["head_dim"])
                 found.setdefault((row["device"], heads), []).append(row)
-    names = ("prefill_chunk", "kv_before_chunk", "decodes", "kv_decode", "seconds")
     return [
-        Batches(device, heads, {k: np.array([float(r[k]) for r in rows]) for k in names})
+        Batches(device, heads, {k: np.array([float(r[k]) for r in rows]) for k in NAMES})
+        for (device, heads), rows in found.items()
+    ]
+
+
+def fresh() -> list[Batches]:
+    """Whole prompts of one sequence each, as chunks behind nothing."""
+    found: dict[tuple[str, tuple[int, int, int]], list[tuple[float, ...]]] = {}
+    with gzip.open(FILE.with_name("attention_prefill_more.csv.gz"), "rt") as file:
+        for row in csv.DictReader(file):
+            heads = int(row["n_heads"]), int(row["n_kv_heads"]), int(row["head_dim"])
+            values = float(row["q_len"]), 0.0, 0.0, 0.0, float(row["seconds"])
+            found.setdefault((row["hw"], heads), []).append(values)
+    return [
+        Batches(device, heads, dict(zip(NAMES, np.array(rows).T, strict=True)))
         for (device, heads), rows in found.items()
     ]
 

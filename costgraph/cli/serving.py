@@ -187,6 +187,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving import Pool, StepTimes, simulate
+    from costgraph.asking.serving.loop import first_tokens
     from costgraph.asking.serving.pools import apart_assumed
     from costgraph.asking.serving.simulate import COUNTED
     from costgraph.compiling.compilation import compile
@@ -216,6 +217,11 @@ def _simulate(arguments: argparse.Namespace) -> int:
     later = () if decode is None else apart_assumed(pool, decode)
     setting = compiled.setting.assuming(*times.assumed, *pool.assumed, *later, COUNTED)
     setting = setting.warned(compiled.program.beyond(longest), seen.unsteady)
+    served = None
+    if arguments.closed is not None and decode is None:
+        served = first_tokens(compiled, requests, arguments.closed / arguments.replicas)
+    if served is not None:
+        setting = setting.assuming(served[1])
     if arguments.timeline is not None:
         from costgraph.showing.plot import save, timeline
 
@@ -226,7 +232,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
         more = {k.replace("_", " "): v for k, v in told.items() if v is not None}
         more |= {"paging": arguments.paging} if arguments.paging else {}
         more |= {"polls": arguments.polls} if arguments.polls > 1 else {}
-        print(simulated_text(seen, policy, setting, asked | more, width()))
+        first = None if served is None else served[0]
+        print(simulated_text(seen, policy, setting, asked | more, width(), first))
 
     def data() -> dict[str, Any]:
         said = {
@@ -234,6 +241,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
             "chunk": getattr(policy, "budget", None), "replicas": arguments.replicas,
             "paging": arguments.paging, **told,
         }  # fmt: skip
+        said |= {} if served is None else {"ttft_served": served[0]}
         return setting.to_dict() | said | seen.to_dict()
 
     return show(arguments, Answer(text, data, "", setting))

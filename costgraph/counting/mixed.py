@@ -67,11 +67,13 @@ class MixedRow(Row):
 
     ``phase`` has all its groups as equal sequences of their mean length, which is what
     their tokens and sequences add up to; contexts are means over sequences. ``beside`` is
-    true of what decoding groups do apart from others in the same step.
+    true of what decoding groups do apart from others in the same step; ``steps`` of what only
+    groups that decode do, whichever others there are.
     """
 
     phase: Phase | None = None
     beside: bool = False
+    steps: bool = False
 
 
 def mixed(expr: Expr, parts: Sequence[Part]) -> Expr:
@@ -284,5 +286,5 @@ def _row(row: Row, parts: Sequence[Part], label: str = "") -> MixedRow:
     name = f"{label}.{row.name}" if label else row.name
     return MixedRow(
         name, row.kind, seen.bind(row.count), mixed_cost(row.cost, parts), row.node, row.graph,
-        row.region, row.unit, row.presence, row.aside, seen,
+        row.region, row.unit, row.presence, row.aside, seen, steps=all(p.steps for p in parts),
     )  # fmt: skip

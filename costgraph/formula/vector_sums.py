@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from costgraph.formula.vector import Array
 
 Index: TypeAlias = NDArray[np.intp]
-#: Takes points by their places, and gives a function of a ``t`` for each to values there.
+#: Takes points by their places, and gives a function to values: of a ``t`` for each, or of rows
+#: of them.
 Summand: TypeAlias = Callable[[Index], Callable[[NDArray[np.float64]], NDArray[np.float64]]]
-#: Pieces whose values are computed together: they stay in the cache.
-CHUNK = 1 << 12
+#: Values that are computed together: they stay in the cache.
+CHUNK = 1 << 14
+#: Points whose pieces are cut together.
+_POINTS = 1 << 13
 
 
 class _Pieces(NamedTuple):
@@ -30,16 +33,16 @@ class _Pieces(NamedTuple):
     def at(self, where: NDArray[np.bool_] | slice) -> _Pieces:
         return _Pieces(self.points[where], self.start[where], self.n[where])
 
-    def chunks(self) -> Iterator[_Pieces]:
-        for first in range(0, len(self.points), CHUNK):
-            yield self.at(slice(first, first + CHUNK))
+    def chunks(self, size: int = CHUNK) -> Iterator[_Pieces]:
+        for first in range(0, len(self.points), size):
+            yield self.at(slice(first, first + size))
 
 
 def sum_smooth(lower: Array, upper: Array, summand: Summand) -> Array:
     """``Σ f(t)`` for ``t = lower … upper`` at each point; zero for empty ranges."""
     total = np.zeros(len(lower))
-    for first in range(0, len(total), CHUNK):
-        points = np.arange(first, min(first + CHUNK, len(total)))
+    for first in range(0, len(total), _POINTS):
+        points = np.arange(first, min(first + _POINTS, len(total)))
         _add(total, _doubling(points, lower[points], upper[points]), summand)
     return total
 
@@ -51,7 +54,7 @@ def _add(total: Array, pieces: _Pieces, summand: Summand) -> None:
         for part in _opened(pieces.at(short)).chunks():
             np.add.at(total, part.points, summand(part.points)(part.start))
         left = []
-        for part in pieces.at(~short).chunks():
+        for part in pieces.at(~short).chunks(CHUNK // len(rule().nodes)):
             found, settled = _by_rule(summand(part.points), part.start, part.n)
             np.add.at(total, part.points[settled], found[settled])
             left.append(part.at(~settled))
@@ -99,8 +102,7 @@ def _by_rule(
     """(sums of pieces, where they are smooth enough)."""
     known = rule()
     half, center = n / 2, start + (n - 1) / 2
-    values = np.empty((len(known.nodes), len(start)))
-    for row, x in zip(values, known.nodes, strict=True):
-        row[...] = f(center + half * x)
+    # A row for each node: one pass through the summand serves all.
+    values = f(center + half * np.array(known.nodes)[:, None])
     total, rough = summed(np.array(known.weights) @ values, n)
     return total, ~rough

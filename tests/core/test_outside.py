@@ -19,6 +19,7 @@ from costgraph.hardware import load_hardware
 from costgraph.models import load_model
 from costgraph.models.torch_export import read_traced
 from costgraph.timing.fidelity.calibration import load_calibration
+from costgraph.timing.fidelity.first_token import load_first_token
 from costgraph.timing.fidelity.frameworks import load_framework
 from costgraph.timing.fidelity.table import read_table
 
@@ -33,6 +34,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "devices": (".toml", load_hardware),
     "calibrations": (".toml", load_calibration),
     "frameworks": (".toml", load_framework),
+    "servers": (".toml", load_first_token),
     "timings": (".csv", read_table),
     "compressed timings": (".csv.gz", read_table),
     "sweeps": (".nc", open_sweep),

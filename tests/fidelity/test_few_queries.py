@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from sympy import Integer
+from sympy import Integer, Symbol
 
 import costgraph as cg
-from costgraph.symbols import S, T
-from costgraph.timing.fidelity.classify import few_queries
+from costgraph.symbols import S
+from costgraph.timing.fidelity.classify import FEW, few_queries
 
 PAIRS = (("llama-3.1-70b", "b200"), ("llama-3-8b", "h100"), ("llama-2-13b", "rtx-4090"))
 
@@ -78,24 +79,69 @@ def test_a_longer_context_and_more_queries_never_take_less_time(
 
 
 @pytest.mark.parametrize(("model", "device"), PAIRS)
-def test_many_queries_over_nothing_cached_are_no_faster_than_half_a_prefill(
-    model: str, device: str
-) -> None:
-    """Kernels differ, so times do; the work does not."""
+def test_many_queries_over_nothing_cached_are_a_prefill(model: str, device: str) -> None:
+    """The form follows the number of queries, whatever phase asks."""
     made = cg.compile(model, device, "fuse", fidelity="calibrated")
     prefill = made.breakdown("prefill", B=1, S=1024)["attention"].seconds
-    assert 0.5 < attention(model, device, 1024, 1, 1024) / prefill < 1
+    assert attention(model, device, 1024, 1, 1024) == pytest.approx(prefill, rel=0.02)
 
 
-def test_what_is_a_prefill_is_not_few_queries() -> None:
-    four, many = Integer(4), Integer(500)
-    assert not few_queries(S, S, causal=True)
-    assert all(few_queries(four, T + three, causal=True) for three in range(4))
-    # Over another sequence queries may outnumber positions.
-    assert few_queries(four, S, causal=False)
-    assert few_queries(four, many, causal=False)
-    assert not few_queries(Integer(600), many, causal=False)
-    assert not few_queries(S, many, causal=False)
+def test_only_steps_of_a_generation_have_few_queries() -> None:
+    drafted = Symbol("gamma", positive=True) + 1
+    assert few_queries(Integer(4), steps=True)
+    assert few_queries(drafted, steps=True)
+    assert few_queries(FEW, steps=True)
+    assert not few_queries(FEW + 1, steps=True)
+    for q in (Integer(4), FEW, S, S - 100):  # prompts, chunks of them, behind what is cached
+        assert not few_queries(q, steps=False)
+
+
+#: Devices whose decode and prefill kernels are fitted apart, by themselves or a relative, …
+DEVICES = ("rtx-pro-6000", "rtx-4090", "h100", "mi300x")
+#: … and models of every kind of attention, with what a chunk's formula may say more: special
+#: functions of capped scores stand beside it as an arm where nothing proves that they are less.
+PROMPTS = (("llama-3-8b", 2e-3), ("gemma-2-9b", 6e-2), ("deepseek-v2-lite", 8e-3))
+
+
+@pytest.mark.parametrize(("model", "more"), PROMPTS)
+def test_a_chunk_that_is_the_whole_prompt_takes_what_the_prompt_takes(
+    model: str, more: float
+) -> None:
+    """A chunk's formula at ``P = C`` is that of a prompt, on every card's kernels."""
+    program = cg.compile(model, DEVICES[0], "fuse").program
+    for device in DEVICES:
+        made = cg.compile(program, device, fidelity="calibrated")
+        chunk = made.step((1, "C", "P"))
+        for tokens in (16, 1000, 8192):
+            prompt = made.ttft(B=1, S=tokens)
+            assert chunk(C=tokens, P=tokens) == pytest.approx(prompt, rel=more), device
+            # A position before it adds what it reads, and changes no kernel.
+            assert chunk(C=tokens, P=tokens + 1) == pytest.approx(prompt, rel=more + 1e-2), device
+
+
+@pytest.mark.parametrize(("device", "fresh", "cached"), [
+    ("rtx-pro-6000", 0.15, 0.25), ("rtx-4090", 0.2, 0.25),
+])  # fmt: skip
+def test_measured_chunks_of_prompts_are_near_the_form(
+    from_benchmarks, device: str, fresh: float, cached: float
+) -> None:
+    """vLLM 0.19 (LLMServingSim): chunks alone, of prompts of which something is cached or nothing.
+
+    As steps of few queries those of a whole prompt came out 42 % slow in the median on an RTX PRO
+    6000, and small ones behind a cache 60 % quick.
+    """
+    mixed = from_benchmarks("fidelity_mixed")
+    for chunks, bound in ((mixed.fresh(), fresh), (mixed.read(chunks=True), cached)):
+        errors = [
+            abs(x / t - 1)
+            for b in chunks
+            if b.device == device
+            for x, t in zip(
+                b.attention("calibrated@vllm", mixed.CHUNK), b.columns["seconds"], strict=True
+            )
+        ]
+        assert len(errors) >= 5
+        assert np.median(errors) < bound
 
 
 def test_a_generation_is_the_sum_of_its_steps() -> None:

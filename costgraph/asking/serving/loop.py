@@ -37,11 +37,16 @@ from sympy import Integer, Rational, Symbol
 
 from costgraph.errors import InputError
 from costgraph.formula import Formula
-from costgraph.formula.terms import merged
+from costgraph.formula.terms import Arm, Term, merged
 from costgraph.symbols import B, N, symbol
 from costgraph.timing import roofline
+from costgraph.timing.fidelity.first_token import first_token, served_frameworks
+from costgraph.timing.fidelity.frameworks import exact
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from costgraph.asking.serving.requests import Request
     from costgraph.compiling.compiled import Compiled
 
 ONE = Integer(1)
@@ -116,6 +121,35 @@ class Serving:
         return self._named("ttft_in_step", self.prefill * ((c + 1) / 2))
 
     @cached_property
+    def ttft_served(self) -> Formula:
+        """Mean seconds to the first token as servers of the framework were measured to have it.
+
+        Fitted to whole runs (:mod:`costgraph.timing.fidelity.first_token`): what waits before and
+        between steps is in it, which the other formulas leave out.
+
+        Raises:
+            InputError: the fidelity is not ``calibrated@`` a framework whose servers were timed.
+        """
+        timing = self.compiled.timing
+        if timing is None or timing.band:
+            raise InputError(
+                "first tokens of loaded servers were fitted to calibrated times of a framework: "
+                "compile with fidelity calibrated@vllm, @trtllm or @sglang"
+            )
+        form = first_token(timing.framework)
+        plain = self
+        if timing.host:  # which the form has seen in the runs
+            plain = Serving(replace(self.compiled, timing=replace(timing, host=0.0)))
+        v = {name: exact(value) for name, value in form.values.items()}
+        before = replace(
+            plain.prefill, terms=(Term(ONE, (Arm(v["h0"], "latency"),), ("server",)),), limits=()
+        )
+        waits = plain.prefill * (v["a"] * c ** v["g"])
+        made = self._named("ttft_served", before + waits + plain.step * v["b"])
+        told = None if made.setting is None else made.setting.assuming(form.said)
+        return replace(made, setting=told)
+
+    @cached_property
     def throughput(self) -> Formula:
         """Generated tokens per second of the server: ``c·N / latency``."""
         return replace(self.latency, name="throughput", unit="token/s", numerator=c * N)
@@ -128,6 +162,25 @@ class Serving:
         stated = self.compiled.program.stated
         told = None if setting is None else setting.assuming(MEAN_FIELD, *stated)
         return replace(formula, name=name, setting=told)
+
+
+def first_tokens(
+    compiled: Compiled, requests: Sequence[Request], each: float
+) -> tuple[float, str] | None:
+    """Mean seconds to the first token as a framework's servers were measured, and what is said.
+
+    Of requests of a closed loop with ``each`` in flight on a server, at their mean lengths; None
+    where no framework is named whose servers were timed.
+    """
+    timing = compiled.timing
+    if timing is None or timing.band or timing.framework not in served_frameworks():
+        return None
+    prompt, answer = (
+        max(least, round(sum(getattr(r, of) for r in requests) / len(requests)))
+        for of, least in (("prompt", 1), ("generate", 2))
+    )
+    seconds = float(Serving(compiled).ttft_served(c=each, S=prompt, N=answer))
+    return seconds, first_token(timing.framework).said
 
 
 def shared_tpot(step: float, prefill: float, c: float, N: float) -> float:

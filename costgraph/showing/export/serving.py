@@ -96,8 +96,12 @@ def simulated_text(
     setting: Setting,
     asked: Mapping[str, object],
     width: int | None = None,
+    served: float | None = None,
 ) -> str:
-    """Means and quantiles of a simulation; ``asked`` says which requests it had."""
+    """Means and quantiles of a simulation; ``asked`` says which requests it had.
+
+    ``served``: mean seconds to the first token as servers were measured, where that is known.
+    """
     rows = []
     for name in ("ttft", "tpot", "latency"):
         values = getattr(seen, name)
@@ -115,6 +119,8 @@ def simulated_text(
         "",
         plain_table(["", "mean", *(f"{p} %" for p in QUANTILES)], rows, width, ("99 %",)),
     ]
+    if served is not None:
+        lines += ["", f"ttft as servers were measured to have it: mean {seconds(served)}"]
     return "\n".join([*lines, *_foot(setting)])
 
 

@@ -42,6 +42,7 @@ from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
 from costgraph.timing.fidelity.frameworks import Framework, exact, framework_names, kernels
 from costgraph.timing.fidelity.frameworks import framework as whole
 from costgraph.timing.fidelity.host import SUFFIX, host_time
+from costgraph.timing.fidelity.labels import unserved
 from costgraph.timing.fidelity.relatives import inherited
 
 ONE, ZERO = Integer(1), Integer(0)
@@ -78,6 +79,11 @@ HOSTED = (
 UNTIMED = (
     "no timings serve {}: counted at the link's bandwidth and least latency, a lower bound "
     "(exchanges that were timed took 3.7 times that in the median)"
+)
+#: Said where a framework's servers run other kernels than were timed.
+OTHER_KERNELS = (
+    "{} {}: timed with kernels alone that servers of {} do not run; they take the fit of {}, at "
+    "their own bytes and peak"
 )
 #: The fit of an operation that nothing was fitted for.
 UNFITTED = "ideal: no fit"
@@ -161,9 +167,7 @@ class Calibrated:
         if self.served is not None:
             yield from self._in_framework(self.served, phase, row, arms)
             return
-        case, fit, _ = self.fit(classify(seen(phase, row), row, self.machine))
-        if isinstance(row, MixedRow) and row.beside and (joint := self._joint(case)) is not None:
-            case, fit = replace(case, kind=joint.kind, long=None), joint
+        case, fit, _ = self.taken(phase, row)
         if case.long is not None:
             wide = self.fit(case.long)[1].values
             c = Add(*(a.expr for a in arms if a.resource.startswith("tensor:")))
@@ -173,6 +177,13 @@ class Calibrated:
             few = {"C": c / case.features["q"], "further": further}
             case = replace(case, features=case.features | few)
         yield from self._timed(phase, row, machine, case, fit, arms)
+
+    def taken(self, phase: Phase, row: Row) -> tuple[Case, Fit, bool]:
+        """The case of an operation, the fit that it takes, and whether that is transferred."""
+        case, fit, moved = self.fit(classify(seen(phase, row), row, self.machine))
+        if isinstance(row, MixedRow) and row.beside and (joint := self._joint(case)) is not None:
+            return replace(case, kind=joint.kind, long=None), joint, False
+        return case, fit, moved
 
     def _in_framework(
         self, served: Framework, phase: Phase, row: Row, arms: Sequence[Arm]
@@ -229,7 +240,11 @@ class Calibrated:
         """
         figures = self.machine.bindings()
         sizes = [a.expr.xreplace(figures) for a in fitted]
-        return [a for a in arms if not any(dominates(x, a.expr.xreplace(figures)) for x in sizes)]
+
+        def within(size: Expr) -> bool:
+            return any(dominates(x, size) or _is_share(size, x) for x in sizes)
+
+        return [a for a in arms if not within(a.expr.xreplace(figures))]
 
     def _collective(
         self, part: Part, machine: Machine, executions: Expr, name: str
@@ -296,7 +311,10 @@ class Calibrated:
 
     def _moved(self, fit: Fit) -> Expr:
         """The factor of the band that is asked for."""
-        return exact(bands.factor(self.band, fit.quantile(self.band), self.machine.kind))
+        quantile = fit.quantile(self.band)
+        if self.served is not None:  # beside whole runs, which move by all of theirs
+            return exact(quantile)
+        return exact(bands.factor(self.band, quantile, self.machine.kind))
 
     def _parts(
         self, case: Case, fit: Fit, arms: Sequence[Arm], executions: Expr
@@ -333,8 +351,11 @@ class Calibrated:
             parts = _repeated(case.kind, features, values, executions)
         name = tensor[0].resource if tensor else "latency"
         combined = [Arm(parts.compute, name), Arm(parts.memory, "memory")]
-        # The fitted arms absorb vector work; it counts only where it could exceed them.
-        return parts, combined + self._exceeding(others, combined)
+        # The fitted arms absorb vector work; it counts only where it could exceed them. They
+        # are never below the work that they were fitted to, of which it often is a share.
+        efficiency = values.get("ec", ONE) if features["further"] == ZERO else ONE
+        fitted = [*combined, Arm(features["C"] / efficiency, name)]
+        return parts, combined + self._exceeding(others, fitted)
 
     def _on_host(
         self,
@@ -377,7 +398,8 @@ class Calibrated:
         if kind == "quantize":
             kind = "gemm"
         else:
-            variants = self._preferred(variants)
+            run = tuple(v for v in variants if not unserved(kind, v, self.framework))
+            variants = self._preferred(run or variants)
         found = None if self.own is None else self.own.find(kind, variants)
         if found is not None:
             return case, found, False
@@ -434,18 +456,23 @@ class Calibrated:
             return ""
         if self.served is not None:
             return self.served.trust(self.machine, _step(phase))
-        case, fit, moved = self.fit(classify(seen(phase, row), row, self.machine))
+        case, fit, moved = self.taken(phase, row)
         if not case.floor and case.kind == "elementwise":
             if case.block is None:
                 return UNFITTED
             _, fit, moved = self.fit(case.block)
-        return fit.trust(moved)
+        if case.long is None:
+            return fit.trust(moved)
+        _, wide, lent = self.fit(case.long)
+        return f"{fit.trust(moved)}; further queries: {wide.trust(lent)}"
 
     def assumptions(self, steps: Iterable[tuple[Phase, Sequence[Row]]]) -> tuple[str, ...]:
         """Sentences for the formulas: what was fitted, with its error on unseen data."""
         shown: dict[str, str] = {}
+        whole_steps: dict[str, str] = {}
         few: tuple[str, ...] = ()
         untimed: dict[str, None] = {}
+        others: dict[str, None] = {}
         for phase, rows in steps:
             for row in rows:
                 for part in parts(phase, row, self.machine):
@@ -462,9 +489,11 @@ class Calibrated:
                     step = _step(phase)
                     errors = _percent(self.served.heldout[step])
                     said = self.served.trust(self.machine, step)
-                    shown[step] = f"{step} of {said.partition(',')[0]}, runs kept back: {errors}"
+                    whole_steps[step] = (
+                        f"{step} of {said.partition(',')[0]}, runs kept back: {errors}"
+                    )
                     continue
-                found = self.fit(classify(seen(phase, row), row, self.machine))
+                found = self.taken(phase, row)
                 cases = [found]
                 if found[0].long is not None:
                     cases.append(self.fit(found[0].long))
@@ -472,25 +501,41 @@ class Calibrated:
                 for case, fit, moved in cases:
                     if not case.floor and case.kind == "elementwise":
                         continue
+                    for variant in case.variants:
+                        if unserved(case.kind, variant, self.framework) and fit.variant != variant:
+                            what = (case.kind, variant, self.framework, fit.variant)
+                            others[OTHER_KERNELS.format(*what)] = None
                     key = f"{case.kind} {fit.variant}"
                     how = "transferred, devices left out" if moved else "fitted, held out"
                     shown[key] = f"{key} {how}: {_errors(fit)} ({fit.trust(moved)})"
-        words = self._words()
+        errors_of = {"whole step": whole_steps, "operation": shown}
+        errors_said = (
+            f"mean/median error per {what}: {'; '.join(said.values())}"
+            for what, said in errors_of.items()
+            if said
+        )
         return (
-            f"{words}; mean/median error per operation: {'; '.join(shown.values())}",
+            "; ".join((self._words(), *errors_said)),
             IN_SEQUENCE if self.served is None else WHOLE_RUNS,
             *few,
+            *others,
             *([HOSTED.format(f"{1e3 * self.host:.2g}", self.framework)] if self.host else ()),
             *([UNTIMED.format(", ".join(untimed))] if untimed else ()),
-            *self._without_framework(shown.values()),
+            *(() if others else self._without_framework(shown.values())),
         )
 
     def _words(self) -> str:
         """What the times are."""
         if not self.band:
-            return "calibrated: forms fitted on measured timings"
+            of = "" if self.served is None else f" of whole runs of {self.served.name}"
+            return f"calibrated: forms fitted on measured timings{of}"
         quantile = "the median" if self.band == "q50" else f"the {self.band[1:]} % quantile"
-        if self.served is not None or not bands.combine(self.machine.kind):
+        if self.served is not None:
+            return (
+                f"{self.fidelity} band: every operation at {quantile} of the errors of whole runs "
+                f"of {self.served.name}, exchanges at that of their own"
+            )
+        if not bands.combine(self.machine.kind):
             return f"{self.fidelity} band: every operation at {quantile} of its errors"
         return (
             f"{self.fidelity} band of a whole model: every operation at the square root of "
@@ -505,6 +550,16 @@ class Calibrated:
         ):
             return ()
         return (f"nothing here has timings of {self.framework} alone: its name changes nothing",)
+
+
+def _is_share(a: Expr, b: Expr) -> bool:
+    """Whether ``a`` is ``b`` times a number up to one, whatever the signs of their terms.
+
+    So are the exponentials of attention of its products: both count pairs of a query and a key,
+    ``C·P − C²/2`` in a chunk, which no look at signs compares.
+    """
+    (x, one), (y, other) = (expand(e).as_content_primitive() for e in (a, b))
+    return bool(one == other and x <= y)
 
 
 def _how_to_calibrate(machine: Machine) -> str:

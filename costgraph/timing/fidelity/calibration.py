@@ -196,22 +196,23 @@ def calibration_text(made: Calibration) -> str:
     """The file of a calibration; :func:`calibration_from` reads it back."""
     lines = [f"device = {toml_text(made.device)}", f"provenance = {toml_text(made.provenance)}"]
     if made.slope:
-        pairs = (f"{toml_key(k)} = {_shown(v)}" for k, v in sorted(made.slope.items()))
+        pairs = (f"{toml_key(k)} = {shown_number(v)}" for k, v in sorted(made.slope.items()))
         lines += ["", "# ec = ec1 * (ridge point / 300 FLOP/byte)^-slope", "[slope]", *pairs]
     for (kind, variant), fit in sorted(made.fits.items()):
         lines += ["", f"[{kind}.{toml_text(variant)}]"]
-        lines += [f"{name} = {_shown(value)}" for name, value in fit.values.items()]
-        held = ", ".join(f"{k} = {_shown(fit.heldout[k])}" for k in HELDOUT)
+        lines += [f"{name} = {shown_number(value)}" for name, value in fit.values.items()]
+        held = ", ".join(f"{k} = {shown_number(fit.heldout[k])}" for k in HELDOUT)
         lines.append(f"heldout = {{ {held} }}")
         if fit.kernel:
             lines.append(f"kernel = {toml_text(fit.kernel)}")
         if fit.errors:
-            text = ", ".join(f"{k} = {_shown(v)}" for k, v in fit.errors.items())
+            text = ", ".join(f"{k} = {shown_number(v)}" for k, v in fit.errors.items())
             lines.append(f"stderr = {{ {text} }}")
     return "\n".join(lines) + "\n"
 
 
-def _shown(value: float) -> str:
+def shown_number(value: float) -> str:
+    """A fitted value in a file: five digits, of whole numbers all."""
     if not math.isfinite(value):
         return "1e9"
     return str(int(value)) if value == int(value) and value < 1e6 else f"{value:.5g}"

@@ -2,8 +2,9 @@
 
 Decided by the operation that does the tensor work, opened if it is fused:
 
-* fused attention: ``decode`` with one query per sequence, or with fewer queries than
-  positions; ``prefill`` where all positions are new; also over the states of an encoder;
+* fused attention: ``decode`` with one query per sequence, or with the few of a step that
+  verifies; ``prefill`` for a prompt, whole, in chunks or behind what is cached, and for queries
+  of which there are many; also over the states of an encoder;
 * latent attention in tiles: ``mla``; its absorbed variant where the latent
   vectors are keys and values at once, else the one over expanded heads;
 * products grouped by expert: ``moe`` (:mod:`.expert_block`);
@@ -21,6 +22,7 @@ from typing import Any
 from sympy import Add, Expr, Integer, Max, Mul, floor
 
 from costgraph.counting.count import Row
+from costgraph.counting.mixed import MixedRow
 from costgraph.errors import HardwareError
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.graph import Node
@@ -56,6 +58,9 @@ GEMM = {
 NARROW = ("fp8", "fp8_block", "nvfp4")
 #: Elements of a row that share a scale where weights have one per block.
 BLOCK = Integer(128)
+#: Queries per sequence that kernels of decode steps pack into tiles at most: above them a block
+#: of rows is full by itself (FlashAttention's tiles have 64 or 128 rows).
+FEW = Integer(128)
 #: Operations with a state: element-wise, even where chunks are products.
 SCANS = (StateSpaceDual, GatedDelta)
 
@@ -144,7 +149,8 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     if isinstance(main.op, SplitFlash):
         return _latent(phase, given, product)
     if isinstance(main.op, FlashAttention):
-        return _attention(phase, given, compute, machine, product, main.op.pattern.causal)
+        steps = row.steps if isinstance(row, MixedRow) else phase.walks_contexts
+        return _attention(phase, given, compute, machine, product, steps)
     if isinstance(main.op, ExpertLinear):
         block = block_of(row.graph, row.node)
         rows = main.op.gemm(given)[1]
@@ -205,7 +211,7 @@ def _attention(
     compute: str,
     machine: Machine,
     product: Case,
-    causal: bool,
+    steps: bool,
 ) -> Case:
     query, keys = operands[:2]
     b, q, h, dh = (phase.bind(x) for x in query.shape)
@@ -223,20 +229,18 @@ def _attention(
     prefill = replace(decode, kind="prefill")
     if q == 1:
         return decode
-    return replace(decode, long=prefill) if few_queries(q, t, causal) else prefill
+    return replace(decode, long=prefill) if few_queries(q, steps) else prefill
 
 
-def few_queries(q: Expr, t: Expr, causal: bool) -> bool:
-    """True if ``q`` queries attend ``t`` positions in the way of a decode step.
+def few_queries(q: Expr, steps: bool) -> bool:
+    """True if ``q`` queries per sequence attend in the way of a decode step.
 
-    So they do where some positions stand in a cache, however few: kernels are chosen by
-    the queries, and a longer context never takes less time. Queries that attend another
-    sequence may outnumber its positions: a prefill unless their number is known and,
-    where that of the positions is as well, smaller.
+    Kernels are chosen by the queries. Those of a step of a generation (``steps``: drafted tokens
+    and their verification) are few, however long the context. A prompt's take the prefill's
+    kernel, whether it comes whole, in chunks, or behind what is cached: so a chunk that ends
+    where it began takes what a prompt takes, and one that is cut in two takes no other form.
     """
-    if q == t:
-        return False
-    return causal or bool(q.is_number and not (t.is_number and q > t))
+    return steps and not (q.is_number and q > FEW)
 
 
 def _latent(phase: Phase, operands: tuple[Tensor, ...], product: Case) -> Case:

@@ -124,10 +124,9 @@ class Framework:
         return exact(self.platforms[self.platform(machine)]["launch"])
 
     def trust(self, machine: Machine, step: str) -> str:
-        """Whose parameters, and how good: ``llama.cpp on cuda, median 5 %``."""
-        return (
-            f"{self.name} on {self.platform(machine)}, median {self.heldout[step]['median']:.0f} %"
-        )
+        """Whose parameters, and how good: ``llama.cpp on cuda, median of whole steps 5 %``."""
+        median = self.heldout[step]["median"]
+        return f"{self.name} on {self.platform(machine)}, median of whole steps {median:.0f} %"
 
 
 def kernels(op: Op) -> int:

@@ -21,6 +21,18 @@ TRITON = "@triton"
 #: Data types of one width on one engine.
 SAME_WIDTH = {"fp16": "bf16", "bf16": "fp16"}
 
+#: Variants that were timed with one kernel alone, which servers of these frameworks do not run.
+#: NVFP4 experts: of TensorRT-LLM's CUTLASS block only, where launch commands of published runs
+#: name others (``moe_config: backend: TRTLLM``, ``--moe-runner-backend flashinfer_trtllm``).
+UNSERVED: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("moe", "nvfp4"): ("trtllm", "vllm", "sglang"),
+}
+
+
+def unserved(kind: str, variant: str, framework: str) -> bool:
+    """Whether a variant was timed with kernels alone that a framework's servers do not run."""
+    return framework in UNSERVED.get((kind, variant), ())
+
 
 def unusual(kind: str, columns: Mapping[str, Any], row: int) -> str:
     """Marks rows whose kernel says nothing of other devices: experts in untuned Triton.
