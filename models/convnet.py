@@ -271,6 +271,8 @@ class Swin(Pyramid):
         bias: of queries, keys and values.
         activation: of the feed-forward blocks.
         cosine: layers of Swin V2 (:class:`~costgraph.models.blocks.tower.SwinLayer`).
+        normed: a norm stands behind the last stage (Donut's encoder has none).
+        bare: no classifier: all positions, and their mean.
     """
 
     width: int
@@ -282,9 +284,16 @@ class Swin(Pyramid):
     bias: bool = True
     activation: str = "gelu"
     cosine: bool = False
+    normed: bool = True
+    bare: bool = False
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
+        every, mean = self.features(m)
+        return m.build(every, mean) if self.bare else self.close(m, mean)
+
+    def features(self, m: Maker) -> tuple[str, str]:
+        """Adds all stages: all positions of the last one, and their mean."""
         x = conv(m, "patch_embed", self.start(m), Integer(self.width), self.patch, self.patch)
         height, wide = (int(n) for n in m.shape(x)[2:])
         x = m.add("as_sequence", AsSequence(), x)
@@ -299,8 +308,9 @@ class Swin(Pyramid):
             if depth % 2:
                 parts.append(Segment(f"stage{index}_last", SwinPair(layer, False), ONE))
             x = run(m, tuple(p for p in parts if p.count != 0), x, **self._mask(m, index, layer))
-        x = m.norm("final_norm", x, m.shape(x)[2], LAYER_NORM)
-        return self.close(m, m.add("pool", MeanPool(sequence=True), x))
+        if self.normed:
+            x = m.norm("final_norm", x, m.shape(x)[2], LAYER_NORM)
+        return x, m.add("pool", MeanPool(sequence=True), x)
 
     def _layer(self, d: Expr, heads: int, size: tuple[int, int]) -> SwinLayer:
         at = Heads(

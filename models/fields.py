@@ -14,8 +14,9 @@ from costgraph.errors import ModelError, clip, nearest
 LARGEST = 10**9
 
 
-#: Ends of keys that hold the configuration of a part of the model.
+#: Ends of keys that hold the configuration of a part of the model, and such keys without one.
 SECTION = "_config"
+HALVES = ("encoder", "decoder")
 #: What describes narrow weights is read, or refused, apart.
 _APART = ("quantization_config", "compression_config")
 
@@ -32,7 +33,8 @@ class Watched(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         self.seen.add(key)
         value = self._values[key]
-        if isinstance(value, Mapping) and key.endswith(SECTION) and key not in _APART:
+        part = (key.endswith(SECTION) and key not in _APART) or key in HALVES
+        if isinstance(value, Mapping) and part:
             # One watch over each section, however often it is opened.
             return self.inner.setdefault(key, Watched(value))
         # NumPy's scalars, in a configuration that was made in Python.

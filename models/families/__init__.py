@@ -49,6 +49,8 @@ FILES = (
     "masked",
     "kindred",
     "deberta",
+    "mixing",
+    "documents",
     "translating",
     "switching",
     "long",
@@ -71,6 +73,10 @@ FILES = (
     "asking",
     "segmenting",
     "crossing",
+    "captioning",
+    "pairing",
+    "masking",
+    "clipseg",
 )
 
 V = TypeVar("V")

@@ -264,8 +264,15 @@ def _swinv2(fields: Fields) -> Reading:
     return _swin(fields, cosine=True)
 
 
-def _swin(fields: Fields, cosine: bool = False) -> Reading:
-    _classifier(fields)
+def _donut(fields: Fields) -> Reading:
+    """Donut's encoder (arXiv 2111.15664): Swin without a norm behind."""
+    return _swin(fields, normed=False)
+
+
+def _swin(fields: Fields, cosine: bool = False, normed: bool = True) -> Reading:
+    bare = (class_of(fields.values) or "").endswith("Model")
+    if not bare:
+        _classifier(fields)
     fields.refuse("use_absolute_embeddings", "learned positions are not supported in this family")
     depths, heads = stages(fields, "depths", "num_heads")
     width = fields.size("embed_dim")
@@ -289,6 +296,8 @@ def _swin(fields: Fields, cosine: bool = False) -> Reading:
         bias=fields.flag("qkv_bias", True),
         activation=activation_of(fields, "hidden_act", default="gelu"),
         cosine=cosine,
+        normed=normed,
+        bare=bare,
     )
     return Reading(model)
 
@@ -337,6 +346,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "metaclip_2": _clip,
         "swin": _swin,
         "swinv2": _swinv2,
+        "donut-swin": _donut,
         "convnext": _convnext,
         "convnextv2": _convnextv2,
         "dinov3_convnext": _dinov3_convnext,
@@ -354,6 +364,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "CLIPModel": "clip",
         "MetaClip2Model": "metaclip_2",
         "Swinv2ForImageClassification": "swinv2",
+        "Swinv2Model": "swinv2",
+        "SwinModel": "swin",
+        "DonutSwinForImageClassification": "donut-swin",
+        "DonutSwinModel": "donut-swin",
         "DINOv3ConvNextModel": "dinov3_convnext",
         "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",
