@@ -74,6 +74,7 @@ FILES = (
     "segmenting",
     "crossing",
     "captioning",
+    "answering",
     "pairing",
     "masking",
     "clipseg",
