@@ -76,6 +76,7 @@ FILES = (
     "captioning",
     "answering",
     "pairing",
+    "depth",
     "masking",
     "clipseg",
 )

@@ -90,6 +90,14 @@ def tower_of(fields: Fields, act: str, **changes: object) -> tuple[Heads, FeedFo
     return at, FeedForward(Integer(d), width, act, gated=False, bias=True)
 
 
+def swiglu(fields: Fields, feed: FeedForward) -> FeedForward:
+    """DINOv2's block: gated where the file says so, of two thirds of the width in eights."""
+    if not fields.flag("use_swiglu_ffn", False):
+        return feed
+    width = (int(feed.width) * 2 // 3 + 7) // 8 * 8
+    return FeedForward(feed.d, Integer(width), "silu", bias=True)
+
+
 def grid_of(fields: Fields, size: Size, patch: int) -> int:
     """Patches of an image.
 
