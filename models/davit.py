@@ -6,24 +6,23 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.ir.dtypes import INT64
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import WHOLE, Eyes, together
-from costgraph.models.blocks.image import channel_norm, conv, picture
+from costgraph.models.blocks.image import by_axes, channel_norm, conv, picture
 from costgraph.models.blocks.pictures import Seen, Shown, Whole
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.ops import Add, AsSequence, Embedding, Split
+from costgraph.ops import Add, AsSequence, Split
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import AsImage, Rearrange
 from costgraph.ops.maps import Reduce
 from costgraph.ops.pattern import FULL
 from costgraph.ops.pool import Resize
-from costgraph.ops.views import Expand, Reshape, Transpose
+from costgraph.ops.views import Reshape, Transpose
 from costgraph.symbols import B, G
 
 ONE = Integer(1)
@@ -195,15 +194,8 @@ class DualEyes(Eyes):
 
     def _projected(self, m: Maker, x: str, n: Expr) -> str:
         """Adds places and the projector; ``x (batch, n², d)``."""
-        _, count, d = m.shape(x)
-        parts = []
-        for name, shape in (("across", (ONE, n, d / 2)), ("down", (n, ONE, d / 2))):
-            ids = m.source(Tensor(f"{name}_ids", (n,), INT64))
-            table = m.weight(f"{name}.weight", Integer(self.places), d / 2)
-            found = m.add(f"{name}_embed", Embedding(result=m.style.acts), ids, table)
-            found = m.add(f"{name}_line", Reshape(shape), found)
-            parts.append(m.add(f"{name}_wide", Expand((n, n, d / 2)), found))
-        places = m.add("places", Reshape((count, d)), m.add("places_grid", Join(2), *parts))
+        d = m.shape(x)[2]
+        places = by_axes(m, n, n, Integer(self.places), d)
         x = m.add("places_add", Add(), x, places)
         row = m.source(Tensor("frame_row", (d,), m.style.acts))
         x = m.add("frame_add", Add(), x, row)

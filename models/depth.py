@@ -13,10 +13,10 @@ from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph
 from costgraph.models.blocks import Maker, Segment, Style
-from costgraph.models.blocks.image import act, conv, picture
+from costgraph.models.blocks.image import act, conv, picture, same_norm
 from costgraph.models.blocks.stack import run
 from costgraph.models.vision import OnePass, Tower
-from costgraph.ops import Activation, Add, Concat, LayerNorm, Scale
+from costgraph.ops import Activation, Add, Concat, Scale
 from costgraph.ops.image import AsImage, Cut
 from costgraph.ops.maps import Map
 from costgraph.ops.pool import ConvTranspose, Resize
@@ -89,8 +89,7 @@ class Depth(OnePass):
         tower, name = self.tower, f"map{index}"
         d, lead = tower.at.d, tower.patches.lead
         if self.normed and tower.back is not None:
-            weight, bias = (m.vector(f"final_norm.{n}", d) for n in ("weight", "bias"))
-            rows = m.add(f"{name}_norm", LayerNorm(True, True), rows, weight, bias)
+            rows = same_norm(m, f"{name}_norm", "final_norm", rows)
         count = m.shape(rows)[1] - lead
         first, x = m.add_many(f"{name}_parts", Cut((lead, count)), rows)
         if self.readout == "add":

@@ -77,6 +77,7 @@ FILES = (
     "answering",
     "pairing",
     "depth",
+    "detecting",
     "masking",
     "clipseg",
 )

@@ -18,7 +18,6 @@ from costgraph.models.families.vision import patches_of, pixels, sizes, tower_of
 from costgraph.models.fields import Fields
 from costgraph.models.vision import Tower, VisionTransformer
 
-
 #: Keys of DPT's classes and stems that are not read.
 _APART = (
     "use_auxiliary_head", "auxiliary_loss_weight", "semantic_loss_ignore_index",
