@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer, Mul
 
@@ -56,16 +56,26 @@ class Pyramid(OnePass):
 
 @dataclass(frozen=True)
 class Residual:
-    """A residual layer of a ResNet, for the region of those that change no size."""
+    """A residual layer of a ResNet, for the region of those that change no size.
+
+    ``frozen``: what its norms multiply by and add is no parameter.
+    """
 
     size: tuple[Expr, ...]
     width: Expr
     bottleneck: bool
     activation: str
+    frozen: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """Nothing shared."""
-        return ()
+        """What frozen norms have, which is as long in every layer."""
+        if not self.frozen:
+            return ()
+        return tuple(
+            Tensor(f"conv{index}_norm.{part}", (width,), style.acts)
+            for index, (width, _, _) in enumerate(self._plan(1, 1), start=1)
+            for part in ("weight", "bias")
+        )
 
     def graph(self, style: Style) -> Graph:
         """The layer: image in, image out."""
@@ -76,22 +86,26 @@ class Residual:
     def add(self, m: Maker, x: str, first: int, second: int, prefix: str = "") -> str:
         """Adds the layer with the strides of its first and second convolution."""
         out, name = self.width, self.activation
-        inner = out / 4 if self.bottleneck else out
-        plan = [(inner, 1, first), (inner, 3, second), (out, 1, 1)]
-        if not self.bottleneck:
-            plan = [(inner, 3, first * second), (out, 3, 1)]
+        plan = self._plan(first, second)
         y = x
         for index, (width, kernel, stride) in enumerate(plan, start=1):
             part = f"{prefix}conv{index}"
             y = conv(m, part, y, width, kernel, stride, kernel // 2, bias=False)
-            y = batch_norm(m, f"{part}_norm", y)
+            y = batch_norm(m, f"{part}_norm", y, self.frozen)
             if index < len(plan):
                 y = act(m, f"{part}_act", y, name)
         stride = first * second
         if stride != 1 or m.shape(x)[1] != out:
             x = conv(m, f"{prefix}shortcut", x, out, 1, stride, bias=False)
-            x = batch_norm(m, f"{prefix}shortcut_norm", x)
+            x = batch_norm(m, f"{prefix}shortcut_norm", x, self.frozen)
         return act(m, f"{prefix}act", m.add(f"{prefix}add", Add(), y, x), name)
+
+    def _plan(self, first: int, second: int) -> list[tuple[Expr, int, int]]:
+        """Channels, taps and stride of each convolution."""
+        out = self.width
+        if not self.bottleneck:
+            return [(out, 3, first * second), (out, 3, 1)]
+        return [(out / 4, 1, first), (out / 4, 3, second), (out, 1, 1)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,7 @@ class ResNet(Pyramid):
         early: stages shrink the image from the first one on.
         stride_first: the 1×1 convolution of a bottleneck has the stride, not the 3×3.
         activation: between convolutions.
+        frozen: of :class:`Residual`.
     """
 
     stem: Expr
@@ -114,24 +129,33 @@ class ResNet(Pyramid):
     early: bool = False
     stride_first: bool = False
     activation: str = "relu"
+    frozen: bool = False
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
-        x = conv(m, "stem", self.start(m), self.stem, 7, 2, 3, bias=False)
-        x = act(m, "stem_act", batch_norm(m, "stem_norm", x), self.activation)
+        return self.close(m, m.add("pool", MeanPool(), self.body(m, self.start(m))))
+
+    def body(self, m: Maker, x: str) -> str:
+        """Adds all stages: ``x (B, C, h, w)`` to the image of the last one."""
+        x = conv(m, "stem", x, self.stem, 7, 2, 3, bias=False)
+        x = act(m, "stem_act", batch_norm(m, "stem_norm", x, self.frozen), self.activation)
         three, two = (Integer(3),) * 2, (TWO,) * 2
         x = m.add("stem_pool", Pool(three, two, two, (ONE, ONE)), x)
         for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):
             stage = f"stage{index}"
             stride = 1 if index == 1 and not self.early else 2
             strides = (stride, 1) if self.stride_first else (1, stride)
-            layer = Residual((), Integer(width), self.bottleneck, self.activation)
+            layer = Residual((), Integer(width), self.bottleneck, self.activation, self.frozen)
             x = layer.add(m, x, *strides, prefix=f"{stage}_")
             if depth > 1:
                 size = m.shape(x)[2:]
-                layer = Residual(size, Integer(width), self.bottleneck, self.activation)
-                x = run(m, (Segment(stage, layer, Integer(depth - 1)),), x)
-        return self.close(m, m.add("pool", MeanPool(), x))
+                layer = replace(layer, size=size)
+                given = {
+                    t.name: m.source(replace(t, name=f"{stage}_later_{t.name}"))
+                    for t in layer.operands(m.style)
+                }
+                x = run(m, (Segment(stage, layer, Integer(depth - 1)),), x, **given)
+        return x
 
 
 @dataclass(frozen=True)
@@ -271,6 +295,8 @@ class Swin(Pyramid):
         bias: of queries, keys and values.
         activation: of the feed-forward blocks.
         cosine: layers of Swin V2 (:class:`~costgraph.models.blocks.tower.SwinLayer`).
+        normed: a norm stands behind the last stage (Donut's encoder has none).
+        bare: no classifier: all positions, and their mean.
     """
 
     width: int
@@ -282,9 +308,16 @@ class Swin(Pyramid):
     bias: bool = True
     activation: str = "gelu"
     cosine: bool = False
+    normed: bool = True
+    bare: bool = False
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
+        every, mean = self.features(m)
+        return m.build(every, mean) if self.bare else self.close(m, mean)
+
+    def features(self, m: Maker) -> tuple[str, str]:
+        """Adds all stages: all positions of the last one, and their mean."""
         x = conv(m, "patch_embed", self.start(m), Integer(self.width), self.patch, self.patch)
         height, wide = (int(n) for n in m.shape(x)[2:])
         x = m.add("as_sequence", AsSequence(), x)
@@ -299,8 +332,9 @@ class Swin(Pyramid):
             if depth % 2:
                 parts.append(Segment(f"stage{index}_last", SwinPair(layer, False), ONE))
             x = run(m, tuple(p for p in parts if p.count != 0), x, **self._mask(m, index, layer))
-        x = m.norm("final_norm", x, m.shape(x)[2], LAYER_NORM)
-        return self.close(m, m.add("pool", MeanPool(sequence=True), x))
+        if self.normed:
+            x = m.norm("final_norm", x, m.shape(x)[2], LAYER_NORM)
+        return x, m.add("pool", MeanPool(sequence=True), x)
 
     def _layer(self, d: Expr, heads: int, size: tuple[int, int]) -> SwinLayer:
         at = Heads(

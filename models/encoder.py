@@ -299,6 +299,13 @@ class HalvedNorm:
         return m.norm("final_norm", x, self.d, Norm("layer", True))
 
 
+class Shared(Protocol):
+    """What all layers of an encoder share: biases of positions, rows of distances."""
+
+    def given(self, m: Maker, context: Expr) -> dict[str, str]:
+        """Adds what layers share, by the names of their operands."""
+
+
 class Front(Protocol):
     """What makes the first hidden state of an encoder."""
 
@@ -344,7 +351,7 @@ class Encoder:
     d: Expr
     norm: Norm | None = None
     head: Head | PretrainedHeads | None = None
-    buckets: Buckets | NearBuckets | TurnedRows | RelativeRows | None = None
+    buckets: Shared | None = None
     longest: int | None = None
     shortest: int = 0
 
@@ -354,7 +361,7 @@ class Encoder:
         ends = positions_end(S, self.longest)
         if not self.shortest:
             return ends
-        return (*ends, Limit(Integer(self.shortest), S, "positions that see all are counted in S"))
+        return (*ends, Limit(Integer(self.shortest), S, "S counts positions that are no text, too"))
 
     def graph(self, name: str, style: Style) -> Graph:
         """The graph over ``B`` and ``q``."""
@@ -365,6 +372,19 @@ class Encoder:
         if isinstance(self.head, PretrainedHeads):
             return m.build(*self.head.both(m, hidden, table))
         return m.build(self.head.add(m, hidden, table))
+
+    def positions(self, style: Style) -> Expr:
+        """Positions of a sequence."""
+        return S
+
+    def features(self, m: Maker) -> tuple[str, ...]:
+        """Adds everything: all positions, then what the class makes of them besides."""
+        hidden, table = self.body(m)
+        if self.head is None:
+            return (hidden,)
+        if isinstance(self.head, PretrainedHeads):
+            return (hidden, *self.head.both(m, hidden, table))
+        return hidden, self.head.add(m, hidden, table)
 
     def body(self, m: Maker) -> tuple[str, str]:
         """Adds everything but the head: (last hidden state, embedding table)."""
@@ -384,12 +404,26 @@ class Encoder:
         return single_pass(name, self.graph(name, style), limits=self.limits)
 
 
+class Source(Protocol):
+    """What a decoder attends to: an encoder of text, of sound, or of images."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Bounds on the symbols of its graph."""
+
+    def positions(self, style: Style) -> Expr:
+        """Positions of a sequence: ``S``, or as many as an image has."""
+
+    def features(self, m: Maker) -> tuple[str, ...]:
+        """Adds it: all positions, then what the class makes of them besides."""
+
+
 @dataclass(frozen=True)
 class EncoderDecoder:
     """An encoder and a decoder that attends to it.
 
     Attributes:
-        encoder: without a head.
+        encoder: what makes the positions that are attended to.
         layer, layers: the decoder's layers.
         ends: the decoder's embeddings, final norm and projection to logits.
         buckets: relative position bias of the decoder, or None.
@@ -397,9 +431,11 @@ class EncoderDecoder:
         longest: most decoder positions, where a table bounds them.
         kinds: runs of the decoder's layers where not all are like ``layer``, whose attention to
             the encoder they have.
+        joined: width that a product with bias brings the encoder's result to, or None.
+        front: embeddings with more than ``ends`` has, or None.
     """
 
-    encoder: Encoder
+    encoder: Source
     layer: CrossLayer
     layers: Expr
     ends: Ends
@@ -407,6 +443,8 @@ class EncoderDecoder:
     shared: tuple[str, ...] = ("embed.weight",)
     longest: int | None = None
     kinds: tuple[Segment, ...] = ()
+    joined: Expr | None = None
+    front: TextFront | None = None
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -416,7 +454,7 @@ class EncoderDecoder:
     def graph(self, name: str, style: Style) -> Graph:
         """The decoder's step graph over ``B``, ``q``, ``T`` and ``S``."""
         m = Maker(name, style)
-        hidden, table = embed(m, self.ends)
+        hidden, table = embed(m, self.ends) if self.front is None else self.front.add(m)
         given = {} if self.buckets is None else self.buckets.given(m, T)
         segments = self.kinds or (Segment("decoder", self.layer, self.layers),)
         hidden = run(m, segments, hidden, **given)
@@ -425,9 +463,13 @@ class EncoderDecoder:
     def encode_graph(self, name: str, style: Style) -> Graph:
         """The encoder over ``B`` and ``q``, and the decoder's view of its result."""
         m = Maker(name, style)
-        hidden, _ = self.encoder.body(m)
-        segment = Segment("cross", CrossCache(self.layer.cross, self.encoder.d), self.layers)
-        return m.build(run(m, (segment,), hidden))
+        hidden, *beside = self.encoder.features(m)
+        if self.joined is not None:
+            wide = m.shape(hidden)[-1]
+            hidden = m.linear("joined_proj", hidden, self.joined, wide, True)
+        _, length, wide = m.shape(hidden)
+        segment = Segment("cross", CrossCache(self.layer.cross, wide, length), self.layers)
+        return m.build(run(m, (segment,), hidden), *beside)
 
     def symbolic(self) -> tuple[EncoderDecoder, dict[Symbol, Expr]]:
         """Refused: two parts, no common names for dimensions."""
@@ -439,7 +481,7 @@ class EncoderDecoder:
         step = self.graph(name, style)
         encoder = Resident(encode, shared=self.shared)
         decoder = Resident(step, shared=self.shared, part=True)
-        phases = (
+        phases: tuple[Phase, ...] = (
             Phase(
                 "encode",
                 encode,
@@ -457,5 +499,10 @@ class EncoderDecoder:
                 resident=(encoder,),
             ),
         )
-        notes = ("the decoder starts from one token; S counts the encoder's positions",)
-        return Program(name, phases, notes, self.limits)
+        count = self.encoder.positions(style)
+        if count == S:
+            said = "the decoder starts from one token; S counts the encoder's positions"
+        else:
+            said = f"the decoder starts from one token; the encoder's result has {count} positions"
+            phases = tuple(p.with_binding(S, count) for p in phases)
+        return Program(name, phases, (said,), self.limits)

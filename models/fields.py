@@ -14,12 +14,12 @@ from costgraph.errors import ModelError, clip, nearest
 LARGEST = 10**9
 
 
-#: Ends of keys that hold the configuration of a part of the model.
+#: Ends of keys that hold the configuration of a part of the model, and such keys without one.
 SECTION = "_config"
-#: Those that have other names: Phi-4-multimodal's.
+#: Those that have other names: halves of a pair, and parts of Phi-4-multimodal.
 SECTIONS = frozenset(
-    {"audio_processor", "config", "embd_layer", "audio_embd_layer", "image_embd_layer",
-     "speech_lora", "vision_lora"}
+    {"encoder", "decoder", "audio_processor", "config", "embd_layer", "audio_embd_layer",
+     "image_embd_layer", "speech_lora", "vision_lora"}
 )  # fmt: skip
 #: What describes narrow weights is read, or refused, apart.
 _APART = ("quantization_config", "compression_config")

@@ -24,6 +24,7 @@ HARMLESS = frozenset(
         "chunk_size_feed_forward",
         "context_length",
         "context_window_size",
+        "drop_path_rate",
         "dropout_rate",
         "dtype",
         "ep_size",

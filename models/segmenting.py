@@ -1,5 +1,8 @@
 """SAM: an image encoder, prompts of points and boxes, and a decoder of masks (arXiv 2304.02643).
 
+SAM 2 (arXiv 2408.00714) is the same behind another encoder, whose finer maps are added to the
+masks, on a picture or on a frame that no memory precedes.
+
 ``B`` images with ``S`` prompt tokens each: points, corners of boxes, and the empty point that
 follows points without a box.
 """
@@ -15,7 +18,8 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.image import act, channel_norm
+from costgraph.models.blocks.hiera import Hiera, Neck
+from costgraph.models.blocks.image import act, channel_norm, conv
 from costgraph.models.blocks.sam import SamEncoder
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.vision import OnePass
@@ -36,14 +40,29 @@ ONE, TWO = Integer(1), Integer(2)
 class ImageEncoder(OnePass):
     """SAM's image encoder alone."""
 
-    encoder: SamEncoder
+    encoder: SamEncoder | Neck
 
     def positions(self, style: Style) -> Expr:
         return Integer(self.encoder.side**2)
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
-        return m.build(self.encoder.add(m, B))
+        return m.build(*self.encoder.maps(m, B))
+
+
+@dataclass(frozen=True)
+class Pyramids(OnePass):
+    """SAM 2's pyramid alone: what every stage makes."""
+
+    pyramid: Hiera
+
+    def positions(self, style: Style) -> Expr:
+        tall, wide = self.pyramid.grids[-1]
+        return Integer(tall * wide)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m = Maker(name, style)
+        return m.build(*self.pyramid.add(m, B))
 
 
 @dataclass(frozen=True)
@@ -60,9 +79,11 @@ class Segmenter(OnePass):
         depth, inner: products and width of the head that rates masks.
         points: rows of the table of kinds of points.
         shown: channels in front of a mask that is given; its part rests in memory.
+        second: SAM 2: finer maps are added to the masks, a token of its own says whether there is
+            anything, and random waves are no parameters.
     """
 
-    encoder: SamEncoder
+    encoder: SamEncoder | Neck
     d: Expr
     heads: Expr
     rate: int
@@ -73,13 +94,23 @@ class Segmenter(OnePass):
     inner: Expr
     points: int
     shown: Expr
+    second: bool = False
+
+    @property
+    def lead(self) -> int:
+        """Tokens in front of those of masks."""
+        return 2 if self.second else 1
 
     def positions(self, style: Style) -> Expr:
         return Integer(self.encoder.side**2)
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.d
-        image = self.encoder.add(m, B)
+        *fine, image = self.encoder.maps(m, B)
+        if self.second:
+            image = self._unremembered(m, image)
+            for index, out in enumerate((d / 8, d / 4)):
+                fine[index] = conv(m, f"fine{index}", fine[index], out, 1)
         side = Integer(self.encoder.side)
         grid = m.source(Tensor("grid_places", (side**2, TWO), style.acts))
         places = self._placed(m, "grid", grid)
@@ -90,19 +121,31 @@ class Segmenter(OnePass):
         prompt = self._placed(m, "prompt", prompt)
         kinds = m.source(Tensor("prompt_kinds", (B, S, d), style.acts))
         prompt = m.add("prompt_add", Add(), prompt, kinds)
-        own = m.vector("output_tokens", Integer(self.masks + 2), d)
-        own = m.add("output_rows", Expand((B, Integer(self.masks + 2), d)), own)
+        count = Integer(self.lead + self.masks + 1)
+        own = m.vector("output_tokens", count, d)
+        own = m.add("output_rows", Expand((B, count, d)), own)
         tokens = y = m.add("tokens", Join(1), own, prompt)
         for index in range(1, self.layers + 1):
             y, x = self._both_ways(m, f"layer{index}_", y, x, tokens, places, index > 1)
         query, key = self._with(m, "last_", y, x, tokens, places)
         made = self._attended(m, "last_", query, key, x, self.rate)
         y = m.norm("last_norm", m.add("last_add", Add(), made, y), d, LAYER_NORM)
-        return m.build(*self._masks(m, y, x, side))
+        return m.build(*self._masks(m, y, x, side, tuple(fine)))
+
+    def _unremembered(self, m: Maker, image: str) -> str:
+        """Adds what stands for a memory where there is none; ``image (B, d, n, n)``."""
+        size = m.shape(image)[2:]
+        x = m.add("unremembered_rows", AsSequence(), image)
+        x = m.add("unremembered_add", Add(), x, m.vector("no_memory", self.d))
+        return m.add("unremembered", AsImage(size), x)
 
     def _placed(self, m: Maker, name: str, places: str) -> str:
         """Adds sines and cosines of places by random waves."""
-        waves = m.weight("waves.weight", self.d / 2, TWO)
+        shape = (self.d / 2, TWO)
+        if self.second:
+            waves = m.source(Tensor("waves", shape, m.style.acts))
+        else:
+            waves = m.weight("waves.weight", *shape)
         x = m.add(f"{name}_waves", Linear(), places, waves)
         x = m.add(f"{name}_turn", Map("scale"), x)
         parts = (m.add(f"{name}_{f}", Map(f), x) for f in ("sin", "cos"))
@@ -156,8 +199,10 @@ class Segmenter(OnePass):
         x = m.norm(f"{name}from_norm", m.add(f"{name}from_add", Add(), made, x), d, LAYER_NORM)
         return y, x
 
-    def _masks(self, m: Maker, y: str, x: str, side: Expr) -> tuple[str, str]:
-        """Adds masks and what they are rated."""
+    def _masks(
+        self, m: Maker, y: str, x: str, side: Expr, fine: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Adds masks, what they are rated, and whether there is anything, where a token says so."""
         d = self.d
         x = m.add("mask_image", AsImage((side, side)), x)
         for index, out in enumerate((d / 4, d / 8), start=1):
@@ -166,18 +211,24 @@ class Segmenter(OnePass):
             kernel = m.weight(f"{name}.weight", into, out, TWO, TWO)
             bias = m.vector(f"{name}.bias", out)
             x = m.add(name, ConvTranspose(sizes, bias=True), x, kernel, bias)
+            if self.second:
+                x = m.add(f"{name}_fine", Add(), x, fine[2 - index])
             x = channel_norm(m, f"{name}_norm", x) if index == 1 else x
             x = act(m, f"{name}_act", x, "gelu")
         wide = m.add("mask_pixels", Reshape((B, d / 8, (4 * side) ** 2)), x)
         rows = []
         for index in range(self.masks + 1):
             name = f"mask_row{index}"
-            token = m.add(f"{name}_token", Slice(1, Integer(1 + index), ONE), y)
+            token = m.add(f"{name}_token", Slice(1, Integer(self.lead + index), ONE), y)
             rows.append(self._products(m, name, token, d, d / 8, 3))
         masks = m.add("masks", MatMul(), m.add("mask_rows", Join(1), *rows), wide)
-        token = m.add("rating_token", Slice(1, Integer(0), ONE), y)
+        token = m.add("rating_token", Slice(1, Integer(self.lead - 1), ONE), y)
         count = Integer(self.masks + 1)
-        return masks, self._products(m, "rating", token, self.inner, count, self.depth)
+        rated = self._products(m, "rating", token, self.inner, count, self.depth)
+        if not self.second:
+            return masks, rated
+        token = m.add("object_token", Slice(1, Integer(0), ONE), y)
+        return masks, rated, self._products(m, "object", token, d, ONE, 3)
 
     def _products(self, m: Maker, name: str, x: str, inner: Expr, out: Expr, count: int) -> str:
         """Adds ``count`` products with activations between."""

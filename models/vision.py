@@ -181,6 +181,26 @@ class VisionTransformer(OnePass):
             made = (*made, m.add("mask_row", row, m.vector("mask_token", self.tower.at.d)))
         return m.build(*made)
 
+    def features(self, m: Maker) -> tuple[str, ...]:
+        """Adds tower and pooler: all positions behind the norm, then what is made besides."""
+        x, back = self.tower.add(m), self.tower.back
+        if back is not None and self.back_last:
+            first = m.add("class_position", SelectLast(ONE), x)
+            return x, m.norm("final_norm", first, self.tower.at.d, back)
+        if back is not None:
+            x = m.norm("final_norm", x, self.tower.at.d, back)
+        if self.head and self.tower.head is not None:
+            return x, self.tower.head.add(m, x)
+        if not self.pooler:
+            return (x,)
+        first = m.add("class_position", SelectLast(ONE), x)
+        return x, self._pooled(m, m.add("class_vector", Reshape((B, self.tower.at.d)), first))
+
+    def _pooled(self, m: Maker, x: str) -> str:
+        """Adds the pooler of a class token ``(B, d)``."""
+        d = self.tower.at.d
+        return m.add("pooler_act", Activation("tanh"), m.linear("pooler", x, d, d, True))
+
     def _made(self, m: Maker) -> tuple[str, ...]:
         """Adds tower and head: what they make."""
         d = self.tower.at.d
@@ -218,8 +238,7 @@ class VisionTransformer(OnePass):
         if self.classes is not None:
             wide = m.shape(x)[-1]
             return (m.linear("classifier", x, self.classes, wide, self.bias),)
-        x = m.linear("pooler", x, d, d, True)
-        return (m.add("pooler_act", Activation("tanh"), x),)
+        return (self._pooled(m, x),)
 
     def _mean(self, m: Maker, x: str) -> str:
         """Adds the mean of all patches."""

@@ -11,7 +11,7 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Norm
 from costgraph.models.blocks.image import act, conv, group_norm
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.ops import Add, AsSequence
+from costgraph.ops import Add, AsSequence, Multiply, Scale
 from costgraph.ops.views import Reshape, Slice, Transpose
 from costgraph.symbols import B, q
 
@@ -53,6 +53,50 @@ class WaveFront:
 def as_channels(m: Maker, name: str, x: str) -> str:
     """Adds the view of a sequence ``(B, n, C)`` as ``(B, C, n)``."""
     return m.add(name, Transpose((0, 2, 1)), x)
+
+
+def gated_conv(
+    m: Maker, name: str, x: str, out: Expr, kernel: int, stride: int, padding: int
+) -> str:
+    """Adds a convolution whose second half of channels gates the first; rows ``(B, n', out)``."""
+    y = conv(m, name, x, 2 * out, kernel, stride, padding)
+    first = m.add(f"{name}_kept", Slice(1, ZERO, out), y)
+    gate = act(m, f"{name}_gate", m.add(f"{name}_gates", Slice(1, out, out), y), "sigmoid")
+    y = m.add(f"{name}_gated", Multiply(), first, gate)
+    return m.add(f"{name}_rows", AsSequence(), y)
+
+
+@dataclass(frozen=True)
+class GatedFront:
+    """Speech2Text's front (arXiv 2010.05171): gated convolutions over a spectrogram.
+
+    Each halves it; ``q`` positions are made of the fewest frames that give as many.
+
+    Attributes:
+        d, mels: width of the sequence, bands of the spectrogram.
+        widths: channels of each convolution behind its gate.
+        kernels: taps, an odd number.
+        scaled: rows are scaled.
+    """
+
+    d: Expr
+    mels: Expr
+    widths: tuple[int, ...]
+    kernels: tuple[int, ...]
+    scaled: bool
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds the front: (hidden state, no table)."""
+        # Padding stands in for the frames at both ends.
+        frames = samples_for(q, ((1, 2),) * len(self.kernels))
+        x = m.source(Tensor("spectrogram", (B, frames, self.mels), m.style.acts))
+        for index, (out, kernel) in enumerate(zip(self.widths, self.kernels, strict=True), 1):
+            x = as_channels(m, f"conv{index}_channels", x)
+            x = gated_conv(m, f"conv{index}", x, Integer(out), kernel, 2, kernel // 2)
+        if self.scaled:
+            x = m.add("front_scale", Scale(), x)
+        places = m.source(Tensor("position_rows", (q, self.d), m.style.acts))
+        return m.add("position_add", Add(), x, places), ""
 
 
 def _normed(m: Maker, name: str, x: str, norm: Norm) -> str:
@@ -111,9 +155,10 @@ class SpeechFront:
         every: a norm over channels behind each convolution, or a group norm behind the first.
         activation: behind each.
         normed: a norm in front of the product.
-        placing: what adds positions.
+        placing: what adds positions, or None.
         norm: behind them, or None.
         mask: a vector for masked positions rests in memory.
+        fixed: positions from a table that is no parameter are added as well.
     """
 
     d: Expr
@@ -123,9 +168,10 @@ class SpeechFront:
     every: bool
     activation: str
     normed: bool
-    placing: Placing
+    placing: Placing | None
     norm: Norm | None
     mask: bool
+    fixed: bool = False
 
     def add(self, m: Maker) -> tuple[str, str]:
         """Adds the front over ``q`` positions: (hidden state, no table)."""
@@ -147,5 +193,9 @@ class SpeechFront:
         x = m.linear("feature_proj", x, self.d, wide, True)
         if self.mask:
             m.add("mask_row", Reshape((ONE, self.d)), m.vector("mask", self.d))
-        x = self.placing.add(m, x)
+        if self.placing is not None:
+            x = self.placing.add(m, x)
+        if self.fixed:
+            rows = m.source(Tensor("position_rows", (q, self.d), m.style.acts))
+            x = m.add("position_add", Add(), x, rows)
         return (x if self.norm is None else m.norm("front_norm", x, self.d, self.norm)), ""

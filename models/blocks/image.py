@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer, Mul
 
+from costgraph.ir.dtypes import INT64
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.ops import Activation, Add, AsSequence, Conv
+from costgraph.ops import Activation, Add, AsSequence, Conv, Embedding, LayerNorm
+from costgraph.ops.arrays import Join
 from costgraph.ops.channels import BatchNorm, GroupNorm
 from costgraph.ops.image import AsImage, Interpolate, Prepend
-from costgraph.ops.views import Reshape
+from costgraph.ops.views import Expand, Reshape
 from costgraph.symbols import B, G
 
 ZERO, ONE = Integer(0), Integer(1)
@@ -59,9 +61,13 @@ def affine(m: Maker, name: str, x: str) -> tuple[str, str, str]:
     return x, m.vector(f"{name}.weight", channels), m.vector(f"{name}.bias", channels)
 
 
-def batch_norm(m: Maker, name: str, x: str) -> str:
-    """Adds a batch norm."""
-    return m.add(name, BatchNorm(), *affine(m, name, x))
+def batch_norm(m: Maker, name: str, x: str, frozen: bool = False) -> str:
+    """Adds a batch norm; what a ``frozen`` one multiplies by and adds is no parameter."""
+    if not frozen:
+        return m.add(name, BatchNorm(), *affine(m, name, x))
+    shape = (m.shape(x)[1],)
+    given = (m.source(Tensor(f"{name}.{n}", shape, m.style.acts)) for n in ("weight", "bias"))
+    return m.add(name, BatchNorm(), x, *given)
 
 
 def group_norm(m: Maker, name: str, x: str, groups: Expr) -> str:
@@ -79,6 +85,27 @@ def channel_norm(m: Maker, name: str, x: str) -> str:
 def act(m: Maker, name: str, x: str, function: str) -> str:
     """Adds an activation."""
     return m.add(name, Activation(function), x)
+
+
+def same_norm(m: Maker, name: str, of: str, x: str) -> str:
+    """Adds the layer norm with the weights of the one that is called ``of``, once more."""
+    weight, bias = (m.vector(f"{of}.{part}", m.shape(x)[-1]) for part in ("weight", "bias"))
+    return m.add(name, LayerNorm(True, True), x, weight, bias)
+
+
+def by_axes(m: Maker, tall: Expr, wide: Expr, rows: Expr, d: Expr) -> str:
+    """Adds learned places ``(tall·wide, d)``: one half by the column, the other by the row."""
+    parts, half = [], d / 2
+    for name, count, shape in (
+        ("across", wide, (ONE, wide, half)),
+        ("down", tall, (tall, ONE, half)),
+    ):
+        ids = m.source(Tensor(f"{name}_ids", (count,), INT64))
+        table = m.weight(f"{name}.weight", rows, half)
+        found = m.add(f"{name}_embed", Embedding(result=m.style.acts), ids, table)
+        found = m.add(f"{name}_line", Reshape(shape), found)
+        parts.append(m.add(f"{name}_wide", Expand((tall, wide, half)), found))
+    return m.add("places", Reshape((tall * wide, d)), m.add("places_grid", Join(2), *parts))
 
 
 def positions_of(m: Maker, rows: Expr, count: Expr, d: Expr, taps: int = 16) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
+from costgraph.ir.dtypes import INT64
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import attended
@@ -19,10 +20,12 @@ from costgraph.models.blocks.projector import Resampling
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.ops import Activation, Add, Multiply
+from costgraph.ops import Activation, Add, Embedding, Multiply
 from costgraph.ops.arrays import Join
+from costgraph.ops.image import Cut
 from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Expand
+from costgraph.symbols import G, S
 
 ONE = Integer(1)
 RMS = Norm()
@@ -58,18 +61,20 @@ class QueryLayer:
         x = m.source(Tensor("hidden", (self.batch, self.queries, d), style.acts))
         for tensor in self.operands(style):
             m.source(tensor)
-        x = self._attended(m, x, x, "")
+        x = seen_by(m, self.at, x, x, "")
         if self.cross:
-            x = self._attended(m, x, "rows", "cross_")
+            x = seen_by(m, self.at, x, "rows", "cross_")
         x = m.add("mlp_add", Add(), self.feed.add(m, x), x)
         return m.build(m.norm("mlp_norm", x, d, LAYER_NORM))
 
-    def _attended(self, m: Maker, x: str, rows: str, prefix: str) -> str:
-        query = self.at.project(m, "q", x, prefix)
-        key, value = (self.at.project(m, name, rows, prefix) for name in ("k", "v"))
-        mixed = self.at.out(m, attended(m, query, key, value, FULL, prefix=prefix), prefix)
-        x = m.add(f"{prefix}attn_add", Add(), mixed, x)
-        return m.norm(f"{prefix}attn_norm", x, self.at.d, LAYER_NORM)
+
+def seen_by(m: Maker, at: Heads, x: str, rows: str, prefix: str) -> str:
+    """Adds attention of ``x`` to ``rows``, the residual, and a norm behind it."""
+    query = at.project(m, "q", x, prefix)
+    key, value = (at.project(m, name, rows, prefix) for name in ("k", "v"))
+    mixed = at.out(m, attended(m, query, key, value, FULL, prefix=prefix), prefix)
+    x = m.add(f"{prefix}attn_add", Add(), mixed, x)
+    return m.norm(f"{prefix}attn_norm", x, at.d, LAYER_NORM)
 
 
 def _learned(m: Maker, prefix: str, batch: Expr, queries: Expr, d: Expr) -> str:
@@ -108,6 +113,90 @@ class Asking(Resampling):
             for i in range(self.layers)
         )
         return run(m, gathered(kinds), start, rows=x)
+
+
+@dataclass(frozen=True)
+class InstructedLayer:
+    """A layer of BERT over queries and words together; queries alone attend to rows.
+
+    Attributes:
+        batch, queries, words: sequences, and what stands in each.
+        rows, source: rows that queries attend to, and their width.
+        at, feed: heads, and the feed-forward block, of which words have one of their own.
+        cross: whether the layer attends to the rows as well.
+    """
+
+    batch: Expr
+    queries: Expr
+    words: Expr
+    rows: Expr
+    source: Expr
+    at: Heads
+    feed: FeedForward
+    cross: bool
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The rows, where it attends to them."""
+        shape = (self.batch, self.rows, self.source)
+        return (Tensor("rows", shape, style.acts),) if self.cross else ()
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: queries and words in, and out."""
+        m, d = Maker("layer", style), self.at.d
+        x = m.source(Tensor("hidden", (self.batch, self.queries + self.words, d), style.acts))
+        for tensor in self.operands(style):
+            m.source(tensor)
+        x = seen_by(m, self.at, x, x, "")
+        y, words = m.add_many("parts", Cut((self.queries, self.words)), x)
+        if self.cross:
+            y = seen_by(m, self.at, y, "rows", "cross_")
+        return m.build(m.add("both", Join(1), self._fed(m, "", y), self._fed(m, "word_", words)))
+
+    def _fed(self, m: Maker, prefix: str, x: str) -> str:
+        x = m.add(f"{prefix}mlp_add", Add(), self.feed.add(m, x, prefix), x)
+        return m.norm(f"{prefix}mlp_norm", x, self.at.d, LAYER_NORM)
+
+
+@dataclass(frozen=True)
+class Instructed(Asking):
+    """InstructBLIP's Q-Former (Dai et al., arXiv 2305.06500), which reads the instruction as well.
+
+    One image of a prompt: its words are the ``S − G`` tokens beside those of the image.
+
+    Attributes:
+        vocab, places: rows of the tables of words and of their positions.
+    """
+
+    vocab: Expr
+    places: Expr
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        """Adds queries, words and their layers; ``x (batch, n, c)`` to ``(batch, queries, d)``."""
+        batch, rows, source = m.shape(x)
+        d, count, acts = self.at.d, S - G, m.style.acts
+        ids = m.source(Tensor("instruction_ids", (batch, count), INT64))
+        table = m.weight("instruction.weight", self.vocab, d)
+        words = m.add("instruction_embed", Embedding(result=acts), ids, table)
+        places = m.source(Tensor("instruction_places", (count,), INT64))
+        table = m.weight("instruction_positions.weight", self.places, d)
+        found = m.add("instruction_position", Embedding(result=acts), places, table)
+        words = m.add("instruction_add", Add(), words, found)
+        start = m.add(
+            f"{prefix}_asked", Join(1), _learned(m, prefix, batch, self.queries, d), words
+        )
+        start = m.norm(f"{prefix}_query_norm", start, d, LAYER_NORM)
+        kinds = (
+            (
+                f"{prefix}_{'asking' if i % self.every == 0 else 'plain'}_layers",
+                InstructedLayer(
+                    batch, self.queries, count, rows, source, self.at, self.feed,
+                    i % self.every == 0,
+                ),
+            )
+            for i in range(self.layers)
+        )  # fmt: skip
+        made = run(m, gathered(kinds), start, rows=x)
+        return m.add_many(f"{prefix}_queries_alone", Cut((self.queries, count)), made)[0]
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,10 @@ class SamEncoder:
         """Side of the grid of patches."""
         return self.size // self.patch
 
+    def maps(self, m: Maker, batch: Expr) -> tuple[str, ...]:
+        """Adds the encoder: one map."""
+        return (self.add(m, batch),)
+
     def add(self, m: Maker, batch: Expr) -> str:
         """Adds the encoder over ``batch`` images: ``(batch, out, side, side)``."""
         d, side = self.at.d, Integer(self.side)

@@ -75,10 +75,15 @@ class TowerLayer:
         x = m.source(Tensor("hidden", (self.batch, self.length, d), style.acts))
         for tensor in self.operands(style):
             m.source(tensor)
+        return m.build(self.add(m, x))
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the layer; ``x (batch, length, d)`` in and out."""
+        d = self.at.d
         mixed = self._attention(m, m.norm("attn_norm", x, d, self.norm))
         x = m.add("attn_add", Add(), self._made(m, "attn", mixed), x)
         fed = self.feed.add(m, m.norm("mlp_norm", x, d, self.norm))
-        return m.build(m.add("mlp_add", Add(), self._made(m, "mlp", fed), x))
+        return m.add("mlp_add", Add(), self._made(m, "mlp", fed), x)
 
     def _attention(self, m: Maker, x: str) -> str:
         query, key, value = self.at.all(m, x)

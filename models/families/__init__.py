@@ -51,6 +51,8 @@ FILES = (
     "masked",
     "kindred",
     "deberta",
+    "mixing",
+    "documents",
     "translating",
     "switching",
     "long",
@@ -79,6 +81,13 @@ FILES = (
     "asking",
     "segmenting",
     "crossing",
+    "captioning",
+    "answering",
+    "pairing",
+    "depth",
+    "detecting",
+    "masking",
+    "clipseg",
 )
 
 V = TypeVar("V")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from sympy import Integer
 
@@ -14,7 +16,7 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.eyes import WHOLE, FixedTower
 from costgraph.models.blocks.halving import HalvingTower
 from costgraph.models.blocks.projector import Product, Steps
-from costgraph.models.blocks.resampler import Asking, Perceiving, Widened
+from costgraph.models.blocks.resampler import Asking, Instructed, Perceiving, Widened
 from costgraph.models.blocks.sam import SamEyes
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.language import before, language
@@ -41,7 +43,7 @@ def _tower(seen: Fields) -> Tower:
     return Tower(patches, replace(at, fused=True), feed, layers, size)
 
 
-def _asking(fields: Fields, tower: Tower) -> Asking:
+def _asking(fields: Fields, tower: Tower, instructed: bool = False) -> Asking:
     asked = fields.section("qformer_config").with_defaults(
         hidden_size=768,
         intermediate_size=3072,
@@ -58,7 +60,12 @@ def _asking(fields: Fields, tower: Tower) -> Asking:
     # Its tables of words stand in the files of other classes.
     for key in ("vocab_size", "max_position_embeddings", "position_embedding_type"):
         asked.values.get(key)
-    return Asking(
+    kind: Any = Asking
+    if instructed:
+        words = Integer(asked.size("vocab_size", default=30522))
+        places = Integer(asked.size("max_position_embeddings", default=512))
+        kind = partial(Instructed, vocab=words, places=places)
+    found: Asking = kind(
         queries=Integer(fields.size("num_query_tokens", default=32)),
         positions=tower.patches.count(tower.size),
         at=Heads(Integer(d), Integer(heads), width, True, True, True),
@@ -68,6 +75,7 @@ def _asking(fields: Fields, tower: Tower) -> Asking:
         layers=asked.size("num_hidden_layers"),
         every=asked.size("cross_attention_frequency", default=2),
     )
+    return found
 
 
 def _blip2(fields: Fields) -> Reading:
@@ -81,6 +89,25 @@ def _blip2(fields: Fields) -> Reading:
     tower = _tower(fields.section("vision_config"))
     steps: Steps = (_asking(fields, tower), Product("1", stack.ends.d))
     eyes = FixedTower(tower, steps, stack.ends.d, normed=True, classed=True)
+    return before(stack, reading, eyes.whole)
+
+
+#: What is said of the words that queries see.
+ONE_IMAGE = (
+    f"{WHOLE}, one of them a prompt; queries of the image also see the prompt's other S - G tokens"
+)
+
+
+def _instructblip(fields: Fields) -> Reading:
+    """BLIP-2 whose queries read the instruction as well."""
+    # The part is a class of its own, which ties, or does not, by its own key.
+    fields.values.get("tie_word_embeddings")
+    fields.values.get("use_decoder_only_language_model")
+    inner = fields.section("text_config").values.get("tie_word_embeddings")
+    stack, reading = language(fields.with_values(tie_word_embeddings=inner), "opt")
+    tower = _tower(fields.section("vision_config"))
+    steps: Steps = (_asking(fields, tower, instructed=True), Product("1", stack.ends.d))
+    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, classed=True, said=ONE_IMAGE)
     return before(stack, reading, eyes.whole)
 
 
@@ -165,6 +192,7 @@ def _got_ocr2(fields: Fields) -> Reading:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "blip-2": _blip2,
+        "instructblip": _instructblip,
         "idefics2": _idefics2,
         "minicpmv4_6": _minicpmv,
         "got_ocr2": _got_ocr2,
@@ -175,6 +203,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "Blip2ForConditionalGeneration": "blip-2",
+        "InstructBlipForConditionalGeneration": "instructblip",
         "MiniCPMV4_6ForConditionalGeneration": "minicpmv4_6",
         "GotOcr2ForConditionalGeneration": "got_ocr2",
         "Idefics2ForConditionalGeneration": "idefics2",

@@ -68,7 +68,8 @@ def require_tied(fields: Fields) -> None:
     Raises:
         ModelError: the file says that it is not.
     """
-    if not fields.flag("tie_word_embeddings", True) and _is_masked(fields):
+    masked = task_of(fields) in ("ForMaskedLM", "ForPreTraining")
+    if not fields.flag("tie_word_embeddings", True) and masked:
         raise ModelError(
             f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of "
             "masked tokens is not supported in this family"
@@ -194,11 +195,7 @@ def _modernbert(fields: Fields) -> Reading:
     for key in ("attention_bias", "mlp_bias", "norm_bias"):
         fields.refuse(key, "biases are not supported in this family")
     fields.refuse("classifier_bias", "biases are not supported in this family")
-    if not fields.flag("tie_word_embeddings", True):
-        raise ModelError(
-            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection of masked "
-            "tokens is not supported in this family"
-        )
+    require_tied(fields)
     norm = Norm("layer")
     layers = fields.size("num_hidden_layers")
     every = fields.size("global_attn_every_n_layers", default=3)

@@ -25,7 +25,7 @@ from costgraph.models.encoder import (
     TurnedRows,
     Widened,
 )
-from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.encoders import (
     BARE,
     FEW,
@@ -145,25 +145,24 @@ def _front(fields: Fields, kin: Kin) -> tuple[Front, int | None]:
 
 
 def _masked(fields: Fields, kin: Kin) -> MaskedHead:
-    if task_of(fields) == "ForMaskedLM":
-        require_tied(fields)
+    require_tied(fields)
     act = kin.masked or _act(fields, kin)
     return MaskedHead(_width(fields, kin), Integer(fields.size("vocab_size")), act, LAYER_NORM)
 
 
 def _head(fields: Fields, kin: Kin, masked: MaskedHead) -> Head | PretrainedHeads | None:
     d = Integer(fields.size("hidden_size"))
-    if kin.also and task_of(fields) == "ForMaskedLM":
-        return PretrainedHeads(masked, PooledHead(d))
-    if kin.also and task_of(fields) == "ForTokenClassification":
-        return PretrainedHeads(LabelHead(d, Integer(labels_of(fields))), PooledHead(d))
-    return heads_by_task(fields, d, masked, _pools(fields, kin), kin.pooler)
+    head = heads_by_task(fields, d, masked, _pools(fields, kin), kin.pooler)
+    if kin.also and isinstance(head, MaskedHead | LabelHead):
+        return PretrainedHeads(head, PooledHead(d))
+    return head
 
 
-def _said(fields: Fields, kin: Kin, head: object) -> tuple[str, ...]:
+def said_of(fields: Fields, head: object, pooler: bool) -> tuple[str, ...]:
+    """What to say of a class without a head, or with a pooler alone."""
     if head is None:
         return (BARE,)
-    return (POOLER,) if task_of(fields) == "Model" and kin.pooler else ()
+    return (POOLER,) if task_of(fields) == "Model" and pooler else ()
 
 
 def read_of(fields: Fields, kin: Kin) -> Reading:
@@ -188,7 +187,7 @@ def read_of(fields: Fields, kin: Kin) -> Reading:
         head=head,
         longest=longest,
     )
-    return Reading(model, assumptions=_said(fields, kin, head))
+    return Reading(model, assumptions=said_of(fields, head, kin.pooler))
 
 
 def encoder_of(reading: Reading) -> Encoder:
@@ -202,9 +201,10 @@ ELECTRA = Kin(narrow="embedding_size", narrowed=128, pools="gelu", pooler=False,
 
 def _electra(fields: Fields) -> Reading:
     """BERT with narrow embeddings; its discriminator labels every position with one number."""
-    reading = read_of(fields, ELECTRA)
     if task_of(fields) != "ForPreTraining":
-        return reading
+        return read_of(fields, ELECTRA)
+    fields.values.get("tie_word_embeddings")  # the discriminator has no logits of words
+    reading = read_of(fields.with_values(tie_word_embeddings=True), ELECTRA)
     model = encoder_of(reading)
     head = LabelHead(model.d, ONE, _act(fields, ELECTRA))
     return Reading(replace(model, head=head))

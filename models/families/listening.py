@@ -1,8 +1,9 @@
-"""Speech recognisers beside Whisper: Moonshine."""
+"""Speech recognisers beside Whisper: Moonshine, Speech2Text, SpeechT5."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer
@@ -10,12 +11,17 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
 from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads
+from costgraph.models.conformer import NearHeads, NearRows
 from costgraph.models.encoder import Encoder, EncoderDecoder
 from costgraph.models.families.common import Family, Reading, activation_of, rotary_of
+from costgraph.models.families.encoders import LAYER_NORM, answering, sides_of
+from costgraph.models.families.speech import GAIN, POSITIONS, speech_front
+from costgraph.models.families.vision import sizes
 from costgraph.models.fields import Fields, divided
-from costgraph.models.waves import WaveFront
+from costgraph.models.waves import GatedFront, WaveFront
 
 NORM = Norm("layer")
+FRAMES = "S counts positions, made of the fewest frames that give as many"
 PADDED = (
     "heads have the width that the file states: the published code fills them up to a multiple "
     "of 'pad_head_dim_to_multiple_of' inside attention"
@@ -79,10 +85,112 @@ def _moonshine(fields: Fields) -> Reading:
     return Reading(model, assumptions=(PADDED,) if padded else ())
 
 
+def _speech2text(fields: Fields) -> Reading:
+    """Gated convolutions over a spectrogram in front of BART's layers, norms first."""
+    fields = fields.with_defaults(
+        d_model=256, encoder_layers=12, decoder_layers=6, encoder_ffn_dim=2048,
+        decoder_ffn_dim=2048, encoder_attention_heads=4, decoder_attention_heads=4,
+    )  # fmt: skip
+    d = fields.size("d_model")
+    act = activation_of(fields, "activation_function", default="relu")
+    (at, feed), side = sides_of(fields, d, act, k_bias=True)
+    kernels = sizes(fields, "conv_kernel_sizes", (5, 5))
+    fields.require("num_conv_layers", len(kernels))
+    if any(kernel % 2 == 0 for kernel in kernels):
+        raise ModelError(f"{fields.name}: 'conv_kernel_sizes' = {list(kernels)}: odd ones")
+    wide = fields.size("conv_channels", default=1024)
+    divided(fields, wide, 2, "'conv_channels' over halves")
+    scaled = fields.flag("scale_embedding", True)
+    mels = fields.size("input_feat_per_channel", default=80)
+    mels *= fields.size("input_channels", default=1)
+    front = GatedFront(
+        Integer(d),
+        Integer(mels),
+        (*(wide // 2,) * (len(kernels) - 1), d),
+        kernels,
+        scaled,
+    )
+    heard = fields.size("max_source_positions", default=6000)
+    said = fields.size("max_target_positions", default=1024)
+    encoder = Encoder(
+        front=front,
+        segments=(
+            Segment(
+                "encoder",
+                Layer(Integer(d), Bidirectional(at), feed, LAYER_NORM),
+                Integer(fields.size("encoder_layers")),
+            ),
+        ),
+        d=Integer(d),
+        norm=LAYER_NORM,
+        longest=heard,
+    )
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size", default=10000)),
+        fixed=True,
+        embed_scale=scaled,
+        norm=LAYER_NORM,
+        tied=fields.flag("tie_word_embeddings", True),
+    )
+    model = answering(fields, encoder, side, ends, shared=(), longest=said)
+    return Reading(model, assumptions=(FRAMES,))
+
+
+#: Keys of SpeechT5's other classes, which speak.
+_SPOKEN = (
+    "speech_decoder_prenet_layers", "speech_decoder_prenet_units", "speech_decoder_prenet_dropout",
+    "speaker_embedding_dim", "speech_decoder_postnet_layers", "speech_decoder_postnet_units",
+    "speech_decoder_postnet_kernel", "speech_decoder_postnet_dropout", "reduction_factor",
+    "num_mel_bins", "use_guided_attention_loss", "guided_attention_loss_num_heads",
+    "guided_attention_loss_sigma", "guided_attention_loss_scale", "apply_spec_augment",
+    "mask_time_length", "mask_time_min_masks", "mask_feature_length", "mask_feature_min_masks",
+)  # fmt: skip
+
+
+def _speecht5(fields: Fields) -> Reading:
+    """SpeechT5 that recognises speech (arXiv 2110.07205): wav2vec 2.0's front, a text decoder."""
+    fields = fields.with_defaults(
+        hidden_size=768, encoder_layers=12, decoder_layers=6, encoder_ffn_dim=3072,
+        decoder_ffn_dim=3072, encoder_attention_heads=12, decoder_attention_heads=12,
+    )  # fmt: skip
+    d = fields.size("hidden_size")
+    act = activation_of(fields, "hidden_act", default="gelu")
+    (at, feed), side = sides_of(fields, d, act, k_bias=True)
+    reach = fields.size("encoder_max_relative_position", default=160)
+    layer = Layer(Integer(d), NearHeads(at), feed, LAYER_NORM, norm_first=False)
+    for key in _SPOKEN:
+        fields.values.get(key)
+    encoder = Encoder(
+        front=replace(speech_front(fields, d, before=False, several=False), fixed=True),
+        segments=(Segment("encoder", layer, Integer(fields.size("encoder_layers"))),),
+        d=Integer(d),
+        buckets=NearRows(Integer(2 * reach), at.head_dim),
+        longest=fields.size("max_speech_positions", default=4000),
+    )
+    said = fields.size("max_text_positions", default=450)
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size", default=81)),
+        fixed=True,
+        embed_scale=fields.flag("scale_embedding", False),
+        norm=None,
+        tied=fields.flag("tie_word_embeddings", True),
+    )
+    model = answering(fields, encoder, side, ends, shared=(), longest=said)
+    return Reading(model, assumptions=(POSITIONS, GAIN))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"moonshine": _moonshine})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"moonshine": _moonshine, "speech_to_text": _speech2text, "speecht5": _speecht5}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"MoonshineForConditionalGeneration": "moonshine"}
+    {
+        "MoonshineForConditionalGeneration": "moonshine",
+        "Speech2TextForConditionalGeneration": "speech_to_text",
+        "SpeechT5ForSpeechToText": "speecht5",
+    }
 )

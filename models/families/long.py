@@ -57,6 +57,7 @@ def _longt5(fields: Fields) -> Reading:
     model = reading.model
     assert isinstance(model, Encoder | EncoderDecoder)
     encoder = model if isinstance(model, Encoder) else model.encoder
+    assert isinstance(encoder, Encoder)
     (segment,) = encoder.segments
     layer = segment.layer
     assert isinstance(layer, Layer)

@@ -17,6 +17,7 @@ from costgraph.models.families.vision import (
     patches_of,
     pixels,
     reader_of,
+    swiglu,
     tower_of,
 )
 from costgraph.models.fields import Fields
@@ -101,13 +102,13 @@ def _clip_text(fields: Fields) -> Reading:
 def _dinov2(fields: Fields) -> Reading:
     """A ViT whose layers scale what their blocks make (arXiv 2304.07193)."""
     named = fields.with_defaults(hidden_size=768, num_hidden_layers=12, num_attention_heads=12)
-    fields.refuse("use_swiglu_ffn", "gated blocks are not known in this family")
     d = named.size("hidden_size")
     ratio = named.size("mlp_ratio", default=4)
     at, feed = tower_of(
         named.with_values(intermediate_size=d * ratio),
         activation_of(named, "hidden_act", default="gelu"),
     )
+    feed = swiglu(fields, feed)
     size, patch = pixels(named, 224), named.size("patch_size", default=14)
     patches = patches_of(named, at.d, size, patch)
     layers = Integer(named.size("num_hidden_layers"))

@@ -14,7 +14,7 @@ from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.vision import patches_of, pixels, tower_of
+from costgraph.models.families.vision import patches_of, pixels, swiglu, tower_of
 from costgraph.models.fields import Fields
 from costgraph.models.vision import Tower, VisionTransformer
 
@@ -183,11 +183,11 @@ def _dino(fields: Fields, rotary: bool) -> Reading:
             **{**BASE, "hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6}
         )
     else:
-        fields.refuse("use_swiglu_ffn", "gated blocks are not known in this family")
         named = named.with_values(
             intermediate_size=named.size("hidden_size") * named.size("mlp_ratio", default=4)
         )
     at, feed = tower_of(named, act)
+    feed = feed if rotary else swiglu(fields, feed)
     if rotary:
         bias = named.flag("mlp_bias", True)
         feed = FeedForward(at.d, feed.width, act, named.flag("use_gated_mlp", False), bias)

@@ -1,4 +1,4 @@
-"""Models that cut pictures into parts: SAM, and its image encoder alone."""
+"""Models that cut pictures into parts: SAM 1 and 2, and their image encoders alone."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from sympy import Integer
+from sympy import Integer, Rational
 
-from costgraph.errors import ModelError
+from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.hiera import Hiera, Neck
 from costgraph.models.blocks.sam import SamEncoder
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.vision import pixels, tower_of
+from costgraph.models.families.vision import pixels, sizes, stages, tower_of
 from costgraph.models.fields import Fields, divided
-from costgraph.models.segmenting import ImageEncoder, Segmenter
+from costgraph.models.segmenting import ImageEncoder, Pyramids, Segmenter
 
+MEMORY = (
+    "a picture, or the first frame of a video: what remembers earlier frames is left out, in time "
+    "and memory"
+)
 PROMPTS = "B counts pictures, with one prompt of S tokens each: points, corners, the empty point"
 
 
@@ -63,6 +68,14 @@ def sam_encoder(seen: Fields) -> SamEncoder:
 
 def _sam(fields: Fields) -> Reading:
     encoder = sam_encoder(fields.section("vision_config"))
+    waves = fields.section("vision_config").size("num_pos_feats", default=128)
+    if encoder.out != 2 * waves:
+        raise ModelError(f"{fields.name}: 'num_pos_feats' = {waves} of channels {encoder.out}")
+    return Reading(_decoder(fields, encoder, second=False), assumptions=(PROMPTS,))
+
+
+def _decoder(fields: Fields, encoder: SamEncoder | Neck, second: bool) -> Segmenter:
+    """Prompts and the decoder of masks behind an encoder."""
     asked, masked = (
         fields.section(key).with_defaults(hidden_size=256)
         for key in ("prompt_encoder_config", "mask_decoder_config")
@@ -73,16 +86,20 @@ def _sam(fields: Fields) -> Reading:
     masked.require("attention_downsample_rate", rate)
     divided(masked, d, 8, "hidden size")
     divided(masked, d, rate * heads, "hidden size over heads and their rate")
-    waves = fields.section("vision_config").size("num_pos_feats", default=128)
-    if not encoder.out == d == asked.size("hidden_size") == 2 * waves:
+    if not encoder.out == d == asked.size("hidden_size"):
         raise ModelError(f"{fields.name}: encoder, prompts and decoder have different widths")
-    asked.require("image_embedding_size", encoder.side)
+    if second:
+        if encoder.size != encoder.side * asked.size("patch_size", default=16):
+            raise ModelError(f"{asked.name}: 'patch_size' must be {encoder.size // encoder.side}")
+    else:
+        asked.require("image_embedding_size", encoder.side)
     asked.require("image_size", encoder.size)
     act = activation_of(masked, "hidden_act", default="relu")
+    act = "relu" if second else act  # the published code does not read the key
     inner = Integer(masked.size("mlp_dim", default=2048))
     asked.values.get("hidden_act")
     asked.values.get("patch_size")
-    model = Segmenter(
+    return Segmenter(
         encoder=encoder,
         d=Integer(d),
         heads=Integer(heads),
@@ -95,18 +112,154 @@ def _sam(fields: Fields) -> Reading:
         inner=Integer(masked.size("iou_head_hidden_dim", default=256)),
         points=asked.size("num_point_embeddings", default=4),
         shown=Integer(asked.size("mask_input_channels", default=16)),
+        second=second,
     )
-    return Reading(model, assumptions=(PROMPTS,))
 
 
 def _sam_alone(fields: Fields) -> Reading:
     return Reading(ImageEncoder(sam_encoder(fields)))
 
 
+def _pyramid(seen: Fields) -> Hiera:
+    """Hiera from the file's part for it."""
+    listed = ("blocks_per_stage", "embed_dim_per_stage", "num_attention_heads_per_stage",
+              "window_size_per_stage")  # fmt: skip
+    seen = seen.with_defaults(
+        image_size=[1024, 1024],
+        blocks_per_stage=[1, 2, 7, 2],
+        embed_dim_per_stage=[96, 192, 384, 768],
+        num_attention_heads_per_stage=[1, 2, 4, 8],
+        window_size_per_stage=[8, 4, 14, 7],
+        global_attention_blocks=[5, 7, 9],
+        window_positional_embedding_background_size=[7, 7],
+    )
+    depths, widths, heads, windows = stages(seen, *listed)
+    for key, usual in (("patch_kernel_size", 7), ("patch_stride", 4), ("patch_padding", 3),
+                       ("query_stride", 2)):  # fmt: skip
+        seen.require(key, [usual, usual], None, usual)
+    if seen.size("hidden_size", default=96) != widths[0]:
+        raise ModelError(f"{seen.name}: 'hidden_size' must be the first stage's width, {widths[0]}")
+    seen.values.get("num_attention_heads")  # each stage has its own
+    for width, count in zip(widths, heads, strict=True):
+        divided(seen, width, count, "width of a stage over heads")
+    whole = seen.values.get("global_attention_blocks")
+    count = sum(depths)
+    if not isinstance(whole, list) or any(type(n) is not int or not 0 <= n < count for n in whole):
+        raise ModelError(f"{seen.name}: 'global_attention_blocks' must be a list of layers")
+    pooling = seen.size("num_query_pool_stages", default=3)
+    size = pixels(seen, 1024)
+    background = sizes(seen, "window_positional_embedding_background_size")
+    if len(background) != 2:
+        raise ModelError(f"{seen.name}: a table of positions of {background}")
+    ratio = Rational(str(seen.number("mlp_ratio", 4.0)))
+    found = Hiera(
+        channels=Integer(seen.size("num_channels", default=3)),
+        size=(int(size[0]), int(size[1])),
+        kernel=7,
+        stride=4,
+        padding=3,
+        background=(background[0], background[1]),
+        tile=windows[0],
+        widths=widths,
+        depths=depths,
+        heads=heads,
+        windows=windows,
+        whole=frozenset(whole),
+        pooling=pooling,
+        ratio=ratio,
+        activation=activation_of(seen, "hidden_act", default="gelu"),
+    )
+    for stage in range(1, min(pooling + 1, len(widths))):
+        grid, window = found.grids[stage - 1], windows[stage - 1]
+        if any(n % 2 for n in (*grid, window)) or widths[stage] == widths[stage - 1]:
+            raise ModelError(
+                f"{seen.name}: stage {stage + 1} halves a grid of {grid} in windows of {window}"
+            )
+    if any(n % windows[0] for n in found.grids[0]):
+        raise ModelError(f"{seen.name}: a grid of {found.grids[0]} in tiles of {windows[0]}")
+    if any(not (ratio * width).is_Integer for width in widths):
+        raise ModelError(f"{seen.name}: 'mlp_ratio' = {ratio} gives no whole width")
+    return found
+
+
+def _neck(seen: Fields) -> Neck:
+    """Hiera, and what brings its stages to one width."""
+    kind = seen.section("backbone_config").word("model_type", default="sam2_hiera_det_model")
+    if kind != "sam2_hiera_det_model":
+        raise ModelError(f"{seen.name}: {clip(kind)} is no encoder that is known in this family")
+    pyramid = _pyramid(seen.section("backbone_config"))
+    listed = sizes(seen, "backbone_channel_list", tuple(reversed(pyramid.widths)))
+    if listed != tuple(reversed(pyramid.widths)):
+        raise ModelError(f"{seen.name}: 'backbone_channel_list' must be the stages' widths")
+    for key, usual in (("fpn_kernel_size", 1), ("fpn_stride", 1), ("fpn_padding", 0)):
+        seen.require(key, usual)
+    down = seen.values.get("fpn_top_down_levels", [2, 3])
+    if not isinstance(down, list) or any(type(n) is not int for n in down):
+        raise ModelError(f"{seen.name}: 'fpn_top_down_levels' must be a list of stages")
+    levels = seen.size("num_feature_levels", default=3)
+    if levels > len(pyramid.widths):
+        raise ModelError(f"{seen.name}: 'num_feature_levels' = {levels}")
+    grids = [list(grid) for grid in pyramid.grids[:levels]]
+    seen.require("backbone_feature_sizes", grids)
+    return Neck(
+        pyramid,
+        Integer(seen.size("fpn_hidden_size", default=256)),
+        frozenset(down),
+        levels,
+    )
+
+
+def _hiera_alone(fields: Fields) -> Reading:
+    return Reading(Pyramids(_pyramid(fields)))
+
+
+def _neck_alone(fields: Fields) -> Reading:
+    return Reading(ImageEncoder(_neck(fields)))
+
+
+def _sam2(fields: Fields) -> Reading:
+    encoder = _neck(fields.section("vision_config"))
+    if encoder.levels != 3:
+        raise ModelError(f"{fields.name}: 'num_feature_levels' = {encoder.levels}: 3 is supported")
+    masked = fields.section("mask_decoder_config")
+    masked.require("num_hidden_layers", 2)  # also how many products a feed-forward block has
+    for key in ("dynamic_multimask_via_stability", "dynamic_multimask_stability_delta",
+                "dynamic_multimask_stability_thresh"):  # fmt: skip
+        masked.values.get(key)  # which of the masks is returned
+    fields.section("prompt_encoder_config").values.get("scale")
+    return Reading(_decoder(fields, encoder, second=True), assumptions=(PROMPTS,))
+
+
+def _sam2_video(fields: Fields) -> Reading:
+    """SAM 2 on the first frame of a video, or on a picture."""
+    reading = _sam2(fields)
+    for key in fields.values:
+        if key.startswith(("memory_", "mask_downsampler_", "num_maskmem", "max_object_pointers",
+                           "sigmoid_", "enable_", "multimask_")):  # fmt: skip
+            fields.values.get(key)  # of the memory
+    return replace(reading, assumptions=(*reading.assumptions, MEMORY))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"sam": _sam, "sam_vision_model": _sam_alone})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "sam": _sam,
+        "sam_vision_model": _sam_alone,
+        "sam2": _sam2,
+        "sam2_video": _sam2_video,
+        "sam2_vision_model": _neck_alone,
+        "sam2_hiera_det_model": _hiera_alone,
+    }
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"SamModel": "sam", "SamVisionModel": "sam_vision_model"}
+    {
+        "SamModel": "sam",
+        "SamVisionModel": "sam_vision_model",
+        "Sam2Model": "sam2",
+        "Sam2VideoModel": "sam2_video",
+        "Sam2VisionModel": "sam2_vision_model",
+        "Sam2HieraDetModel": "sam2_hiera_det_model",
+    }
 )

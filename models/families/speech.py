@@ -14,7 +14,17 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Layer, Maker, Segment, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Bidirectional, Heads
-from costgraph.models.conformer import ConformerLayer, PointHead, Shrinking
+from costgraph.models.conformer import (
+    FAR,
+    NEAR,
+    NONE,
+    TURNED,
+    Adapted,
+    ConformerLayer,
+    FeatureFront,
+    PointHead,
+    Shrinking,
+)
 from costgraph.models.encoder import Buckets, Encoder, Head, ProjectedHead
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.encoders import LAYER_NORM, classes_of
@@ -37,6 +47,7 @@ BASE: Mapping[str, Any] = MappingProxyType(
     }
 )
 POSITIONS = "S counts positions, made of the fewest samples that give as many"
+GIVEN = "S counts the rows of features that are given, each of two frames of a spectrogram"
 GAIN = "the gain of the convolution that makes positions is folded into its kernel"
 
 
@@ -90,7 +101,8 @@ class GatedBias:
         return self.at.out(m, attended(m, query, key, value, FULL, bias))
 
 
-def _front(fields: Fields, d: int, before: bool, several: bool) -> SpeechFront:
+def speech_front(fields: Fields, d: int, before: bool, several: bool) -> SpeechFront:
+    """wav2vec 2.0's front; ``several`` convolutions make positions, ``before``: no norm behind."""
     widths = sizes(fields, "conv_dim", (512,) * 7)
     kernels = sizes(fields, "conv_kernel", (10, 3, 3, 3, 3, 2, 2))
     strides = sizes(fields, "conv_stride", (5, 2, 2, 2, 2, 2, 2))
@@ -166,7 +178,7 @@ def _speech(fields: Fields, several: bool = False, gated: bool = False) -> Readi
     )
     mixer = GatedBias(at) if gated else Bidirectional(at)
     layer = Layer(Integer(d), mixer, feed, LAYER_NORM, norm_first=before)
-    front = _front(fields, d, before, several)
+    front = speech_front(fields, d, before, several)
     buckets = Integer(fields.size("num_buckets", default=320)) if gated else None
     for key in _APART:
         fields.values.get(key)
@@ -245,6 +257,75 @@ def _parakeet_encoder(fields: Fields) -> Reading:
     return _conformer(fields, None)
 
 
+def _w2v_bert(fields: Fields) -> Reading:
+    """w2v-BERT 2.0 (arXiv 2312.05187): a conformer over features that are given."""
+    fields = fields.with_defaults(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
+    )
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    act = activation_of(fields, "hidden_act", default="swish")
+    inner = Integer(fields.size("intermediate_size"))
+    layer = ConformerLayer(
+        Heads(Integer(d), Integer(heads), divided(fields, d, heads, "hidden size over heads"),
+              True, True, True),
+        FeedForward(Integer(d), inner, act, gated=False, bias=True),
+        _kernel(fields),
+        False,
+        act,
+        *_places(fields),
+        each=False,
+        back=True,
+    )  # fmt: skip
+    masks = (fields.number("mask_time_prob", 0.05), fields.number("mask_feature_prob", 0.0))
+    features = Integer(fields.size("feature_projection_input_dim", default=160))
+    for key in _APART:
+        fields.values.get(key)
+    out = fields.size("output_hidden_size", default=d)
+    adapts = fields.flag("add_adapter", False)
+    head = _head(fields, out if adapts else d)
+    if adapts:
+        wide = Integer(out)
+        width = divided(fields, out, heads, "'output_hidden_size' over heads")
+        bent = activation_of(fields, "adapter_act", default="relu")
+        before = fields.flag("use_intermediate_ffn_before_adapter", False)
+        head = Adapted(
+            Heads(wide, Integer(heads), width, True, True, True),
+            FeedForward(wide, inner, bent, gated=False, bias=True),
+            fields.size("num_adapter_layers", default=1),
+            fields.size("adapter_kernel_size", default=3),
+            fields.size("adapter_stride", default=2),
+            Integer(d),
+            FeedForward(Integer(d), inner, "relu", gated=False, bias=True) if before else None,
+            head,
+        )
+    model = Encoder(
+        front=FeatureFront(Integer(d), features, any(p > 0 for p in masks)),
+        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
+        d=Integer(d),
+        head=head,
+    )
+    return Reading(model, assumptions=(GIVEN,))
+
+
+def _kernel(fields: Fields) -> int:
+    kernel = fields.size("conv_depthwise_kernel_size", default=31)
+    if kernel % 2 == 0:
+        raise ModelError(f"{fields.name}: 'conv_depthwise_kernel_size' = {kernel}: an odd one")
+    return kernel
+
+
+def _places(fields: Fields) -> tuple[str, Expr]:
+    """How positions enter the attention, and how many distances have a row."""
+    kind = fields.values.get("position_embeddings_type", NEAR)
+    left = fields.size("left_max_position_embeddings", default=64)
+    right = fields.size("right_max_position_embeddings", default=8)
+    for key in ("rotary_embedding_base", "max_source_positions"):
+        fields.values.get(key)
+    if kind not in (FAR, NEAR, TURNED, None):
+        raise ModelError(f"{fields.name}: 'position_embeddings_type' = {clip(kind)} is not known")
+    return (kind or NONE), Integer(left + right + 1 if kind == NEAR else 0)
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -254,6 +335,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "unispeech-sat": _speech,
         "wavlm": _wavlm,
         "data2vec-audio": _data2vec,
+        "wav2vec2-bert": _w2v_bert,
         "parakeet_ctc": _parakeet_ctc,
         "parakeet_encoder": _parakeet_encoder,
     }
@@ -265,6 +347,7 @@ _STEMS = {
     "UniSpeechSat": "unispeech-sat",
     "WavLM": "wavlm",
     "Data2VecAudio": "data2vec-audio",
+    "Wav2Vec2Bert": "wav2vec2-bert",
 }
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(

@@ -38,7 +38,8 @@ def _mixed(reading: Reading, experts: Experts, held: Callable[[str, int, int], b
             (f"{side}_experts", routed) if held(side, i, count) else (side, layer)
             for i in range(count)
         )
-    encoder: Encoder = replace(model.encoder, segments=sides["encoder"])
+    assert isinstance(model.encoder, Encoder)
+    encoder = replace(model.encoder, segments=sides["encoder"])
     changed = replace(model, encoder=encoder, kinds=sides["decoder"])
     return replace(reading, model=changed, assumptions=(*reading.assumptions, GATHERED, CAPACITY))
 

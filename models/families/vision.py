@@ -90,6 +90,14 @@ def tower_of(fields: Fields, act: str, **changes: object) -> tuple[Heads, FeedFo
     return at, FeedForward(Integer(d), width, act, gated=False, bias=True)
 
 
+def swiglu(fields: Fields, feed: FeedForward) -> FeedForward:
+    """DINOv2's block: gated where the file says so, of two thirds of the width in eights."""
+    if not fields.flag("use_swiglu_ffn", False):
+        return feed
+    width = (int(feed.width) * 2 // 3 + 7) // 8 * 8
+    return FeedForward(feed.d, Integer(width), "silu", bias=True)
+
+
 def grid_of(fields: Fields, size: Size, patch: int) -> int:
     """Patches of an image.
 
@@ -264,8 +272,15 @@ def _swinv2(fields: Fields) -> Reading:
     return _swin(fields, cosine=True)
 
 
-def _swin(fields: Fields, cosine: bool = False) -> Reading:
-    _classifier(fields)
+def _donut(fields: Fields) -> Reading:
+    """Donut's encoder (arXiv 2111.15664): Swin without a norm behind."""
+    return _swin(fields, normed=False)
+
+
+def _swin(fields: Fields, cosine: bool = False, normed: bool = True) -> Reading:
+    bare = (class_of(fields.values) or "").endswith("Model")
+    if not bare:
+        _classifier(fields)
     fields.refuse("use_absolute_embeddings", "learned positions are not supported in this family")
     depths, heads = stages(fields, "depths", "num_heads")
     width = fields.size("embed_dim")
@@ -289,6 +304,8 @@ def _swin(fields: Fields, cosine: bool = False) -> Reading:
         bias=fields.flag("qkv_bias", True),
         activation=activation_of(fields, "hidden_act", default="gelu"),
         cosine=cosine,
+        normed=normed,
+        bare=bare,
     )
     return Reading(model)
 
@@ -337,6 +354,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "metaclip_2": _clip,
         "swin": _swin,
         "swinv2": _swinv2,
+        "donut-swin": _donut,
         "convnext": _convnext,
         "convnextv2": _convnextv2,
         "dinov3_convnext": _dinov3_convnext,
@@ -354,6 +372,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "CLIPModel": "clip",
         "MetaClip2Model": "metaclip_2",
         "Swinv2ForImageClassification": "swinv2",
+        "Swinv2Model": "swinv2",
+        "SwinModel": "swin",
+        "DonutSwinForImageClassification": "donut-swin",
+        "DonutSwinModel": "donut-swin",
         "DINOv3ConvNextModel": "dinov3_convnext",
         "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",

@@ -56,9 +56,11 @@ def test_products_are_equal(name, phase, case):
     counted = COUNTED[name]["phases"][phase][case]
     given = values_of(phase, case)
     if phase == "whole":
-        # S source positions, then n of the decoder at once.
-        encoded = counted_in(name, "encode", {B: given[B], q: given[S]})
-        step = {B: given[B], S: given[S], q: given[N], T: given[N]}
+        # S source positions, or those of an image, then n of the decoder at once.
+        source = {S: given[S]} if S in given else {}
+        heard = {q: given[S]} if S in given else {}
+        encoded = counted_in(name, "encode", {B: given[B], **heard})
+        step = {B: given[B], **source, q: given[N], T: given[N]}
         assert encoded + counted_in(name, "decode", step) == counted["total"]
         return
     # Convolutions over a few tokens of text run on the vector engine.

@@ -1,0 +1,160 @@
+"""Depth from an image: DPT (Ranftl et al., arXiv 2103.13413) and Depth Anything (arXiv 2401.10891).
+
+What some layers of a vision transformer make is brought to four grids and fused from the
+coarsest to the finest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from sympy import Expr, Integer
+
+from costgraph.ir.graph import Graph
+from costgraph.models.blocks import Maker, Segment, Style
+from costgraph.models.blocks.image import act, conv, picture, same_norm
+from costgraph.models.blocks.stack import run
+from costgraph.models.vision import OnePass, Tower
+from costgraph.ops import Activation, Add, Concat, Scale
+from costgraph.ops.image import AsImage, Cut
+from costgraph.ops.maps import Map
+from costgraph.ops.pool import ConvTranspose, Resize
+from costgraph.ops.views import Expand
+from costgraph.symbols import B
+
+ONE, THREE = Integer(1), Integer(3)
+Sizes = tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Depth(OnePass):
+    """The transformer, what fuses its layers, and a head of three convolutions.
+
+    Attributes:
+        tower: of images.
+        taken: after how many layers features are taken.
+        normed: they pass the tower's back norm; where they do not, its last result does, to no
+            use.
+        readout: what becomes of the class token: ``ignore``, ``add`` or ``project``.
+        activation: behind the products of ``project``.
+        widths, factors: channels of the features, and how much finer than patches their grids are.
+        fused: channels of all of them behind.
+        head: channels in front of the last convolution.
+        exact: grids are enlarged to that of the next features, and in the end to the image's;
+            else they are doubled.
+        projected: a convolution more in front of the head.
+        mask: a vector for masked patches rests in memory.
+    """
+
+    tower: Tower
+    taken: tuple[int, ...]
+    normed: bool
+    readout: str
+    activation: str
+    widths: tuple[int, ...]
+    factors: tuple[Fraction, ...]
+    fused: Expr
+    head: Expr
+    exact: bool
+    projected: bool = False
+    mask: bool = False
+
+    def positions(self, style: Style) -> Expr:
+        return self.tower.positions(style)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m, tower = Maker(name, style), self.tower
+        d, size = tower.at.d, tower.sized(style)
+        x = tower.patches.add(m, picture(m, B, tower.patches.channels, size))
+        if self.mask:
+            m.vector("mask_token", d)
+        layer = tower.layer(B, m.shape(x)[1])
+        ends = (*self.taken, int(tower.layers))
+        kept: list[str] = []
+        for index, (start, end) in enumerate(zip((0, *ends), ends, strict=False), start=1):
+            if end > start:
+                x = run(m, (Segment(f"vision_layers{index}", layer, Integer(end - start)),), x)
+            kept.append(x)
+        last = kept.pop()
+        grid = tuple(n // p for n, p in zip(size, tower.patches.patch, strict=True))
+        maps = [self._map(m, index, rows, grid) for index, rows in enumerate(kept)]
+        made = self._headed(m, self._fused(m, maps), size)
+        if self.normed or tower.back is None:
+            return m.build(made)
+        return m.build(made, m.norm("final_norm", last, d, tower.back))
+
+    def _map(self, m: Maker, index: int, rows: str, grid: Sizes) -> str:
+        """Adds features as an image of the grid that they are fused in."""
+        tower, name = self.tower, f"map{index}"
+        d, lead = tower.at.d, tower.patches.lead
+        if self.normed and tower.back is not None:
+            rows = same_norm(m, f"{name}_norm", "final_norm", rows)
+        count = m.shape(rows)[1] - lead
+        first, x = m.add_many(f"{name}_parts", Cut((lead, count)), rows)
+        if self.readout == "add":
+            x = m.add(f"{name}_class", Map("add"), x, first)
+        elif self.readout == "project":
+            beside = m.add(f"{name}_class", Expand((B, count, d)), first)
+            x = m.add(f"{name}_beside", Concat(), x, beside)
+            x = m.linear(f"{name}_readout", x, d, 2 * d, True)
+            x = m.add(f"{name}_readout_act", Activation(self.activation), x)
+        width, factor = Integer(self.widths[index]), self.factors[index]
+        x = conv(m, f"{name}_project", m.add(f"{name}_grid", AsImage(grid), x), width, 1)
+        if factor > 1:
+            side = Integer(int(factor))
+            kernel = m.weight(f"{name}_enlarge.weight", width, width, side, side)
+            bias = m.vector(f"{name}_enlarge.bias", width)
+            sizes = tuple(side * n for n in grid)
+            x = m.add(f"{name}_enlarge", ConvTranspose(sizes, bias=True), x, kernel, bias)
+        elif factor < 1:
+            x = conv(m, f"{name}_shrink", x, width, 3, int(1 / factor), 1)
+        return conv(m, f"{name}_conv", x, self.fused, 3, 1, 1, bias=False)
+
+    def _fused(self, m: Maker, maps: list[str]) -> str:
+        """Adds the fusion from the coarsest map to the finest."""
+        x = ""
+        for index, rows in enumerate(reversed(maps)):
+            name = f"fuse{index}"
+            if x:
+                size = m.shape(x)[2:]
+                if m.shape(rows)[2:] != size:
+                    shape = (*m.shape(rows)[:2], *size)
+                    rows = m.add(f"{name}_fit", Resize(shape, "linear"), rows)
+                x = m.add(f"{name}_add", Add(), self._residual(m, f"{name}_new", rows), x)
+            else:
+                x = rows
+                # The class has a block here that nothing runs through.
+                for part in "12":
+                    m.weight(f"{name}_idle{part}.weight", self.fused, self.fused, THREE, THREE)
+                    m.vector(f"{name}_idle{part}.bias", self.fused)
+            x = self._residual(m, f"{name}_all", x)
+            size = tuple(2 * n for n in m.shape(x)[2:])
+            if self.exact and index + 1 < len(maps):
+                size = m.shape(maps[-index - 2])[2:]
+            x = m.add(f"{name}_enlarge", Resize((B, self.fused, *size), "linear"), x)
+            x = conv(m, f"{name}_project", x, self.fused, 1)
+        return x
+
+    def _residual(self, m: Maker, name: str, x: str) -> str:
+        """Adds two convolutions behind activations, and the residual."""
+        y = x
+        for part in "12":
+            y = act(m, f"{name}_act{part}", y, "relu")
+            y = conv(m, f"{name}_conv{part}", y, self.fused, 3, 1, 1)
+        return m.add(f"{name}_sum", Add(), y, x)
+
+    def _headed(self, m: Maker, x: str, size: Sizes) -> str:
+        """Adds the head: a number for each pixel."""
+        if self.projected:
+            x = act(m, "head_first_act", conv(m, "head_first", x, self.fused, 3, 1, 1), "relu")
+        x = conv(m, "head1", x, self.fused / 2, 3, 1, 1)
+        if self.exact:
+            patch = self.tower.patches.patch
+            size = tuple(n // p * p for n, p in zip(size, patch, strict=True))
+        else:
+            size = tuple(2 * n for n in m.shape(x)[2:])
+        x = m.add("head_enlarge", Resize((B, self.fused / 2, *size), "linear"), x)
+        x = act(m, "head2_act", conv(m, "head2", x, self.head, 3, 1, 1), "relu")
+        x = act(m, "depth_act", conv(m, "head3", x, ONE, 1), "relu")
+        return m.add("depth", Scale(), x) if self.exact else x

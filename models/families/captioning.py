@@ -1,0 +1,315 @@
+"""A decoder of one family that attends to an encoder of another: TrOCR, Donut, BLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Expr, Integer
+
+from costgraph.errors import ModelError, clip, nearest
+from costgraph.models.asked import Asked
+from costgraph.models.blocks import Ends, FeedForward
+from costgraph.models.blocks.encoder import CrossLayer, Heads
+from costgraph.models.blocks.stack import Transform
+from costgraph.models.convnet import Swin
+from costgraph.models.encoder import Encoder, EncoderDecoder, TextFront
+from costgraph.models.families import ARCHITECTURES as CLASSES
+from costgraph.models.families import FAMILIES as READERS
+from costgraph.models.families.absent import filled
+from costgraph.models.families.common import Family, Reading, activation_of, class_of
+from costgraph.models.families.encoders import LAYER_NORM, types_of
+from costgraph.models.families.vision import patches_of, pixels, tower_of
+from costgraph.models.fields import Fields, divided
+from costgraph.models.vision import Tower, VisionTransformer
+
+
+def _source(fields: Fields, default: str) -> Any:
+    """The encoder under ``encoder``, read as the bare model of its family."""
+    inner = fields.section("encoder")
+    kind = inner.word("model_type", default=default)
+    bare = next((n for n, its in CLASSES.items() if its == kind and n.endswith("Model")), None)
+    if bare is None:
+        raise ModelError(
+            f"{inner.name}: {clip(kind)} is not read as an encoder{nearest(kind, READERS)}"
+        )
+    inner.values.get("architectures")
+    reading = READERS[kind](filled(inner.with_values(architectures=[bare]), kind))
+    if not isinstance(reading.model, Encoder | Swin | VisionTransformer):
+        raise ModelError(f"{inner.name}: {clip(kind)} in front of a decoder is not supported")
+    return reading.model
+
+
+def _width(source: Any) -> Expr:
+    """The width of what an encoder makes."""
+    if isinstance(source, Encoder):
+        return source.d
+    if isinstance(source, Swin):
+        return Integer(source.width * 2 ** (len(source.depths) - 1))
+    if isinstance(source, Asked):
+        return source.at.d
+    width: Expr = source.tower.at.d
+    return width
+
+
+def _attention(d: int, heads: int, fields: Fields, fused: bool = False) -> Heads:
+    width = divided(fields, d, heads, "hidden size over heads")
+    return Heads(Integer(d), Integer(heads), width, True, True, True, fused=fused)
+
+
+def _decoder(
+    source: Any,
+    wide: Expr | None,
+    layer: CrossLayer,
+    count: int,
+    ends: Ends,
+    longest: int | None,
+    **more: Any,
+) -> EncoderDecoder:
+    """The decoder behind ``source``; ``wide``: a width that cross-attention reads, or None.
+
+    Without one, and where the widths differ, a product with bias stands between both.
+    """
+    joined = layer.d if wide is None and _width(source) != layer.d else None
+    return EncoderDecoder(
+        encoder=source,
+        layer=layer,
+        layers=Integer(count),
+        ends=ends,
+        shared=(),
+        longest=longest,
+        joined=joined,
+        **more,
+    )
+
+
+def _bart_like(said: Fields, source: Any, first: bool) -> EncoderDecoder:
+    """The decoder of BART, mBART and TrOCR."""
+    fields = said.with_defaults(
+        vocab_size=50265,
+        d_model=1024,
+        decoder_layers=12,
+        decoder_attention_heads=16,
+        decoder_ffn_dim=4096,
+        activation_function="gelu",
+    )
+    own = said.word("model_type", default="") == "trocr"
+    d, heads = fields.size("d_model"), fields.size("decoder_attention_heads")
+    act = activation_of(fields, "activation_function")
+    at = _attention(d, heads, fields)
+    feed = FeedForward(
+        Integer(d), Integer(fields.size("decoder_ffn_dim")), act, gated=False, bias=True
+    )
+    longest = fields.size("max_position_embeddings", default=512 if own else 1024)
+    learned = fields.flag("use_learned_position_embeddings", True) if own else True
+    normed = fields.flag("layernorm_embedding", True) if own else True
+    # The other half of the file's type, which stands in it as well; what the type says already.
+    for key in ("encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "num_hidden_layers",
+                "hidden_size", "num_attention_heads", "add_final_layer_norm",
+                "normalize_before", "normalize_embedding", "static_position_embeddings",
+                "add_bias_logits", "extra_pos_embeddings"):  # fmt: skip
+        fields.values.get(key)
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        positions=Integer(longest + 2) if learned else None,
+        fixed=not learned,
+        embed_scale=fields.flag("scale_embedding", False),
+        embed_norm=LAYER_NORM if normed else None,
+        norm=LAYER_NORM if first else None,
+        tied=fields.flag("tie_word_embeddings", True),
+    )
+    wide = _cross_width(fields, source) if own else None
+    layer = CrossLayer(Integer(d), at, at, feed, LAYER_NORM, norm_first=first)
+    return _decoder(source, wide, layer, fields.size("decoder_layers"), ends, longest)
+
+
+def _cross_width(fields: Fields, source: Any) -> Expr | None:
+    """The width that the decoder's keys and values are made of, where the file says it.
+
+    Raises:
+        ModelError: it is not that of the encoder.
+    """
+    key = "cross_attention_hidden_size"
+    if fields.values.get(key) is None:
+        return None
+    width = Integer(fields.size(key))
+    if width != _width(source):
+        raise ModelError(f"{fields.name}: {key!r} must be the encoder's width, {_width(source)}")
+    return width
+
+
+def _gpt2(said: Fields, source: Any) -> EncoderDecoder:
+    """GPT-2 with attention to an encoder in every layer."""
+    fields = said.with_defaults(
+        n_embd=768, n_layer=12, n_head=12, n_positions=1024, vocab_size=50257,
+        activation_function="gelu_new",
+    )  # fmt: skip
+    d, heads = fields.size("n_embd"), fields.size("n_head")
+    inner = fields.size("n_inner", default=4 * d)
+    act = activation_of(fields, "activation_function")
+    for key in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "n_ctx"):
+        fields.values.get(key)
+    longest = fields.size("n_positions")
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        positions=Integer(longest),
+        norm=LAYER_NORM,
+        tied=fields.flag("tie_word_embeddings", True),
+    )
+    feed = FeedForward(Integer(d), Integer(inner), act, gated=False, bias=True)
+    layer = CrossLayer(
+        Integer(d),
+        _attention(d, heads, fields, fused=True),
+        _attention(d, heads, fields),
+        feed,
+        LAYER_NORM,
+    )
+    return _decoder(source, None, layer, fields.size("n_layer"), ends, longest)
+
+
+def _bert_like(said: Fields, source: Any, unused: int = 0, typed: bool = True) -> EncoderDecoder:
+    """BERT as a decoder: its layers see earlier positions, and an encoder.
+
+    ``unused``: rows of the table of positions that stand for none; ``typed``: there is a table
+    of token types.
+    """
+    fields = said.with_defaults(vocab_size=30522, hidden_size=768, num_hidden_layers=12,
+                                num_attention_heads=12, intermediate_size=3072,
+                                max_position_embeddings=512, hidden_act="gelu",
+                                type_vocab_size=2)  # fmt: skip
+    places = fields.word("position_embedding_type", default="absolute")
+    if places != "absolute":
+        raise ModelError(f"{fields.name}: 'position_embedding_type' = {places!r} is not supported")
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    act, longest = activation_of(fields, "hidden_act"), fields.size("max_position_embeddings")
+    at = _attention(d, heads, fields)
+    feed = FeedForward(
+        Integer(d), Integer(fields.size("intermediate_size")), act, gated=False, bias=True
+    )
+    tied = fields.flag("tie_word_embeddings", True)
+    if not tied:
+        raise ModelError(
+            f"{fields.name}: 'tie_word_embeddings' = False: an untied projection to logits is not "
+            "supported in this family"
+        )
+    ends = Ends(
+        d=Integer(d),
+        vocab=Integer(fields.size("vocab_size")),
+        positions=Integer(longest),
+        embed_norm=LAYER_NORM,
+        norm=None,
+        tied=True,
+        head_bias=True,
+        transform=Transform("gelu" if unused else act, LAYER_NORM, True),
+    )
+    front = TextFront(ends, types_of(fields)) if typed else None
+    layer = CrossLayer(Integer(d), at, at, feed, LAYER_NORM, norm_first=False)
+    return _decoder(
+        source,
+        None,
+        layer,
+        fields.size("num_hidden_layers"),
+        ends,
+        longest - unused,
+        front=front,
+    )
+
+
+def _joined(fields: Fields, default: str) -> Reading:
+    """An encoder and a decoder of their own families."""
+    source = _source(fields, default)
+    said = fields.section("decoder")
+    kind = said.word("model_type", default="bert")
+    fields.values.get("tie_word_embeddings")  # each half has its own
+    # A decoder that attends is one whatever its own part says.
+    for key in ("is_decoder", "add_cross_attention"):
+        said.values.get(key)
+    if kind in ("trocr", "bart", "mbart"):
+        return Reading(_bart_like(said, source, first=kind == "mbart"))
+    if kind == "gpt2":
+        return Reading(_gpt2(said, source))
+    if kind in ("bert", "roberta", "xlm-roberta", "camembert"):
+        return Reading(_bert_like(said, source, unused=0 if kind == "bert" else 2))
+    raise ModelError(
+        f"{said.name}: {clip(kind)} is not read as a decoder that attends to an encoder; trocr, "
+        "bart, mbart, gpt2, bert and roberta are"
+    )
+
+
+def _seen(fields: Fields) -> Reading:
+    return _joined(fields, "vit")
+
+
+def _read(fields: Fields) -> Reading:
+    return _joined(fields, "bert")
+
+
+def _heard(fields: Fields) -> Reading:
+    return _joined(fields, "wav2vec2")
+
+
+def blip_tower(seen: Fields) -> Tower:
+    """BLIP's ViT: one product makes queries, keys and values."""
+    seen = seen.with_defaults(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        patch_size=16,
+    )
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu"))
+    size, patch = pixels(seen, 384), seen.size("patch_size")
+    patches = patches_of(seen, at.d, size, patch)
+    layers = Integer(seen.size("num_hidden_layers"))
+    seen.values.get("projection_dim")  # of the class that compares images and texts
+    return Tower(patches, replace(at, fused=True), feed, layers, size)
+
+
+def _blip(fields: Fields) -> Reading:
+    """BLIP (arXiv 2201.12086): a text decoder that attends to an image, or to a question on it."""
+    tower = blip_tower(fields.section("vision_config"))
+    text = fields.section("text_config").with_defaults(vocab_size=30524, num_attention_heads=8)
+    text.values.get("encoder_hidden_size")  # the class overwrites it with the tower's width
+    # Of other classes of the type: widths of common spaces.
+    for key in ("projection_dim", "image_text_hidden_size"):
+        fields.values.get(key)
+        text.values.get(key)
+    text.require("is_decoder", True)
+    fields.values.get("tie_word_embeddings")
+    source: Any = VisionTransformer(tower, None)
+    if class_of(fields.values) == "BlipForQuestionAnswering":
+        if tower.at.d != text.size("hidden_size", default=768):
+            raise ModelError(
+                f"{fields.name}: 'hidden_size' of both parts must be one: the published code makes "
+                "keys of questions by matrices for images"
+            )
+        front = _bert_like(text, source, typed=False)
+        source = Asked(source, front.ends, front.layer.own, front.layer.channel, front.layers)
+    model = replace(_bert_like(text, source, typed=False), joined=None)
+    return Reading(model)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "vision-encoder-decoder": _seen,
+        "encoder-decoder": _read,
+        "speech-encoder-decoder": _heard,
+        "blip": _blip,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "VisionEncoderDecoderModel": "vision-encoder-decoder",
+        "EncoderDecoderModel": "encoder-decoder",
+        "SpeechEncoderDecoderModel": "speech-encoder-decoder",
+        "BlipForConditionalGeneration": "blip",
+        "BlipForQuestionAnswering": "blip",
+    }
+)

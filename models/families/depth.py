@@ -1,0 +1,165 @@
+"""Depth from an image: DPT, Depth Anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Integer
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.depth import Depth
+from costgraph.models.families import FAMILIES as READERS
+from costgraph.models.families.common import Family, Reading, activation_of, class_of
+from costgraph.models.families.patchwise import BASE
+from costgraph.models.families.vision import patches_of, pixels, sizes, tower_of
+from costgraph.models.fields import Fields
+from costgraph.models.vision import Tower, VisionTransformer
+
+#: Keys of DPT's classes and stems that are not read.
+_APART = (
+    "use_auxiliary_head", "auxiliary_loss_weight", "semantic_loss_ignore_index",
+    "semantic_classifier_dropout", "backbone_featmap_shape", "neck_ignore_stages",
+)  # fmt: skip
+
+
+def _factors(fields: Fields, count: int) -> tuple[Fraction, ...]:
+    """How much finer than patches each grid is: whole numbers, or one over such."""
+    key = "reassemble_factors"
+    given = fields.values.get(key, [4, 2, 1, 0.5])
+    if not isinstance(given, list) or len(given) != count:
+        raise ModelError(f"{fields.name}: {key!r} must be {count} factors, not {clip(given)}")
+    found = []
+    for value in given:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 64:
+            raise ModelError(f"{fields.name}: {key!r}: {clip(value)} is no factor")
+        factor = Fraction(str(value))
+        if factor.denominator != 1 and factor.numerator != 1:
+            raise ModelError(f"{fields.name}: {key!r}: {clip(value)} is no whole factor")
+        found.append(factor)
+    return tuple(found)
+
+
+def _backbone(seen: Fields) -> tuple[Tower, tuple[int, ...], bool, bool]:
+    """DINOv2 as it is used here: tower, layers taken, whether they are normed, mask token."""
+    kind = seen.word("model_type", default="dinov2")
+    if kind not in ("dinov2", "dinov2_with_registers"):
+        raise ModelError(f"{seen.name}: {clip(kind)} is no encoder that is known in this family")
+    name = "Dinov2Model" if kind == "dinov2" else "Dinov2WithRegistersModel"
+    seen.values.get("architectures")
+    model = READERS[kind](seen.with_values(architectures=[name])).model
+    assert isinstance(model, VisionTransformer)
+    if seen.flag("reshape_hidden_states", True):
+        raise ModelError(f"{seen.name}: 'reshape_hidden_states' = True is not supported here")
+    layers = int(model.tower.layers)
+    given: Any = seen.values.get("out_indices")
+    names = seen.values.get("out_features")
+    if given is None and isinstance(names, list):
+        whole = {"stem": 0, **{f"stage{i}": i for i in range(1, layers + 1)}}
+        given = [whole.get(n) if isinstance(n, str) else None for n in names]
+    if not isinstance(given, list) or any(type(i) is not int for i in given):
+        raise ModelError(f"{seen.name}: 'out_indices' must be a list of layers, not {clip(given)}")
+    taken = tuple(i % (layers + 1) if -layers - 1 <= i <= layers else -1 for i in given)
+    if taken != tuple(sorted(set(taken))) or -1 in taken:
+        raise ModelError(f"{seen.name}: 'out_indices' = {clip(given)} of {layers} layers")
+    return model.tower, taken, seen.flag("apply_layernorm", True), model.mask
+
+
+def _depth_anything(fields: Fields) -> Reading:
+    seen = fields.section("backbone_config").with_defaults(image_size=518, out_indices=None)
+    tower, taken, normed, mask = _backbone(seen)
+    widths = sizes(fields, "neck_hidden_sizes", (48, 96, 192, 384))
+    if len(widths) != len(taken):
+        raise ModelError(f"{fields.name}: 'neck_hidden_sizes' of {len(taken)} layers")
+    if fields.size("reassemble_hidden_size", default=384) != tower.at.d:
+        raise ModelError(f"{fields.name}: 'reassemble_hidden_size' must be {tower.at.d}")
+    if Integer(fields.size("patch_size", default=14)) != tower.patches.patch[0]:
+        raise ModelError(f"{fields.name}: 'patch_size' must be the encoder's")
+    fields.require("head_in_index", -1)
+    kind = fields.word("depth_estimation_type", default="relative")
+    if kind not in ("relative", "metric"):
+        raise ModelError(f"{fields.name}: 'depth_estimation_type' = {clip(kind)} is not known")
+    fields.values.get("max_depth")
+    model = Depth(
+        tower,
+        taken,
+        normed,
+        "ignore",
+        "gelu",
+        widths,
+        _factors(fields, len(widths)),
+        Integer(fields.size("fusion_hidden_size", default=64)),
+        Integer(fields.size("head_hidden_size", default=32)),
+        exact=True,
+        mask=mask,
+    )
+    return Reading(model)
+
+
+def _dpt(fields: Fields) -> Reading:
+    fields.refuse("is_hybrid", "a convolutional stem is not known in this family")
+    bare = (class_of(fields.values) or "").endswith("Model")
+    if fields.values.get("backbone_config") and not bare:
+        tower, taken, normed, mask = _backbone(fields.section("backbone_config"))
+    else:
+        named = fields.with_defaults(**BASE)
+        at, feed = tower_of(named, activation_of(named, "hidden_act"))
+        size, patch = pixels(named, 384), named.size("patch_size")
+        layers = named.size("num_hidden_layers")
+        tower = Tower(patches_of(named, at.d, size, patch), at, feed, Integer(layers), size)
+        given = fields.values.get("backbone_out_indices", [2, 5, 8, 11])
+        whole = isinstance(given, list) and all(type(i) is int and 0 <= i < layers for i in given)
+        if not whole or given != sorted(set(given)):
+            raise ModelError(
+                f"{fields.name}: 'backbone_out_indices' = {clip(given)} of {layers} layers"
+            )
+        taken, normed, mask = tuple(i + 1 for i in given), False, False
+    for key in _APART:
+        fields.values.get(key)
+    if bare:
+        fields.require("pooler_output_size", int(tower.at.d), None)
+        fields.require("pooler_act", "tanh")
+        return Reading(VisionTransformer(tower, None, pooler=True))
+    widths = sizes(fields, "neck_hidden_sizes", (96, 192, 384, 768))
+    if len(widths) != len(taken):
+        raise ModelError(f"{fields.name}: 'neck_hidden_sizes' of {len(taken)} layers")
+    readout = fields.word("readout_type", default="project")
+    if readout not in ("ignore", "add", "project"):
+        raise ModelError(f"{fields.name}: 'readout_type' = {clip(readout)} is not known")
+    fields.require("head_in_index", -1)
+    fields.refuse("use_batch_norm_in_fusion_residual", "norms in fusion are not known here")
+    fields.require("use_bias_in_fusion_residual", None, True)
+    fused = fields.size("fusion_hidden_size", default=256)
+    projected = fields.flag("add_projection", False)
+    if projected and fused != 256:
+        raise ModelError(f"{fields.name}: 'add_projection' with 'fusion_hidden_size' = {fused}")
+    model = Depth(
+        tower,
+        taken,
+        normed,
+        readout,
+        activation_of(fields, "hidden_act", default="gelu"),
+        widths,
+        _factors(fields, len(widths)),
+        Integer(fused),
+        Integer(32),
+        exact=False,
+        projected=projected,
+        mask=mask,
+    )
+    return Reading(model)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType({"depth_anything": _depth_anything, "dpt": _dpt})
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "DepthAnythingForDepthEstimation": "depth_anything",
+        "DPTForDepthEstimation": "dpt",
+        "DPTModel": "dpt",
+    }
+)

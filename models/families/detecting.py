@@ -1,0 +1,209 @@
+"""Boxes of objects: DETR, Table Transformer, YOLOS, OWL-ViT and OWLv2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.convnet import ResNet
+from costgraph.models.detecting import Detr, NamedBoxes, Yolos
+from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.patchwise import BASE
+from costgraph.models.families.seeing import SIGLIP
+from costgraph.models.families.vision import (
+    clip_reader,
+    clip_tower,
+    grid_of,
+    patches_of,
+    pixels,
+    stages,
+    tower_of,
+)
+from costgraph.models.fields import Fields, divided
+from costgraph.models.vision import ImageText, Tower
+
+#: Networks of timm that these files name, as layers of each stage and whether they are narrowed.
+NETWORKS: Mapping[str, tuple[tuple[int, ...], bool]] = MappingProxyType(
+    {
+        "resnet18": ((2, 2, 2, 2), False),
+        "resnet34": ((3, 4, 6, 3), False),
+        "resnet50": ((3, 4, 6, 3), True),
+        "resnet101": ((3, 4, 23, 3), True),
+    }
+)
+#: What the published processor makes of a picture of four by three.
+SIZE = (800, 1066)
+SCALED = (
+    "pictures of {0} x {1} pixels where no size is asked for: the published processor scales the "
+    "shorter side to 800"
+)
+FROZEN = "norms of the convolutional network are frozen: they are no parameters"
+ONE_TEXT = "B images, each with one text of S tokens"
+#: Keys of what training weighs.
+_COSTS = (
+    "class_cost", "bbox_cost", "giou_cost", "mask_loss_coefficient", "dice_loss_coefficient",
+    "bbox_loss_coefficient", "giou_loss_coefficient", "eos_coefficient", "auxiliary_loss",
+)  # fmt: skip
+
+
+def _resnet(fields: Fields) -> ResNet:
+    """The convolutional network, from its own part or by the name that timm has for it."""
+    channels = Integer(fields.size("num_channels", default=3))
+    bare = ResNet(channels, (Integer(SIZE[0]), Integer(SIZE[1])), Integer(1), Integer(64),
+                  (), (), frozen=True)  # fmt: skip
+    fields.refuse("dilation", "a dilated last stage is not known in this family")
+    for key in ("use_pretrained_backbone", "use_timm_backbone", "backbone_kwargs"):
+        fields.values.get(key)
+    if fields.values.get("backbone_config"):
+        part = fields.section("backbone_config")
+        kind = part.word("model_type", default="resnet")
+        if kind == "timm_backbone":
+            return _named(part, bare)
+        if kind != "resnet":
+            raise ModelError(f"{part.name}: {clip(kind)} is no network that is known here")
+        part = part.with_defaults(hidden_sizes=[256, 512, 1024, 2048], depths=[3, 4, 6, 3])
+        widths, depths = stages(part, "hidden_sizes", "depths")
+        layer = part.word("layer_type", default="bottleneck")
+        if layer not in ("basic", "bottleneck"):
+            raise ModelError(f"{part.name}: 'layer_type' must be basic or bottleneck")
+        return replace(
+            bare,
+            channels=Integer(part.size("num_channels", default=3)),
+            stem=Integer(part.size("embedding_size", default=64)),
+            widths=widths,
+            depths=depths,
+            bottleneck=layer == "bottleneck",
+            early=part.flag("downsample_in_first_stage", False),
+            stride_first=part.flag("downsample_in_bottleneck", False),
+            activation=activation_of(part, "hidden_act", default="relu"),
+        )
+    return _named(fields, bare)
+
+
+def _named(fields: Fields, bare: ResNet) -> ResNet:
+    name = fields.word("backbone", default="resnet50").partition(".")[0]
+    if name not in NETWORKS:
+        raise ModelError(
+            f"{fields.name}: 'backbone' = {clip(name)}: only {', '.join(NETWORKS)} are known"
+        )
+    for key in ("features_only", "freeze_batch_norm_2d"):
+        fields.values.get(key)
+    depths, narrowed = NETWORKS[name]
+    widths = tuple(64 * 2**i * (4 if narrowed else 1) for i in range(4))
+    return replace(bare, widths=widths, depths=depths, bottleneck=narrowed)
+
+
+def _detr(fields: Fields, first: bool = False) -> Reading:
+    fields = fields.with_defaults(
+        d_model=256, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=2048,
+        decoder_ffn_dim=2048, encoder_attention_heads=8, decoder_attention_heads=8,
+    )  # fmt: skip
+    d = fields.size("d_model")
+    act = activation_of(fields, "activation_function", default="relu")
+    found = []
+    for side in ("encoder", "decoder"):
+        heads = fields.size(f"{side}_attention_heads")
+        width = divided(fields, d, heads, f"hidden size over {side} heads")
+        inner = Integer(fields.size(f"{side}_ffn_dim"))
+        found.append(
+            (
+                Heads(Integer(d), Integer(heads), width, True, True, True),
+                FeedForward(Integer(d), inner, act, gated=False, bias=True),
+            )
+        )
+    (at, feed), (own, fed) = found
+    places = fields.word("position_embedding_type", default="sine")
+    if places not in ("sine", "learned") or (places == "learned" and d % 2):
+        raise ModelError(f"{fields.name}: 'position_embedding_type' = {clip(places)} is not known")
+    for key in (*_COSTS, "num_hidden_layers", "init_xavier_std"):
+        fields.values.get(key)
+    boxes = (class_of(fields.values) or "").endswith("ForObjectDetection")
+    model = Detr(
+        stem=_resnet(fields),
+        size=(Integer(SIZE[0]), Integer(SIZE[1])),
+        at=at,
+        own=own,
+        feed=feed,
+        fed=fed,
+        layers=Integer(fields.size("encoder_layers")),
+        count=Integer(fields.size("decoder_layers")),
+        queries=Integer(fields.size("num_queries", default=100)),
+        labels=Integer(labels_of(fields) + 1) if boxes else None,
+        learned=places == "learned",
+        first=first,
+    )
+    return Reading(model, assumptions=(SCALED.format(*SIZE), FROZEN))
+
+
+def _table_transformer(fields: Fields) -> Reading:
+    return _detr(fields, first=True)
+
+
+def _yolos(fields: Fields) -> Reading:
+    named = fields.with_defaults(**{**BASE, "image_size": [512, 864]})
+    at, feed = tower_of(named, activation_of(named, "hidden_act"))
+    size, patch = pixels(named), named.size("patch_size")
+    boxes = named.size("num_detection_tokens", default=100)
+    patches = patches_of(named, at.d, size, patch, boxes + 1)
+    grid_of(named, size, patch)
+    layers = Integer(named.size("num_hidden_layers"))
+    for key in _COSTS:
+        fields.values.get(key)
+    bare = not (class_of(fields.values) or "").endswith("ForObjectDetection")
+    model = Yolos(
+        Tower(patches, at, feed, layers, size),
+        boxes,
+        None if bare else Integer(labels_of(fields) + 1),
+        named.flag("use_mid_position_embeddings", True),
+    )
+    return Reading(model)
+
+
+def _owlvit(fields: Fields, rated: bool = False) -> Reading:
+    seen = fields.section("vision_config").with_defaults(**SIGLIP, image_size=768)
+    read = fields.section("text_config").with_defaults(max_position_embeddings=16)
+    tower, text = clip_tower(seen), clip_reader(read)
+    width = Integer(fields.size("projection_dim", default=512))
+    if (class_of(fields.values) or "").endswith("Model"):
+        return Reading(ImageText(tower, text, width))
+    if text.text.d != width:
+        raise ModelError(f"{fields.name}: 'projection_dim' must be the reader's {text.text.d}")
+    return Reading(NamedBoxes(tower, text, width, rated), assumptions=(ONE_TEXT,))
+
+
+def _owlv2(fields: Fields) -> Reading:
+    return _owlvit(fields, rated=True)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "detr": _detr,
+        "table-transformer": _table_transformer,
+        "yolos": _yolos,
+        "owlvit": _owlvit,
+        "owlv2": _owlv2,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "DetrForObjectDetection": "detr",
+        "DetrModel": "detr",
+        "TableTransformerForObjectDetection": "table-transformer",
+        "TableTransformerModel": "table-transformer",
+        "YolosForObjectDetection": "yolos",
+        "YolosModel": "yolos",
+        "OwlViTForObjectDetection": "owlvit",
+        "OwlViTModel": "owlvit",
+        "Owlv2ForObjectDetection": "owlv2",
+        "Owlv2Model": "owlv2",
+    }
+)
