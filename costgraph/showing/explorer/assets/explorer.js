@@ -42,6 +42,8 @@ async function follow(step, look = {}) {
   }
 }
 
+usePlan = served ? (text) => setPipeline(chosen.passes.includes(text) ? chosen.passes.indexOf(text) : chosen.passes.length, text) : null;
+
 const titleOf = (name) => (CATALOG.models.find((m) => m.value === name) || { title: name }).title;
 
 function drawChoices() {
@@ -140,6 +142,10 @@ async function restore() {
   state.metric = found.shown.metric || "tpot";
   state.curve = { ...state.curve, metric: found.shown.curve || "tpot", symbol: found.shown.over || "B" };
   state.stack = found.shown.stack || "latency";
+  state.load = null; // where a page starts, unless the address says otherwise
+  givenLoad = readLoad(found);
+  state.plans = found.shown.plans === "1";
+  state.plansBy = found.shown.by || "latency";
   await follow(false, { device: place(found.shown.machine), pipeline: place(found.shown.pipeline) });
   if (mine + 1 !== turn || !DATA || !$("failure").hidden) return;
   const unused = unusedOf(found).map((t) => (t.length > 80 ? `${t.slice(0, 79)}…` : t));
