@@ -38,21 +38,25 @@ def plans_of(
     Returns:
         ``plans``, each with ``passes``, how it is ``shared``, and what
         :meth:`.Contents.measured` has or an ``error``; ``left``: plans that were not compiled;
-        ``why`` there are none.
+        ``why`` there are none; ``figures`` of the device that they use, of which a page may show
+        fewer.
     """
     try:
         ways = list(_ways(model, hardware, passes, options))
     except CostgraphError as error:
-        return {"plans": [], "left": 0, "why": str(error)}
-    made = []
+        return {"plans": [], "left": 0, "why": str(error), "figures": {}}
+    made, figures = [], dict[str, float]()
     for others, way in ways[:MOST]:
         said = {"passes": text_of((*others, way)), "shared": way.shared}
         try:
             compiled = compile(model, hardware, (*others, way), symbolic_hardware=True, **options)
             made.append(said | contents.measured(compiled))
+            machine = compiled.bound or compiled.machine
+            figures |= {s.name: float(v) for s, v in machine.bindings().items()}
         except CostgraphError as error:
             made.append(said | {"error": str(error)})
-    return {"plans": made, "left": max(0, len(ways) - MOST), "why": ""}
+    used = {k: v for k, v in figures.items() if k in contents.symbols}
+    return {"plans": made, "left": max(0, len(ways) - MOST), "why": "", "figures": used}
 
 
 def _ways(

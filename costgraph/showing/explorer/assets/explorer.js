@@ -42,7 +42,7 @@ async function follow(step, look = {}) {
   }
 }
 
-usePlan = served ? (text) => setPipeline(chosen.passes.includes(text) ? chosen.passes.indexOf(text) : chosen.passes.length, text) : null;
+usePlan = served ? (text) => setPipeline(chosen.passes.length, text) : null;
 
 const titleOf = (name) => (CATALOG.models.find((m) => m.value === name) || { title: name }).title;
 
@@ -142,8 +142,8 @@ async function restore() {
   state.metric = found.shown.metric || "tpot";
   state.curve = { ...state.curve, metric: found.shown.curve || "tpot", symbol: found.shown.over || "B" };
   state.stack = found.shown.stack || "latency";
-  state.load = null; // where a page starts, unless the address says otherwise
   givenLoad = readLoad(found);
+  state.load = DATA && { ...DATA.load, ...givenLoad };
   state.plans = found.shown.plans === "1";
   state.plansBy = found.shown.by || "latency";
   await follow(false, { device: place(found.shown.machine), pipeline: place(found.shown.pipeline) });

@@ -72,7 +72,7 @@ const fromServer = {
   },
   async plans(...variant) {
     const { value, functions } = await this.part("plans", ...variant);
-    return value.error ? { plans: [], left: 0, why: value.error } : planned(value, functions);
+    return value.error ? { plans: [], left: 0, why: value.error, figures: {} } : planned(value, functions);
   },
   async written(metric, ...variant) {
     const { value } = await this.part("written", ...variant);

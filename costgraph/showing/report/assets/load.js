@@ -1,6 +1,6 @@
 // A server under load. The forms are costgraph/asking/serving/forms.py, printed as FORMS; steps and
 // memory are formulas of the pipeline, printed as everything else.
-const POLICIES = { chunked: "chunks of prompts beside decodes", continuous: "whole prompts join decode steps", "prefill-first": "prompts first, in steps of their own" };
+const POLICIES = { chunked: "decodes, chunks of prompts", continuous: "decodes, whole prompts", "prefill-first": "a prompt, or decodes" };
 const LOADED = {
   rate: { whole: false, least: 1e-6, most: 1e9 }, seqs: { whole: true, least: 1, most: 4096 }, chunk: { whole: true, least: 1, most: 1e9 },
 };
@@ -134,6 +134,8 @@ function drawLoad() {
   else drawBatches(shown, one, usual);
 }
 
+const timesText = () => (calibrated() ? `Times are fitted (fidelity ${DATA.setting.fidelity}), without the host's.` : "Times are the roofline's: a lower bound, so real servers stand less.");
+
 function warnLoad(text) {
   if ($("load-said").textContent !== text) $("load-said").textContent = text;
   $("load-said").hidden = !text;
@@ -149,8 +151,8 @@ function askLoad(one) {
 const loadCard = (id, title, value, text, ...notes) => h("div", { class: "card" }, h("h3", {}, title), h("output", { "data-load": id, "data-value": value }, text), notes.filter(Boolean).map((n) => h("span", { class: "note" }, n)));
 
 function drawQueue(servers, q, usual) {
-  const rate = shownRate, S = valueOf("S"), N = valueOf("N");
-  $("load-about").textContent = `One server, requests that arrive independently at a rate, prompts of ${digits(S, 12)} and answers of ${digits(N, 12)} tokens (S and N of the workload).${usual}`;
+  const rate = shownRate ?? NaN, S = valueOf("S"), N = valueOf("N");
+  $("load-about").textContent = `One server, requests that arrive independently at a rate, prompts of ${digits(S, 12)} and answers of ${digits(N, 12)} tokens (S and N of the workload). ${timesText()}${usual}`;
   const found = loadedAt(q, rate), over = !q.why && rate >= q.largest;
   warnLoad(q.why || (over ? `At ${digits(rate)} requests a second the queue grows without end: this pipeline stands ${digits(q.largest)}.` : ""));
   if (q.why) { put($("load-cards")); put($("load-why")); }
@@ -187,13 +189,14 @@ function drawStability(q, found) {
   const one = mathml("mfrac", mathml("mi", "m"), mrow(first, "·", call("t"), "+", "m", "·", call("X")));
   const other = mathml("mfrac", mathml("mn", "1"), call("Q"));
   const numbers = mathml("mfrac", mathml("mn", digits(m, 12)), mrow(rounds, "·", shown(t, "s"), "+", digits(m, 12), "·", shown(X, "s")));
-  const formula = mathml("math", mrow(star(), "=", mathml("mi", "min"), "(", one, ",", other, ")", "=", mathml("mi", "min"), "(", numbers, ",", mathml("mfrac", mathml("mn", "1"), mathml("mtext", shown(Q, "s"))), ")", "=", mathml("mn", digits(q.largest)), mathml("mtext", " per second")));
+  const formula = mathml("math", mrow(star(), "=", mathml("mi", "min"), "(", one, ",", other, ")", "=", mathml("mi", "min"), "(", numbers, ",", mathml("mfrac", mathml("mn", "1"), mathml("mtext", shown(Q, "s"))), ")", "=", mathml("mn", digits(q.largest)), mathml("mtext", "\u00a0per second")));
+  formula.setAttribute("display", "block");
   const bound = boundOfStep(m, Math.round(q.context));
-  const what = q.places <= q.prompts ? `its ${digits(m, 12)} places${q.room !== null && q.limit === q.room ? ", which fill the memory," : ""} bound the rate` : "prompts alone bound the rate: there is no time for more of them";
+  const what = q.places <= q.prompts ? `its ${digits(m, 12)} places${q.room !== null && q.limit === q.room ? ", all that memory holds," : ""} bound the rate${q.room !== null && q.limit < q.room ? `, and memory holds ${roomText(q.room)}` : ""}` : "prompts alone bound the rate: there is no time for more of them";
   put($("load-why"), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Limit of stability" }, formula),
     h("p", { class: "hint" }, `m places; t(m): a decode step of m sequences at context ${digits(q.context)}${gain === 1 ? "" : `, a round of g = ${digits(gain)} tokens`}, as the formula of the time per output token says; X(m): what a prompt adds to the steps of those that decode; Q(m): a prompt in a row of prompts.`),
     h("p", {}, `What bounds: ${what}${bound ? `; its decode steps are ${percent(bound.share)} bound by ${bound.by}` : ""}.`),
-    found && found.low ? h("p", { class: "hint" }, `~ above ${percent(FORMS.HONEST)} of λ* waits for the first token are mostly lower estimates: costgraph serve-simulate has them.`) : null);
+    found && found.low ? h("p", { class: "hint" }, `~ above ${`${100 * FORMS.HONEST} %`} of λ* waits for the first token are mostly lower estimates: costgraph serve-simulate has them.`) : null);
 }
 
 // What bounds most of a decode step of m sequences.
@@ -205,7 +208,7 @@ function boundOfStep(m, T) {
 }
 
 function drawLoadTable(servers, rate) {
-  $("load-table-title").textContent = `Pipelines at ${digits(rate)} requests a second`;
+  $("load-table-title").textContent = Number.isFinite(rate) ? `Pipelines at ${digits(rate)} requests a second` : "Pipelines";
   const head = h("thead", {}, h("tr", {}, ["pipeline", "λ*, per second", "load", "TTFT", "TPOT", "latency", "decoding", "room", "token/s and device"].map((t) => h("th", { scope: "col" }, t))));
   const cell = (field, value, text) => h("td", { class: "number", "data-load": field, "data-value": value }, text);
   const rows = [...servers].map(([p, q]) => {
@@ -216,7 +219,7 @@ function drawLoadTable(servers, rate) {
     const room = cell("room", q.room === null ? NaN : q.room, roomText(q.room));
     const each = Math.min(rate, q.largest) * valueOf("N") / one.devices;
     return h("tr", { class: p === state.pipeline ? "chosen" : "" }, name, cell("largest", q.largest, digits(q.largest)),
-      h("td", { class: "number", "data-load": "load", "data-value": rate / q.largest }, percent(rate / q.largest), rate < q.largest ? null : h("span", { class: "warning" }, "⚠ too much")),
+      h("td", { class: "number", "data-load": "load", "data-value": rate / q.largest }, percent(rate / q.largest), !(rate >= q.largest) ? null : h("span", { class: "warning" }, "⚠ too much")),
       at("ttft", (x) => lower(x, shown(x.ttft, "s"))), at("tpot", (x) => shown(x.tpot, "s")), at("latency", (x) => lower(x, shown(x.latency, "s"))), at("decoding", (x) => digits(x.decoding)), room,
       cell("tokens", each, digits(each)));
   });
@@ -249,14 +252,14 @@ function drawLoadChart(metric, lines, rate) {
   if (rate > 0 && rate <= most) parts.push(s("line", { class: "now", x1: x.place(rate), x2: x.place(rate), y1: box.top, y2: box.bottom }));
   const text = lines.map((l) => `${letter(l.p)}: from ${shown(l.points[0][metric], "s")} to ${shown(l.points.at(-1)[metric], "s")} at ${digits(l.points.at(-1).rate)} a second`).join("; ");
   place.replaceChildren(s("svg", { class: "chart", viewBox: "0 0 560 336", role: "img", "aria-label": `mean ${TITLES[metric]} over the rate. ${text}` }, ...parts),
-    h("p", { class: "hint" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${percent(FORMS.HONEST)} of what it stands, mostly lower estimates` : ""}. Dotted: the rate that is set.`));
+    h("p", { class: "hint" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates` : ""}. Dotted: the rate that is set.`));
 }
 
 // Without steps of mixed work: one request, or one batch, after another.
 function drawBatches(pipelines, one, usual) {
   const tokens = hasTokens(), found = batchesOf(one, state.device, shownRate), { B } = found, { why } = one.load;
   const what = tokens ? "request" : "run", many = B === 1 ? `one ${what} at a time` : `${digits(B, 12)} at a time (B of the workload)`;
-  $("load-about").textContent = `${tokens ? `No closed form of a server that mixes requests: ${why}. ` : "This model generates no tokens. "}Shown is a server that takes ${many}, each to its end.${usual}`;
+  $("load-about").textContent = `${tokens ? `No closed form of a server that mixes requests: ${why}. ` : "This model generates no tokens. "}Shown is a server that takes ${many}, each to its end. ${timesText()}${usual}`;
   warnLoad(found.load >= 1 ? `At ${digits(shownRate)} a second the queue grows without end: it stands ${digits(found.largest)}.` : "");
   put($("load-cards"),
     loadCard("largest", "stable up to, λ*", found.largest, perSecond(found.largest)),

@@ -16,10 +16,12 @@ function drawPlans() {
   const names = PLANNED.filter((n) => unitOf(n)), by = names.includes(state.plansBy) ? state.plansBy : "latency";
   options($("plans-by"), names.map((n) => [n, TITLES[n]]), by);
   const up = by === "throughput" ? -1 : 1;
+  // Figures that no pipeline of the page uses are as the device states them.
+  const stated = Object.fromEntries(Object.entries(known.figures).filter(([n]) => !(n in state.figures[state.device])));
   const rows = known.plans.map((plan) => {
     if (plan.error) return { plan, why: plan.error };
-    const found = evaluate(plan);
-    if (found.limits.length) return { plan, found, why: found.limits.map((x) => `${x.what} = ${digits(x.value, 12)} exceeds ${digits(x.bound, 12)}: ${x.why}`)[0] };
+    const found = evaluate(plan, stated), [x] = found.limits;
+    if (x) return { plan, found, why: `${x.why}: ${x.what} = ${digits(x.value, 12)} exceeds ${digits(x.bound, 12)}` };
     return { plan, found, full: tooLarge(found.metrics.memory) };
   });
   const rank = (r) => (r.why ? 2 : r.full ? 1 : 0);
@@ -31,7 +33,7 @@ function drawPlans() {
   const unit = (n) => (n === "memory" ? "byte" : unitOf(n));
   const head = h("thead", {}, h("tr", {}, ["shared by", ...names.map((n) => HEADS[n] || n), ...(usePlan ? ["compare"] : [])].map((t) => h("th", { scope: "col" }, t))));
   const body = rows.map(({ plan, found, why, full }, i) => {
-    const name = h("th", { scope: "row", title: plan.passes }, plan.shared), add = usePlan ? h("td", {}, h("button", { type: "button", id: `plan-${i}`, "aria-label": `compare ${plan.shared}`, onclick: () => usePlan(plan.passes) }, "+")) : null;
+    const name = h("th", { scope: "row", title: plan.passes }, plan.shared), add = usePlan ? h("td", {}, h("button", { type: "button", id: `plan-${i}`, "aria-label": `compare ${plan.shared}`, disabled: DATA.pipelines.includes(plan.passes), onclick: () => usePlan(plan.passes) }, "+")) : null;
     if (why) return h("tr", { class: "failed" }, name, h("td", { colspan: columns - 1, class: "warning" }, why));
     return h("tr", { class: i === 0 && !full ? "chosen" : "", "data-plan": plan.shared }, name,
       names.map((n) => h("td", { class: "number", "data-metric": n, "data-value": found.metrics[n] }, shown(found.metrics[n], unit(n)), n === "memory" && full ? h("span", { class: "warning" }, "⚠ too large") : null)), add);
