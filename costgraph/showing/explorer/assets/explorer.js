@@ -119,8 +119,7 @@ function wireChooser() {
   options($("copy"), COPIES, "link");
   $("copy").addEventListener("change", () => { $("copied").textContent = ""; });
   $("copy-do").addEventListener("click", () => copyWanted().catch((error) => { $("copied").textContent = error.message; }));
-  document.addEventListener("input", () => keep());
-  document.addEventListener("change", () => keep());
+  for (const done of ["input", "change", "click"]) document.addEventListener(done, () => keep());
 }
 
 // Takes the state from the address.
