@@ -61,6 +61,11 @@ def add_commands(commands: Any) -> None:
     made.add_argument(
         "--jobs", type=whole, metavar="N", help="processes at the same time (one a core)"
     )
+    made.add_argument(
+        "--plans",
+        action="store_true",
+        help="also every way to share a model among the devices of each system (slow)",
+    )
     made.set_defaults(run=_site)
 
 
@@ -133,6 +138,7 @@ def _site(arguments: argparse.Namespace) -> int:
             vocabulary.devices(arguments) or everything,
             arguments.passes or PIPELINES,
             jobs=arguments.jobs or os.cpu_count() or 1,
+            plans=arguments.plans,
             told=told,
         )
     for model, machine, passes, why in made.refused[:MOST_TOLD]:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from costgraph.cli import vocabulary
-from costgraph.cli.values import remark
+from costgraph.cli.values import real, remark, whole
 
 
 def add_commands(commands: Any) -> None:
@@ -15,10 +15,25 @@ def add_commands(commands: Any) -> None:
         "report",
         help="a live HTML page with sliders, formulas, graph, roofline and curves",
         description="Write one HTML file that works offline: sliders for the workload and the "
-        "device's figures, every metric live, formulas, graph, roofline, table and curves.",
+        "device's figures, every metric live, formulas, a server under load, graph, roofline, "
+        "table and curves.",
     )
     vocabulary.add_targets(command)
     vocabulary.add_values(command, "B=start: 1,S=start: 1024,N=start: 256,T=start: 2048")
+    load = command.add_argument_group("load", "where the panel of a server under load starts")
+    load.add_argument(
+        "--rate", type=real, metavar="R", help="requests per second (half of what it stands)"
+    )
+    load.add_argument("--limit", type=whole, metavar="N", help="sequences at a time (64)")
+    load.add_argument("--chunk", type=whole, metavar="N", help="tokens of a step (2048)")
+    load.add_argument(
+        "--policy", choices=("chunked", "continuous", "prefill-first"), help="a step (chunked)"
+    )
+    command.add_argument(
+        "--plans",
+        action="store_true",
+        help="also every way to share the model among the devices of each system",
+    )
     command.add_argument("-o", "--output", required=True, metavar="FILE.html", help="what to write")
     command.set_defaults(run=_report)
 
@@ -32,6 +47,11 @@ def _report(arguments: argparse.Namespace) -> int:
         arguments.model,
         list(dict.fromkeys(vocabulary.devices(arguments))),
         vocabulary.pipelines(arguments),
+        rate=arguments.rate,
+        seqs=arguments.limit,
+        chunk=arguments.chunk,
+        policy=arguments.policy,
+        plans=arguments.plans,
         **vocabulary.conventions(arguments),
         **vocabulary.values(arguments),
     )

@@ -415,6 +415,75 @@ def test_no_text_of_a_request_reaches_the_disk(
     assert "<" not in text.replace("\\u003c", "")
 
 
+def test_a_server_under_load_and_plans_follow_the_choice(
+    server: Server, tabs: Callable[..., Tab]
+) -> None:
+    from costgraph.asking.serving import ChunkedPrefill, Lengths, Queue, StepTimes
+
+    tab = tabs()
+    tab.go(server.address)
+    page = tab.page
+    tab.choose(
+        model=["gpt2"], on=["2xh100"], passes=["fuse,parallel{tp=2}"], set_S=[300], set_N=[50],
+        rate=["40"], seqs=["12"], chunk=["256"], policy=["nosuch"],
+    )  # fmt: skip
+    assert "policy=nosuch" in page.inner_text("#failure")
+    page.wait_for_selector("#loadtable [data-load=ttft]")
+    compiled = cg.compile("gpt2", "2xh100", "fuse,parallel{tp=2}")
+    queue = Queue(StepTimes(compiled, 350), ChunkedPrefill(12, 256), Lengths(300), Lengths(50))
+    steady = queue.at(40)
+    for name, wanted in (("largest", queue.stable_rate), ("ttft", steady.ttft),
+                         ("tpot", steady.tpot), ("latency", steady.latency)):  # fmt: skip
+        shown = float(page.get_attribute(f"#loadtable [data-load={name}]", "data-value"))
+        assert math.isclose(shown, wanted, rel_tol=1e-9), name
+    # By keyboard, and the address keeps it.
+    page.focus("#load-seqs")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("20")
+    page.focus("#load-policy")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function(
+        "() => location.hash.includes('seqs=20') && location.hash.includes('policy=continuous')"
+    )
+    assert "rate=40" in page.url
+    page.focus("#plans-get")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#plans [data-plan]", timeout=60_000)
+    page.wait_for_function("() => location.hash.includes('plans=1')")
+    page.focus("#plans button:not([disabled])")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('#pipelines tbody tr').length === 2")
+    page.wait_for_function(
+        "() => document.querySelectorAll('#loadtable [data-load=largest]').length === 2"
+    )
+    page.select_option("#copy", "report")
+    page.click("#copy-do")
+    page.wait_for_selector("#copied[data-text]")
+    copied = page.get_attribute("#copied", "data-text")
+    assert "--rate 40 --limit 20 --chunk 256 --policy continuous" in copied
+    page.reload()
+    tab.ready()
+    assert page.input_value("#load-seqs") == "20"
+    assert page.input_value("#load-policy") == "continuous"
+    tab.clean(f"http://127.0.0.1:{server.port}/")
+
+
+def test_a_site_holds_loads_and_plans(tmp_path: Path, tabs: Callable[..., Tab]) -> None:
+    folder = tmp_path / "site"
+    arguments = ["site", "-o", str(folder), "--models", "gpt2", "--on", "h100,2xh100"]
+    arguments += ["--passes", "fuse", "--jobs", "1", "--plans"]
+    assert main(arguments) == 0
+    tab = tabs()
+    tab.go((folder / "index.html").as_uri())
+    tab.choose(model=["gpt2"], on=["h100", "2xh100"], machine=["1"], plans=["1"])
+    tab.page.wait_for_selector("#loadtable [data-load=ttft]")
+    tab.page.wait_for_selector("#plans [data-plan]")
+    assert tab.page.locator("#plans tbody tr").count() == 4  # tp, dp, and stages in two ways
+    tab.page.check("#on-0")
+    tab.page.wait_for_function("() => document.getElementById('plans-part').hidden")
+    tab.clean("file://")
+
+
 AXE = "axe_playwright_python"
 
 
@@ -423,8 +492,14 @@ def test_layout_and_access(server: Server, tabs: Callable[..., Tab]) -> None:
     axe = (files(AXE) / "axe.min.js").read_text(encoding="utf-8")
     tab = tabs()
     tab.go(server.address)
-    tab.choose(model=[MODEL], on=["h100", "8xh100"], passes=["", "fuse,parallel{tp=8}"])
+    tab.choose(
+        model=[MODEL], on=["h100", "2xh100"], passes=["", "fuse,parallel{tp=2}"],
+        machine=["1"], pipeline=["1"], plans=["1"],
+    )  # fmt: skip
     page = tab.page
+    page.wait_for_selector("#loadtable [data-load=ttft]")
+    page.wait_for_selector("#plans [data-plan]", timeout=120_000)
+    assert page.is_visible("#minimap")
     page.wait_for_selector("#graph svg")
     page.wait_for_selector("#formula math")
     page.evaluate(axe)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, expand
 
+from costgraph.asking.serving import forms
 from costgraph.compiling.capacity import at_level, room_of
 from costgraph.compiling.mixing import stepping
 from costgraph.errors import InputError
@@ -23,14 +24,12 @@ from costgraph.timing import roofline
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
 
-#: Share of a device's memory that servers give to weights and caches (vLLM's default).
-MEMORY_SHARE = 0.9
+#: Share of a device's memory that servers give to weights and caches.
+MEMORY_SHARE = forms.MEMORY_SHARE
 #: Parts into which room for caches is divided: whole numbers, which add up exactly.
 WHOLE = 2**48
 #: A step that reads no prompt: no tokens, to no position.
 NOTHING = (0, 0)
-#: Sequences where nothing limits them.
-MANY = 2**31
 LIVE = (
     "live activations of a step have the rest, and caches less where they need more: those of all "
     "that decode and of one prompt or chunk at the longest context, counted together"
@@ -58,9 +57,7 @@ class Line:
     @property
     def most(self) -> int:
         """Sequences that fit; none where what is needed once does not."""
-        if self.once > self.size:
-            return 0
-        return int((self.size - self.once) / self.each) if self.each > 0 else MANY
+        return forms.fitting(self.size, self.once, self.each)
 
     @property
     def taken(self) -> int:
@@ -89,7 +86,7 @@ class Unit:
         prompt: candidates for those of one prompt's chunk, over ``q`` and ``T``.
     """
 
-    weights: float
+    weights: Expr
     caches: Expr
     decode: tuple[tuple[Expr, Expr], ...]
     prompt: tuple[Expr, ...]
@@ -97,7 +94,7 @@ class Unit:
     def read(self, tokens: int, end: int) -> float:
         """Byte of live activations of a step that reads so many tokens of a prompt to its end."""
         at = {q: Integer(tokens), T: Integer(end)}
-        return max((float(e.xreplace(at)) for e in self.prompt), default=0.0) if tokens else 0.0
+        return max((_number(e.xreplace(at)) for e in self.prompt), default=0.0) if tokens else 0.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,8 @@ class Memories:
         return found
 
     @cached_property
-    def _units(self) -> tuple[Unit, ...]:
+    def units(self) -> tuple[Unit, ...]:
+        """What each unit holds."""
         found, accounting = stepping(self.compiled.program), self.compiled.accounting
         kept = ((s, e) for s, e in found.prefill.bindings if s not in (q, T))
         chunk = replace(found.prefill, bindings=tuple(kept))
@@ -173,36 +171,54 @@ class Memories:
             each = [(x.xreplace(one), x.xreplace(two)) for x in held.activations]
             lines = tuple((expand(2 * a - b), expand(b - a)) for a, b in each)
             read = tuple(x.xreplace(one) for x in prompts.get(held.unit, ()))
-            made.append(Unit(float(held.weights), held.caches.xreplace(one), lines, read))
+            made.append(Unit(held.weights, held.caches.xreplace(one), lines, read))
         return tuple(made)
 
     def _near(self, context: int, read: tuple[int, int], share: float) -> Iterator[Line]:
         def at(expr: Expr) -> float:
-            return float(expr.xreplace({T: Integer(context)}))
+            return _number(expr.xreplace({T: Integer(context)}))
 
         reading = f" that reads {read[0]} tokens of a prompt" if read[0] else ""
-        for unit, chunk in zip(self._units, self._read(read), strict=True):
-            one = at(unit.caches)
-            yield Line(
-                share * self._capacity, unit.weights, one, "weights", f"{share:.0%} of memory"
-            )
+        for unit, chunk in zip(self.units, self._read(read), strict=True):
+            one, size, weights = at(unit.caches), self._capacity, at(unit.weights)
+            caching = forms.caching(size, share, weights, one)
+            yield Line(*caching, "weights", f"{share:.0%} of memory")
             for once, each in unit.decode:
-                live, further = unit.weights + at(once) + chunk, at(each) / self.lanes
+                living = forms.living(size, weights, at(once), at(each), chunk, one, self.lanes)
                 what = f"weights and live activations of a step{reading}"
-                yield Line(self._capacity, live, one + further, what, "memory")
+                yield Line(*living, what, "memory")
 
     def _read(self, read: tuple[int, int]) -> tuple[float, ...]:
         if read not in self._reads:
-            self._reads[read] = tuple(u.read(*read) for u in self._units)
+            self._reads[read] = tuple(u.read(*read) for u in self.units)
         return self._reads[read]
 
     def _far(self, context: int) -> Iterator[Line]:
-        decode = stepping(self.compiled.program).decode
+        at = {T: Integer(context)}
+        for level, size, once, each in self.far:
+            yield Line(size, float(once.xreplace(at)), float(each.xreplace(at)), "weights", level)
+
+    @cached_property
+    def far(self) -> tuple[tuple[str, float, Expr, Expr], ...]:
+        """Farther levels: name, size, what is needed once and by each sequence, over ``T``."""
+        decode, found = stepping(self.compiled.program).decode, []
         for level in self.compiled.farther:
             size = at_level(self.compiled, level)
             if size is None:
                 continue
             need = roofline.level_memory(decode, level, at_end=False)
-            at = {T: Integer(context)}
-            first, second = (float(need.xreplace({**at, B: Integer(b)})) for b in (1, 2))
-            yield Line(size, 2 * first - second, second - first, "weights", level)
+            one, two = (need.xreplace({B: Integer(b)}) for b in (1, 2))
+            found.append((level, size, 2 * one - two, two - one))
+        return tuple(found)
+
+
+def _number(expr: Expr) -> float:
+    """A size as a number.
+
+    Raises:
+        InputError: a symbol of a pass is left in it.
+    """
+    if not expr.is_number:
+        names = ", ".join(sorted(s.name for s in expr.free_symbols))
+        raise InputError(f"what a sequence takes of memory depends on {names}: give a number")
+    return float(expr)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from costgraph.asking.serving import forms
 from costgraph.errors import InputError
 
 
@@ -112,7 +113,7 @@ class Budgeted(Policy):
             raise InputError(f"a step has at least one token, not {self.budget}")
 
     def reads(self, prompt: int) -> int:
-        return min(prompt, self.budget)
+        return forms.chunk_of(prompt, self.budget)
 
 
 def _filled(waiting: Sequence[Waiting], free: int) -> tuple[int, ...]:

@@ -45,13 +45,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import e, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from costgraph.asking.serving import forms
 from costgraph.asking.serving.policies import (
     ChunkedPrefill,
     Continuous,
@@ -66,13 +67,11 @@ from costgraph.errors import InputError, clip
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Rounds in which the time of first tokens and the sequences that decode are made to agree.
-ROUNDS = 8
 #: Share of the variance of the pace in one moment that its mean over a stay has: answers that
 #: are not equal, taken as exponential (2/e), and equal ones.
 AVERAGED = (2 / e, 2 / 3)
 #: Load up to which quantiles of first tokens are given, and points of their distribution.
-HONEST, GRID = 0.6, 400
+HONEST, GRID = forms.HONEST, 400
 #: The farthest quantile: tails beyond it are off by up to a third.
 FARTHEST = 90
 #: How far first tokens above that load were below simulated ones, at most (docs/serving.md).
@@ -133,6 +132,21 @@ class Queue:
         return self.S - hit(self.S, self.cached)
 
     @property
+    def kind(self) -> str:
+        """The policy's name."""
+        return self.policy.name
+
+    @property
+    def budget(self) -> int:
+        """Tokens of a step, where the policy has such a number."""
+        return getattr(self.policy, "budget", 0)
+
+    @property
+    def moment(self) -> float:
+        """Mean of a prompt's squared length over the square of the mean."""
+        return second_moment(self.prompt)
+
+    @property
     def rounds(self) -> float:
         """Decode steps of a request: fewer than tokens where they are drafted."""
         return self.further / self.times.gain
@@ -140,12 +154,12 @@ class Queue:
     @property
     def further(self) -> float:
         """Tokens after the first, on average."""
-        return max(self.generate.mean - 1, 0.0)
+        return forms.further_of(self.generate.mean)
 
     @property
     def context(self) -> float:
         """Mean context of sequences that decode: long answers are there longer."""
-        return self.prompt.mean + self.generate.mean * second_moment(self.generate) / 2
+        return forms.context_of(self.prompt.mean, self.generate.mean, second_moment(self.generate))
 
     @property
     def limit(self) -> int:
@@ -167,73 +181,23 @@ class Queue:
         """``t(c)``: seconds of a decode step of ``c`` sequences."""
         return self.times.decode(c, self.context) if c else 0.0
 
-    def free(self, c: int) -> int:
-        """Tokens of a prompt that one step takes beside ``c`` sequences."""
-        if isinstance(self.policy, ChunkedPrefill):
-            return max(1, self.policy.budget - c)
-        return self.fresh
-
     def through(self, c: int) -> float:
         """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences."""
-        return self._once("through", c, self._through)
-
-    def _through(self, c: int) -> float:
-        if isinstance(self.policy, DecodeOnly):
-            return 0.0
-        if isinstance(self.policy, PrefillFirst):
-            return self.times.step(0, 0, ((self.fresh, self.S),))
-        start = self.S - self.fresh
-        return self.times.chunked(self.S, self.free(c), c, self.context, start)
-
-    def extra(self, c: int) -> float:
-        """``X(c)``: seconds for which a prompt keeps ``c`` sequences from decoding."""
-        if isinstance(self.policy, DecodeOnly):
-            return 0.0
-        if isinstance(self.policy, PrefillFirst):
-            return self.through(c)
-        if self.joins(c):
-            return self.through(c) - self.step(c)
-        return self.own(c) - self.fresh / self.free(c) * self.step(c)
-
-    def joins(self, c: int) -> bool:
-        """Whether all prompts that wait join the next step, as a rule."""
-        if isinstance(self.policy, ChunkedPrefill):
-            return 2 * self.free(c) >= 3 * self.fresh
-        return isinstance(self.policy, Continuous)
+        return self._once("through", c, partial(forms.through, self))
 
     def own(self, c: int) -> float:
         """``Q``: seconds that prompts in a row need each: several may share a step."""
-        return self._once("own", c, self._own)
-
-    def _own(self, c: int) -> float:
-        if isinstance(self.policy, DecodeOnly):
-            return 0.0
-        free = self.free(c)
-        if isinstance(self.policy, PrefillFirst):
-            return self.through(c)
-        if self.joins(c):
-            return self.extra(c)
-        # Steps are full: each takes so many tokens of prompts in a row.
-        ends = [*range(self.S - self.fresh + free, self.S, free), self.S]
-        steps = (self.times.step(c, self.context, ((free, max(free, end)),)) for end in ends)
-        return sum(steps) / len(ends) * self.fresh / free
+        return self._once("own", c, partial(forms.own, self))
 
     @cached_property
     def stable_rate(self) -> float:
         """``λ*``: requests per second below which the queue does not grow without end."""
-        m = self.limit
-        taken = self.rounds * self.step(m) + m * self.extra(m)
-        decodes = m / taken if taken else float("inf")
-        own = self.own(m)
-        return self.servers * (min(decodes, 1 / own) if own else decodes)
+        return float(self.servers * min(forms.stable(self)))
 
     @cached_property
-    def _sampled(self) -> tuple[NDArray[Any], ...]:
+    def tables(self) -> tuple[NDArray[Any], ...]:
         """Numbers of sequences, and the steps and prompts beside them; all places."""
-        sample = np.unique(np.rint(np.geomspace(1, self.limit, 25)).astype(int))
-        steps = np.array([self.step(int(c)) for c in sample])
-        extras = np.array([self.extra(int(c)) for c in sample])
-        return sample, steps, extras, np.arange(1, self.servers * self.limit + 1)
+        return forms.sampled(self)
 
     def at(self, rate: float) -> Steady:
         """The steady state at ``rate`` requests per second.
@@ -246,71 +210,14 @@ class Queue:
                 f"at {rate:.4g} requests a second the queue grows without end: the limit is "
                 f"{self.stable_rate:.4g}"
             )
-        k = self.servers
-        share = rate / k
-        sample, steps, extras, places = self._sampled
-        paces = steps / np.maximum(1 - share * extras, 1e-9)
-        pace = np.interp(np.maximum(places / k, 1), sample, paces)
-        many = _Places(1.0, 0.0, 0.0, 0.0, 0.0)
-        first = _First(0.0, 0.0, 0.0, 0.0, 0.0)
-        late = 0.0
-        # What a first token waits for depends on how many decode, and they on it.
-        for _ in range(ROUNDS):
-            many = self._places(rate, pace, late)
-            inside = many.inside / k
-            mean = max(1, round(inside)) if inside >= 0.5 else 0
-            tau = float(np.interp(max(inside, 1), sample, paces))
-            first = self._first(share, mean, many.empty, tau)
-            extra = self.extra(max(mean, 1))
-            last, late = late, share * first.behind * extra / max(1 - share * extra, 1e-9)
-            if abs(late - last) <= 1e-12 * late:
-                break
-        place = many.waiting / rate
-        tpot = many.inside / (rate * self.further) if self.further else 0.0
+        seen, begun = forms.steady(self, rate)
+        many, first = _Places(*map(float, seen)), _First(*map(float, begun))
+        ttft, tpot, place, _ = map(float, forms.means_of(self, rate, seen, begun))
         spread = sqrt(many.variance * AVERAGED[self.generate.spread == "fixed"])
         return Steady(
-            rate, self.stable_rate, many.inside, many.empty, first.mean + place, tpot, place,
+            rate, self.stable_rate, many.inside, many.empty, ttft, tpot, place,
             self.further, first, many.full, spread * tpot / many.pace if many.pace else 0.0,
         )  # fmt: skip
-
-    def _places(self, rate: float, pace: NDArray[np.float64], late: float) -> _Places:
-        """How many sequences decode, and who waits for a place."""
-        m = len(pace)
-        places = np.arange(1, m + 1)
-        ratios = rate * (self.rounds * pace + late) / places
-        last = min(float(rate * self.rounds * pace[-1] / m), 1 - 1e-9)
-        logs = np.concatenate(([0.0], np.cumsum(np.log(np.maximum(ratios, 1e-300)))))
-        weights = np.exp(logs - logs.max())
-        # The geometric queue above the limit, its number and its mean.
-        above = float(weights[-1]) * last / (1 - last)
-        waiting = float(weights[-1]) * last / (1 - last) ** 2
-        whole = float(weights.sum()) + above
-        inside = (float(weights @ np.arange(m + 1)) + above * m) / whole
-        # What a sequence sees of the number there: as often as sequences are there.
-        seen = weights[1:] * places
-        seen[-1] += above * m
-        seen = seen / max(float(seen.sum()), 1e-300)
-        mean = float(seen @ pace)
-        variance = max(float(seen @ pace**2) - mean**2, 0.0)
-        # Without others on a replica: of k, that with the fewest.
-        empty = float(weights[: self.servers].sum()) / whole
-        full = (float(weights[-1]) + above) / whole
-        return _Places(empty, inside, waiting / whole, variance, mean, full)
-
-    def _first(self, rate: float, mean: int, empty: float, tau: float) -> _First:
-        """What a first token waits for, with a place."""
-        plain, through, own = self.step(max(mean, 1)), self.through(mean), self.own(mean)
-        if self.joins(mean):
-            extra = self.extra(max(mean, 1))
-            busy = min(rate * extra, 1 - 1e-9)
-            length = (1 - empty) * (tau + rate * extra**2 / (1 - busy**2))
-            mine = plain + extra if mean else through
-            return _First(mine + busy * length, length, 0.0, 0.0, mine + busy * length)
-        busy = min(rate * own, 1 - 1e-9)
-        queue = rate * second_moment(self.prompt) * own**2 / (2 * (1 - busy))
-        step = plain if isinstance(self.policy, PrefillFirst) else tau
-        length = (1 - empty) * step
-        return _First(through, length, queue, busy, through + queue + length / 2)
 
 
 @dataclass(frozen=True)

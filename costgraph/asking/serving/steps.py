@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sympy import Integer, Rational, Symbol
 
+from costgraph.asking.serving import forms
 from costgraph.asking.serving.memory import MEMORY_SHARE, NOTHING, Memories
 from costgraph.compiling.mixing import assumed as mixed_assumed
 from costgraph.compiling.mixing import step_terms, stepping
@@ -206,7 +207,7 @@ class StepTimes:
 
     def place(self, context: float) -> int:
         """The nearest context of a table."""
-        return min(max(round(context), 1), self.longest)
+        return forms.placed(context, self.longest)
 
     def step(self, decodes: int, context: float, chunks: Sequence[tuple[int, int]]) -> float:
         """Seconds of one step.
@@ -216,21 +217,33 @@ class StepTimes:
             context: their mean context, the new token included.
             chunks: (tokens, position at which it ends) of each prompt's chunk.
         """
-        if not chunks:
-            return self.decode(decodes, context)
-        tokens = sum(n for n, _ in chunks)
-        if decodes:
-            shared, whole = self._joint_terms
-            if whole is not None:
-                key = (decodes, self.place(context), tokens, max(tokens, *(e for _, e in chunks)))
-                if key not in self._whole:
-                    self._whole[key] = float(_at(whole, c=key[0], T=key[1], C=key[2], P=key[3]))
-                return self._whole[key]
-        total = sum(self._chunk(n, end) for n, end in chunks)
-        if not decodes:
-            return total + self._joined(self._prompt_terms[1], 0, tokens)
-        total += self._joined(shared, decodes, tokens)
-        return total + self.decode(decodes, context) - float(_at(self._decode_terms[1], c=decodes))
+        return forms.stepped(self, decodes, context, chunks)
+
+    def others(self, decodes: int) -> float:
+        """Seconds of what looks at no positions in a decode step."""
+        return float(_at(self._decode_terms[1], c=decodes))
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether parts of decodes and of chunks run at the same time."""
+        return self._joint_terms[1] is not None
+
+    def together(self, decodes: int, context: float, tokens: int, end: int) -> float:
+        """Seconds of a whole step, where parts overlap."""
+        whole = self._joint_terms[1]
+        assert whole is not None
+        key = (decodes, self.place(context), tokens, end)
+        if key not in self._whole:
+            self._whole[key] = float(_at(whole, c=key[0], T=key[1], C=key[2], P=key[3]))
+        return self._whole[key]
+
+    def alone(self, tokens: int) -> float:
+        """Seconds of what looks at no positions, of prompts without decodes."""
+        return self._joined(self._prompt_terms[1], 0, tokens)
+
+    def shared(self, decodes: int, tokens: int) -> float:
+        """Seconds of what looks at no positions, of decodes and prompts together."""
+        return self._joined(self._joint_terms[0], decodes, tokens)
 
     def _joined(self, terms: Formula, decodes: int, tokens: int) -> float:
         key = (decodes, tokens)
@@ -238,12 +251,29 @@ class StepTimes:
             self._joint[key] = float(_at(terms, c=decodes, C=tokens))
         return self._joint[key]
 
-    def _chunk(self, tokens: int, end: int) -> float:
+    def looking(self, tokens: int, end: int) -> float:
+        """Seconds of what looks at positions, of a chunk; of a whole prompt its own kernels."""
         key = (tokens, end)
         if key not in self._chunks:
             terms = self._fresh if tokens == end else self._prompt_terms[0]
             self._chunks[key] = float(_at(terms, C=tokens, P=end))
         return self._chunks[key]
+
+    @property
+    def parts(self) -> tuple[tuple[Formula, ...], ...]:
+        """The formulas behind all of these, for who evaluates them elsewhere.
+
+        Of decode steps over ``c`` and ``T``: what looks at positions, and the rest; of prompts
+        over ``C`` and ``P``: of a chunk the same two, and what looks at positions in a whole
+        prompt; of both what they share, or the whole step where :attr:`overlaps`.
+        """
+        shared, whole = self._joint_terms
+        both = shared if whole is None else whole
+        return (
+            self._decode_terms,
+            (*self._prompt_terms, self._fresh),
+            (both,),
+        )
 
     def prompt(self, tokens: int) -> float:
         """Seconds of a whole prompt in a step of its own."""
@@ -256,12 +286,7 @@ class StepTimes:
 
         Its first ``cached`` tokens are not read.
         """
-        ends = [*range(cached + chunk, tokens, chunk), tokens]
-        starts = [cached, *ends[:-1]]
-        return sum(
-            self.step(decodes, context, ((end - start, end),))
-            for start, end in zip(starts, ends, strict=True)
-        )
+        return forms.chunked(self, tokens, chunk, decodes, context, cached)
 
     def position(self) -> float:
         """Byte of caches on each device that a further position of a sequence takes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from costgraph.showing.report.load import queue_script
 from costgraph.showing.report.page import SCRIPTS, asset, page_of, scripts
 
 HERE = "costgraph.showing.explorer"
@@ -38,7 +39,8 @@ def index(served: bool) -> str:
 
 def script() -> str:
     """The script of the page."""
-    return f'(() => {{\n"use strict";\n{scripts(SCRIPTS)}\n{scripts(OWN, HERE)}\n}})();\n'
+    code = f"{queue_script()}\n{scripts(SCRIPTS)}\n{scripts(OWN, HERE)}"
+    return f'(() => {{\n"use strict";\n{code}\n}})();\n'
 
 
 def style() -> str:

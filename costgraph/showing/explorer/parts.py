@@ -22,12 +22,15 @@ from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.files import outside
 from costgraph.ir.program import Program
 from costgraph.models.catalog import config_of, find
+from costgraph.showing.report.code import Scripts
 from costgraph.showing.report.contents import Contents, formulas, metrics_of, pictures
+from costgraph.showing.report.load import load_of
 from costgraph.showing.report.page import bundle, json_text, start
+from costgraph.showing.report.plans import plans_of
 
 #: What a page shows at once, what it prints and draws when that is to be seen, and what it
 #: writes to be copied.
-KINDS = ("numbers", "formulas", "pictures", "written")
+KINDS = ("numbers", "formulas", "pictures", "written", "load", "plans")
 #: Characters of a part; graphs of some thousand operations stay far below.
 LARGEST = 64 * 2**20
 _PACKAGES = ("costgraph.models", "costgraph.passes", "costgraph.hardware", "costgraph")
@@ -77,6 +80,8 @@ def part(asked: Asked, dropped: Mapping[str, Source] | None = None) -> str:
     """
     try:
         with outside.confined(*shipped_folders()):
+            if asked.kind == "plans":
+                return _plans(asked, source(asked.model, dropped or {}))
             return _made(asked, compiled(asked, dropped or {}))
     except CostgraphError as error:
         return received(asked.key, {"error": str(error)})
@@ -119,6 +124,12 @@ def shipped_folders() -> tuple[Path, ...]:
     return tuple(Path(str(files(name))).resolve() for name in _PACKAGES)
 
 
+def _plans(asked: Asked, model: Source) -> str:
+    contents = Contents(later=True)
+    found = plans_of(model, asked.on, asked.passes, contents, fidelity=asked.fidelity)
+    return received(asked.key, found, contents.scripts.texts)
+
+
 def _made(asked: Asked, variant: Compiled) -> str:
     if asked.kind == "pictures":
         return received(asked.key, {"pictures": pictures(variant)})
@@ -126,6 +137,9 @@ def _made(asked: Asked, variant: Compiled) -> str:
         contents = Contents()
         found = formulas(variant, contents)
         return received(asked.key, {"formulas": found, "texts": contents.texts})
+    if asked.kind == "load":
+        scripts = Scripts()
+        return received(asked.key, load_of(variant, scripts), scripts.texts)
     if asked.kind == "written":
         return received(asked.key, written(variant))
     contents, data, _ = bundle([[variant]], start([variant], {}), Contents(later=True))

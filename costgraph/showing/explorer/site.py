@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,8 +29,11 @@ from costgraph.models.catalog import find
 from costgraph.showing.explorer import catalog, page
 from costgraph.showing.explorer.catalog import Start
 from costgraph.showing.explorer.parts import Asked, received, source, written
+from costgraph.showing.report.code import Scripts
 from costgraph.showing.report.contents import Contents, formulas, pictures
+from costgraph.showing.report.load import load_of
 from costgraph.showing.report.page import bundle, start
+from costgraph.showing.report.plans import plans_of
 
 #: What a site holds unless something else is said.
 PIPELINES = ("", "fuse", "fuse,quantize{weights=int4}")
@@ -88,6 +91,7 @@ def site(
     pipelines: Sequence[str] = PIPELINES,
     *,
     jobs: int = 1,
+    plans: bool = False,
     told: Callable[[int, int], None] = lambda done, all: None,
 ) -> Site:
     """Writes the explorer as files.
@@ -98,6 +102,7 @@ def site(
         machines: shipped devices and systems, also counted (``8xh100``).
         pipelines: those to choose from.
         jobs: processes that derive at the same time.
+        plans: also every way to share each model among the devices of each system.
         told: how many of how many pairs of model and pipeline are done.
 
     Raises:
@@ -112,11 +117,11 @@ def site(
     with _whole(Path(folder)) as place:
         pairs = [(m, i, p) for m in known for i, p in enumerate(texts)]
         refused: list[tuple[str, str, str, str]] = []
-        work = partial(_pair, place, names)
+        work = partial(_pair, place, names, plans)
         for done, found in enumerate(_each(work, pairs, jobs), 1):
             refused += found
             told(done, len(pairs))
-        _frame(_Writer(place), known, titles, texts)
+        _frame(_Writer(place), known, titles, texts, plans)
         files = [f for f in place.rglob("*") if f.is_file()]
         size = sum(f.stat().st_size for f in files)
     return Site(Path(folder), known, names, texts, len(files), size, tuple(refused))
@@ -127,6 +132,7 @@ def _frame(
     models: Sequence[str],
     machines: Sequence[tuple[str, str]],
     texts: Sequence[str],
+    plans: bool,
 ) -> None:
     """The page itself, and what can be chosen."""
     chosen = Start(models[0], (machines[0][0],), tuple(texts[:2]))
@@ -136,6 +142,7 @@ def _frame(
         "models": catalog.models(models),
         "machines": [{"value": n, "title": title, "more": ""} for n, title in machines],
         "pipelines": list(texts),
+        "plans": plans,
         "start": catalog.start_value(chosen),
     }
     writer.write("catalog.js", received("catalog", value))
@@ -158,7 +165,7 @@ def _each(
 
 
 def _pair(
-    folder: Path, machines: Sequence[str], pair: tuple[str, int, str]
+    folder: Path, machines: Sequence[str], plans: bool, pair: tuple[str, int, str]
 ) -> list[tuple[str, str, str, str]]:
     """Writes one pipeline of one model on all machines; returns what did not work, and why."""
     model, number, passes = pair
@@ -181,6 +188,16 @@ def _pair(
     more = [_later(writer, made, printing) for (made,) in rows]
     value = {"bundle": data, "texts": contents.texts, "machines": places, "later": more}
     writer.write(f"parts/{model}-{number}.js", received(asked.key, value, contents.scripts.texts))
+    scripts = Scripts()
+    loads = [load_of(made, scripts) for (made,) in rows]
+    key = replace(asked, kind="load").key
+    writer.write(f"parts/{model}-{number}-load.js", received(key, loads, scripts.texts))
+    if plans:
+        shared = Contents(later=True)
+        on = [name for name, place in places.items() if not isinstance(place, str)]
+        ways = [plans_of(source(model, {}), name, passes, shared) for name in on]
+        key = replace(asked, kind="plans").key
+        writer.write(f"parts/{model}-{number}-plans.js", received(key, ways, shared.scripts.texts))
     return refused
 
 

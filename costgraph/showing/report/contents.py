@@ -19,6 +19,7 @@ from costgraph.rewriting.pipeline import text_of
 from costgraph.showing.report.code import Scripts, Values
 from costgraph.showing.report.formulas import Printed
 from costgraph.showing.report.graphs import Graphs
+from costgraph.showing.report.load import load_of
 from costgraph.symbols import LEGEND
 from costgraph.timing import roofline
 from costgraph.units import format_quantity
@@ -40,8 +41,8 @@ class Contents:
     """Collects what the variants of a page (device × pipeline) share.
 
     ``texts`` holds pieces of HTML with MathML, each once. With ``later`` the pictures of
-    graphs and the printed formulas, which take longest, are left out: a page asks for them
-    when they are to be seen (:func:`formulas`, :func:`pictures`).
+    graphs, the printed formulas and servers under load, which take longest, are left out: a page
+    asks for them when they are to be seen (:func:`formulas`, :func:`pictures`, :func:`.load_of`).
     """
 
     later: bool = False
@@ -66,8 +67,8 @@ class Contents:
 
     # --- one variant ---------------------------------------------------------------
 
-    def variant(self, compiled: Compiled) -> dict[str, Any]:
-        """Everything about one pipeline on one device, over symbols for its figures."""
+    def measured(self, compiled: Compiled) -> dict[str, Any]:
+        """A pipeline's metrics on one device, its memory and limits, as one function."""
         metrics = metrics_of(compiled)
         phases = compiled.program.phases
         parts = _request_parts(compiled)
@@ -93,10 +94,18 @@ class Contents:
             ],
             "limits": [[offset + i, float(x.bound), str(x.expr), x.why] for i, x in limits],
             "devices": float(_number(compiled.program.devices, compiled)),
+        }
+
+    def variant(self, compiled: Compiled) -> dict[str, Any]:
+        """Everything about one pipeline on one device, over symbols for its figures."""
+        metrics, phases = metrics_of(compiled), compiled.program.phases
+        return self.measured(compiled) | {
+            "system": 1 if compiled.system is None else compiled.system.devices,
             "parameters": float(_number(compiled.parameters, compiled)),
             "held": held_text(compiled),
             "phases": [self._phase(compiled, p) for p in phases],
             "formulas": None if self.later else self.printed.of(compiled, metrics),
+            "load": None if self.later else load_of(compiled, self.scripts),
             "assumptions": list(dict.fromkeys(a for f in metrics.values() for a in f.assumptions)),
         }
 

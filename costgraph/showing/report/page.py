@@ -21,6 +21,7 @@ from costgraph.errors import InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.formula.formula import exact
 from costgraph.formula.terms import Limit
+from costgraph.hardware import load_system
 from costgraph.ir.workload import checked, plain
 from costgraph.progress import counted
 from costgraph.setting import Setting
@@ -31,6 +32,9 @@ from costgraph.showing.report.contents import (
     option_symbols,
     pipeline_label,
 )
+from costgraph.showing.report.load import START as LOAD
+from costgraph.showing.report.load import queue_script, starting
+from costgraph.showing.report.plans import plans_of
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 #: The script of every page, in this order, and what a report has beside it.
 SCRIPTS = (
     "base.js", "bundle.js", "model.js", "controls.js", "charts.js", "curve.js", "detail.js",
-    "main.js",
+    "minimap.js", "load.js", "plans.js", "main.js",
 )  # fmt: skip
 OWN = "report.js"
 #: Where the controls start unless something else is said.
@@ -96,6 +100,11 @@ def report(
     fidelity: str = "ideal",
     calibration: str | os.PathLike[str] | None = None,
     reserve: str | float | None = None,
+    rate: float | None = None,
+    seqs: int | None = None,
+    chunk: int | None = None,
+    policy: str | None = None,
+    plans: bool = False,
     **options: Any,
 ) -> Report:
     """A live report of a model on one or several devices through one or several pipelines.
@@ -108,12 +117,17 @@ def report(
             against the first.
         B, S, N, T: where the controls start: by default 1, 1024, 256 and 2048, or less
             where the model has no positions for so many.
+        rate, seqs, chunk, policy: where the load of a server starts: requests per second (by
+            default half of what it stands), sequences at a time (64, or what memory holds), tokens
+            of a step (2048), and ``chunked``, ``continuous`` or ``prefill-first``.
+        plans: also every way to share the model among the devices of each system.
         options: how the model is read, and where other symbols start, such as ``K``
             denoising steps and those of passes.
 
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
+    load = starting(rate, seqs, chunk, policy)
     devices = devices_of(hardware)
     texts = list(dict.fromkeys(pipelines_of(pipelines)))
     if not devices or not texts:
@@ -126,23 +140,31 @@ def report(
     reading, symbols = split_options(options)
     point = checked({"B": B, "S": S, "N": N, "T": T, **symbols})
 
+    how = {
+        "accounting": accounting,
+        "fidelity": fidelity,
+        "calibration": calibration,
+        "reserve": reserve,
+        **reading,
+    }
+
     def made(device: Hardware, passes: Passes) -> Compiled:
-        return compile(
-            model,
-            device,
-            passes,
-            accounting=accounting,
-            symbolic_hardware=True,
-            fidelity=fidelity,
-            calibration=calibration,
-            reserve=reserve,
-            **reading,
-        )
+        return compile(model, device, passes, symbolic_hardware=True, **how)
+
+    def planned(device: Hardware, passes: Passes, contents: Contents) -> dict[str, Any] | None:
+        if not plans or load_system(device).devices == 1:
+            return None
+        return plans_of(model, device, passes, contents, **how)
 
     pairs = [(device, passes) for device in devices for passes in texts]
     made_all = [made(*pair) for pair in counted(pairs, "variants compiled")]
     grid = [made_all[i : i + len(texts)] for i in range(0, len(pairs), len(texts))]
-    return _page(grid, start([c for row in grid for c in row], point), plain(point))
+    contents, data, setting = bundle(grid, start([c for row in grid for c in row], point))
+    for device, row in zip(devices, data["variants"], strict=True):
+        for passes, variant in zip(texts, row, strict=True):
+            variant["plans"] = planned(device, passes, contents)
+    data["load"] = load
+    return _page(grid, contents, data, setting, plain(point))
 
 
 def start(variants: Sequence[Compiled], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,8 +196,13 @@ def _of(compiled: Compiled, phase: str) -> tuple[Limit, ...]:
     return compiled.time(phase).limits
 
 
-def _page(grid: list[list[Compiled]], point: Mapping[str, Any], given: Mapping[str, Any]) -> Report:
-    contents, data, setting = bundle(grid, point)
+def _page(
+    grid: list[list[Compiled]],
+    contents: Contents,
+    data: dict[str, Any],
+    setting: Setting,
+    given: Mapping[str, Any],
+) -> Report:
     known = sorted({c["name"] for c in data["controls"]} | {"B"})
     for name in given:
         if name not in contents.symbols and name != "B":
@@ -213,6 +240,7 @@ def bundle(
         "variants": variants,
         "graphs": contents.graphs.made,
         "nodes": contents.graphs.nodes_made,
+        "load": dict(LOAD),
     }
     return contents, data, setting
 
@@ -227,7 +255,8 @@ def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: 
             templates, which browsers parse but do not lay out.
         functions: JavaScript that defines ``FUNCTIONS``.
     """
-    script = f'\n(() => {{\n"use strict";\n{functions}\n{scripts((*SCRIPTS, OWN))}\n}})();\n'
+    code = f"{functions}\n{queue_script()}\n{scripts((*SCRIPTS, OWN))}"
+    script = f'\n(() => {{\n"use strict";\n{code}\n}})();\n'
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     templates = "".join(f"<template>{text}</template>" for text in texts)
     return page_of(

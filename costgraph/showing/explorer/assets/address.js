@@ -19,6 +19,17 @@ function read(text) {
   return found;
 }
 
+// The load that an address gives; what it cannot mean is said.
+function readLoad({ shown, unused }) {
+  const found = {};
+  for (const name of ["rate", "seqs", "chunk", "policy"]) {
+    const text = shown[name], known = name === "policy" ? Object.hasOwn(POLICIES, text) : text !== null && allows(LOADED[name], Number(text));
+    if (known) found[name] = name === "policy" ? text : Number(text);
+    else if (text !== null) unused.push(`${name}=${text}`);
+  }
+  return found;
+}
+
 // What was given by an address and means nothing for what it shows.
 function unusedOf(found) {
   const controls = new Map(DATA.controls.map((c) => [c.name, c])), devices = new Map(DATA.devices.map((d) => [d.name, d]));
@@ -29,7 +40,7 @@ function unusedOf(found) {
 }
 
 const MOST = 8;
-const VIEWS = ["machine", "pipeline", "phase", "metric", "curve", "over", "stack"];
+const VIEWS = ["machine", "pipeline", "phase", "metric", "curve", "over", "stack", "rate", "seqs", "chunk", "policy", "plans", "by"];
 const KEYS = ["model", "on", "passes", "fidelity", ...VIEWS];
 
 function written() {
@@ -44,7 +55,8 @@ function written() {
   }
   if (DATA) {
     const view = { machine: state.device || "", pipeline: state.pipeline || "", phase: state.phase, metric: state.metric === "tpot" ? "" : state.metric,
-      curve: state.curve.metric === "tpot" ? "" : state.curve.metric, over: state.curve.symbol === "B" ? "" : state.curve.symbol, stack: state.stack === "latency" ? "" : state.stack };
+      curve: state.curve.metric === "tpot" ? "" : state.curve.metric, over: state.curve.symbol === "B" ? "" : state.curve.symbol, stack: state.stack === "latency" ? "" : state.stack, plans: state.plans ? "1" : "", by: state.plansBy === "latency" ? "" : state.plansBy,
+      ...Object.fromEntries(Object.entries(state.load || {}).map(([name, value]) => [name, value === DATA.load[name] ? "" : value])) };
     for (const [name, value] of Object.entries(view)) if (value !== "") text.append(name, value);
   }
   return `#${text}`;

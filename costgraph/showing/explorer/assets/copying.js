@@ -6,6 +6,9 @@ function valueOptions(names) {
   return names.filter((n) => state.values[n] !== undefined && state.values[n] !== null && n !== "price").flatMap((n) => (OPTIONS[n] ? [OPTIONS[n], String(state.values[n])] : ["--set", `${n}=${state.values[n]}`]));
 }
 
+const LOAD_OPTIONS = { rate: "--rate", seqs: "--limit", chunk: "--chunk", policy: "--policy" };
+const loadOptions = () => Object.entries(state.load).filter(([name, value]) => value !== DATA.load[name]).flatMap(([name, value]) => [LOAD_OPTIONS[name], String(value)]);
+
 function commands() {
   const model = chosen.model, on = chosen.on[state.device], passes = chosen.passes[state.pipeline], fidelity = chosen.fidelity === "ideal" ? [] : ["--fidelity", chosen.fidelity];
   const line = (...words) => ["costgraph", ...words].map(shellQuoted).join(" ");
@@ -13,7 +16,7 @@ function commands() {
   const sizes = Object.keys(state.values);
   return {
     formula: line("formula", model, "--on", on, ...pipe, "--metric", state.metric, ...fidelity),
-    report: line("report", model, "--on", chosen.on.join(","), ...chosen.passes.flatMap((p) => ["--passes", p]), ...fidelity, ...valueOptions(sizes), "-o", "report.html"),
+    report: line("report", model, "--on", chosen.on.join(","), ...chosen.passes.flatMap((p) => ["--passes", p]), ...fidelity, ...valueOptions(sizes), ...loadOptions(), "-o", "report.html"),
   };
 }
 
@@ -76,11 +79,11 @@ function png({ text, width, height }) {
   });
 }
 
-const CHARTS = { bars: "stacked bars", roofline: "roofline", curve: "curve", graph: "graph" };
+const CHARTS = { bars: "stacked bars", tpotload: "time per token over the rate", ttftload: "time to first token over the rate", roofline: "roofline", curve: "curve", graph: "graph" };
 const COPIES = [
   ["link", "the address of this view"], ["latex", "formula as LaTeX"], ["python", "formula as a Python function"], ["call", "Python call of this number"],
   ["formula", "command: formula"], ["report", "command: report of this view"],
-  ["csv-pipelines", "pipelines as CSV"], ["csv-machines", "machines as CSV"], ["csv-ops", "operations as CSV"],
+  ["csv-pipelines", "pipelines as CSV"], ["csv-machines", "machines as CSV"], ["csv-ops", "operations as CSV"], ["csv-loadtable", "load as CSV"], ["csv-plans", "plans of the system as CSV"],
   ...Object.entries(CHARTS).flatMap(([id, name]) => [[`svg-${id}`, `${name} as SVG (a file)`], [`png-${id}`, `${name} as PNG (a file)`]]),
 ];
 

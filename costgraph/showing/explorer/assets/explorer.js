@@ -42,6 +42,8 @@ async function follow(step, look = {}) {
   }
 }
 
+usePlan = served ? (text) => setPipeline(chosen.passes.length, text) : null;
+
 const titleOf = (name) => (CATALOG.models.find((m) => m.value === name) || { title: name }).title;
 
 function drawChoices() {
@@ -117,8 +119,7 @@ function wireChooser() {
   options($("copy"), COPIES, "link");
   $("copy").addEventListener("change", () => { $("copied").textContent = ""; });
   $("copy-do").addEventListener("click", () => copyWanted().catch((error) => { $("copied").textContent = error.message; }));
-  document.addEventListener("input", () => keep());
-  document.addEventListener("change", () => keep());
+  for (const done of ["input", "change", "click"]) document.addEventListener(done, () => keep());
 }
 
 // Takes the state from the address.
@@ -140,6 +141,10 @@ async function restore() {
   state.metric = found.shown.metric || "tpot";
   state.curve = { ...state.curve, metric: found.shown.curve || "tpot", symbol: found.shown.over || "B" };
   state.stack = found.shown.stack || "latency";
+  givenLoad = readLoad(found);
+  state.load = DATA && { ...DATA.load, ...givenLoad };
+  state.plans = found.shown.plans === "1";
+  state.plansBy = found.shown.by || "latency";
   await follow(false, { device: place(found.shown.machine), pipeline: place(found.shown.pipeline) });
   if (mine + 1 !== turn || !DATA || !$("failure").hidden) return;
   const unused = unusedOf(found).map((t) => (t.length > 80 ? `${t.slice(0, 79)}…` : t));

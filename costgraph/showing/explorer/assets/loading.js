@@ -66,6 +66,14 @@ const fromServer = {
     const { value } = await this.part("pictures", ...variant);
     return value.error ? { every: null, folded: null } : value.pictures[index];
   },
+  async load(...variant) {
+    const { value, functions } = await this.part("load", ...variant);
+    return value.error ? { queue: null, why: value.error } : loadable(value, functions);
+  },
+  async plans(...variant) {
+    const { value, functions } = await this.part("plans", ...variant);
+    return value.error ? { plans: [], left: 0, why: value.error, figures: {} } : planned(value, functions);
+  },
   async written(metric, ...variant) {
     const { value } = await this.part("written", ...variant);
     return { latex: value.latex && value.latex[metric], python: value.python && value.python[metric] };
@@ -94,6 +102,16 @@ const fromFiles = {
     const found = await Promise.all(names.map((name) => this.shared(formulas[name])));
     return Object.fromEntries(names.map((name, i) => [name, Object.fromEntries(Object.entries(found[i]).map(([detail, html]) => [detail, textsOf([html])(0)]))]));
   },
+  async load(model, on, passes) {
+    const { value } = await this.pair(model, on, passes), name = `${model}-${CATALOG.pipelines.indexOf(passes)}`;
+    const found = await once(JSON.stringify(["load", model, "", passes, "ideal"]), `parts/${name}-load.js`);
+    return loadable(found.value[value.machines[on]], found.functions);
+  },
+  async plans(model, on, passes) {
+    const { value } = await this.pair(model, on, passes), name = `${model}-${CATALOG.pipelines.indexOf(passes)}`;
+    const found = await once(JSON.stringify(["plans", model, "", passes, "ideal"]), `parts/${name}-plans.js`);
+    return planned(found.value[value.machines[on]], found.functions);
+  },
   async picture(index, ...variant) { return this.shared((await this.later(...variant)).pictures[index]); },
   async written(metric, ...variant) {
     const name = (await this.later(...variant)).written[metric];
@@ -109,6 +127,8 @@ async function loadVariant(...variant) {
   if (bundle.error) return bundle;
   const [[one]] = bundle.variants, failed = (problem) => fail(problem.message);
   one.more = (then) => source.formulas(...variant).then((found) => { one.formulas = found; then(); }, failed);
+  one.moreLoad = (then) => source.load(...variant).then((found) => { one.load = found; then(); }, failed);
+  if (served || CATALOG.plans) one.morePlans = (then) => source.plans(...variant).then((found) => then(found), failed);
   one.written = (metric) => source.written(metric, ...variant);
   [...new Set(one.phases.map((p) => p.graph))].forEach((graph, index) => {
     graph.more = (then) => source.picture(index, ...variant).then(({ every, folded }) => {
@@ -137,7 +157,7 @@ function joinedBundle(machines, pipelines, bundles) {
   });
   const union = (of) => [...new Set(good.flatMap(of))];
   return {
-    setting: first.setting, remarks: union((b) => b.remarks), conventions: first.conventions, controls, devices,
+    load: first.load, setting: first.setting, remarks: union((b) => b.remarks), conventions: first.conventions, controls, devices,
     pipelines: pipelines.map((p) => p || "unmodified"),
     variants: bundles.map((row) => row.map((b) => (b.error ? b : b.variants[0][0]))),
   };

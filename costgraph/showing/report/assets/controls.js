@@ -54,9 +54,12 @@ function control({ id, label, unit, scale, stops, allowed, get, set }) {
   });
   field.addEventListener("change", () => refresh());
   refresh();
-  return h("div", { class: "control" },
+  const node = h("div", { class: "control" },
     h("label", { for: id }, label), slider,
     h("span", { class: "field" }, field, unit ? h("span", { class: "unit" }, unit) : null), error);
+  // What is shown follows where it is not set by hand.
+  node.refresh = () => { if (document.activeElement !== field) refresh(); };
+  return node;
 }
 
 const SHORT = { B: "batch B", S: "prompt S", N: "generated N", T: "context T (a decode step)", K: "denoising steps K", price: "price, USD per hour" };

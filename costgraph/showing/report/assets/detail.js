@@ -127,11 +127,13 @@ function drawGraph() {
   $("graph-notes").replaceChildren(...graph.notes.map((n) => h("li", {}, n)));
   if (graph.more) {
     $("graph").replaceChildren(h("p", { class: "hint" }, "Drawing the graph …"));
+    buildMap();
     graph.more(() => { if (drawnGraph === graph) { drawnGraph = null; update(); } });
     return;
   }
   if (graph.svg === null) {
     $("graph").replaceChildren(h("p", {}, "No picture: it needs Graphviz when the report is made (the program dot, or pip install 'costgraph[draw]'). The table below lists every operation."));
+    buildMap();
     return;
   }
   $("graph").replaceChildren(own(graph.svg));
@@ -153,6 +155,7 @@ function drawGraph() {
     });
   });
   fit();
+  buildMap();
 }
 
 // What is to be read in a node, which its name begins with.
@@ -175,6 +178,7 @@ function setZoom(to) {
   zoom = Math.min(4, Math.max(0.1, to));
   const svg = $("graph").querySelector("svg");
   if (svg) { svg.style.width = `${svg.dataset.width * zoom * 4 / 3}px`; svg.style.height = "auto"; }
+  frameMap();
 }
 
 // Rows of the operations that a vertex stands for, and what they take together. Bound is what bounds
@@ -212,6 +216,7 @@ function findNodes() {
     if (wanted && found) hits.push(i);
   });
   $("graph-found").textContent = wanted ? `${hits.length} of ${nodes.length}` : "";
+  paintMap();
 }
 
 function nextNode() {

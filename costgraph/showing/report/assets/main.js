@@ -32,9 +32,12 @@ function drawRest() {
   drawGraph();
   drawPanel(now.rows);
   paintGraph(now.rows);
+  paintMap();
   keepFocus(() => drawRoofline(now.rows));
   drawTable(now.rows);
   drawCurve();
+  drawLoad();
+  drawPlans();
 }
 
 function setup() {
@@ -68,6 +71,7 @@ function present(data) {
   $("times").textContent = calibrated() ? `Times are fitted to measured timings of kernels (fidelity ${DATA.setting.fidelity}); the assumptions state their errors.`
     : "Times are a roofline on stated peaks: a lower bound on what the device can do.";
   buildControls();
+  buildLoad();
   facts();
   setup();
   draw();
@@ -79,6 +83,7 @@ function present(data) {
 function wire() {
   wireControls();
   wireGraph();
+  wireMap();
   const follow = (id, set, structure) => $(id).addEventListener("change", () => { set($(id)); update(structure); });
   follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; });
   follow("graph-level", (e) => { state.level = e.value; });
@@ -93,6 +98,8 @@ function wire() {
   $("zoom-in").addEventListener("click", () => setZoom(zoom * 1.25));
   $("zoom-out").addEventListener("click", () => setZoom(zoom / 1.25));
   $("zoom-fit").addEventListener("click", fit);
+  $("plans-get").addEventListener("click", () => { state.plans = true; update(); });
+  $("plans-by").addEventListener("change", () => { state.plansBy = $("plans-by").value; update(); });
   $("panel-close").addEventListener("click", closePanel);
   document.addEventListener("keydown", (e) => { if (e.key === "Escape" && !$("panel").hidden) closePanel(); });
   $("controls").addEventListener("submit", (e) => e.preventDefault());

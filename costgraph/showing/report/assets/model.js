@@ -4,7 +4,7 @@ let DATA = null;
 const state = {
   device: 0, pipeline: 0, left: new Set(), values: {}, figures: [], given: {}, changed: {},
   phase: "", metric: "tpot", detail: "summary", filter: "", sort: { key: "total", down: true },
-  everything: false, level: "every", selected: null, curve: { metric: "tpot", symbol: "B", log: true }, stack: "latency",
+  everything: false, level: "every", selected: null, curve: { metric: "tpot", symbol: "B", log: true }, stack: "latency", load: null, plans: false, plansBy: "latency",
 };
 
 // What a size or another symbol may be, and a figure of a device that states it: by a field, a
@@ -20,12 +20,14 @@ const statedFigures = (device) => Object.entries({ ...device.figures, M: device.
 const allowedGiven = (control, given) => control && Object.hasOwn(given, control.name) && allows(allowedValue(control), given[control.name]);
 const allowedChange = (device, name, value) => statedFigures(device).some(([n, stated]) => n === name && allows(allowedFigure(stated), value));
 
+let givenLoad = {}; // of an address
 // Takes what there is to show; what was set by hand stays, where it still means something.
 function begin(data) {
   DATA = data;
   state.values = Object.fromEntries(data.controls.map((c) => [c.name, allowedGiven(c, state.given) ? state.given[c.name] : c.value]));
   state.figures = data.devices.map((d) => ({ ...d.figures, M: d.capacity,
     ...Object.fromEntries(Object.entries(state.changed[d.name] || {}).filter(([name, value]) => allowedChange(d, name, value))) }));
+  state.load ||= { ...data.load, ...givenLoad };
   state.device = Math.min(state.device, data.devices.length - 1);
   state.pipeline = Math.min(state.pipeline, data.pipelines.length - 1);
   settle();

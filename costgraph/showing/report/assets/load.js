@@ -1,0 +1,280 @@
+// A server under load. The forms are costgraph/asking/serving/forms.py, printed as FORMS; steps and
+// memory are formulas of the pipeline, printed as everything else.
+const POLICIES = { chunked: "decodes, chunks of prompts", continuous: "decodes, whole prompts", "prefill-first": "a prompt, or decodes" };
+const LOADED = {
+  rate: { whole: false, least: 1e-6, most: 1e9 }, seqs: { whole: true, least: 1, most: 4096 }, chunk: { whole: true, least: 1, most: 1e9 },
+};
+// Chunks of one prompt that are added up, and loads of the curves.
+const MOST_CHUNKS = 512, LOADS = Array.from({ length: 24 }, (_, i) => 0.02 + (0.96 * i) / 23);
+
+const listed = (x) => (Array.isArray(x) ? x : [x]);
+const remembered = (f) => {
+  const known = new Map();
+  return (...given) => {
+    const key = given.join();
+    if (!known.has(key)) known.set(key, f(...given));
+    return known.get(key);
+  };
+};
+
+// Seconds of a server's steps at the page's sizes and figures.
+function timesOf(queue, longest, device) {
+  const of = (f) => remembered((...at) => listed(run(f, Object.fromEntries(["c", "T", "C", "P"].map((name, i) => [name, at[i]])), device)));
+  const decode = of(queue.decode), prompt = of(queue.prompt), joint = of(queue.joint);
+  const times = {
+    longest, overlaps: queue.overlaps,
+    decode: (c, context) => { const [looking, others] = decode(c, FORMS.placed(context, longest)); return looking + others; },
+    others: (c) => decode(c, 1)[1],
+    looking: (n, end) => prompt(0, 0, n, end)[n === end ? 2 : 0],
+    alone: (n) => prompt(0, 0, n, n)[1],
+    shared: (c, n) => joint(c, 1, n, n)[0],
+    together: (c, context, n, end) => joint(c, FORMS.placed(context, longest), n, end)[0],
+    step: (c, context, chunks) => FORMS.stepped(times, c, context, chunks),
+  };
+  return times;
+}
+
+// Sequences whose caches fit beside a step that reads a chunk; null where no capacity is stated.
+function roomFor({ memory, values }, device, tokens, prompt, whole) {
+  const size = valueOf("M", null, device);
+  if (!Number.isFinite(size)) return null;
+  const at = (T, q) => listed(run(values, { T, q }, device)), held = at(whole, tokens), reading = at(prompt, tokens);
+  const lines = memory.units.flatMap((u) => {
+    const weights = held[u.weights], caches = held[u.caches], chunk = Math.max(0, ...u.prompt.map((i) => reading[i]));
+    return [FORMS.caching(size, FORMS.MEMORY_SHARE, weights, caches), ...u.decode.map(([once, each]) => FORMS.living(size, weights, held[once], held[each], chunk, caches, 1))];
+  });
+  for (const [, there, once, each] of memory.far) lines.push([there, held[once], held[each]]);
+  return Math.min(...lines.map((line) => FORMS.fitting(...line)));
+}
+
+// The queue of a pipeline on a device, as FORMS takes it; or why there is none.
+function serverOf(one, device) {
+  if (!one.load || !one.load.queue) return { why: one.load ? one.load.why : "" };
+  const { queue } = one.load, { policy, seqs, chunk } = state.load, S = valueOf("S"), N = valueOf("N");
+  // Limits of the batch are not those of a server, whose replicas share what is there.
+  const [least, most] = [1, 2 ** 30].map((B) => evaluate(one, { T: S + N, B }, device).limits);
+  const beyond = least.filter((x) => most.some((y) => y.what === x.what));
+  if (beyond.length) return { why: `prompt and answer have ${digits(S + N, 12)} positions: ${beyond[0].why}` };
+  const reads = policy === "chunked" ? FORMS.chunk_of(S, chunk) : S;
+  const room = roomFor(queue, device, reads, S, FORMS.placed(S + N, S + N)), limit = room === null ? seqs : Math.min(seqs, room);
+  if (limit < 1) return { why: `the memory has no room for one sequence of ${digits(S + N, 12)} positions beside weights and a step`, room };
+  if (policy === "chunked" && limit >= chunk) return { why: `a step of ${digits(chunk, 12)} tokens has no room for a prompt beside ${digits(limit, 12)} sequences: larger chunks, or fewer sequences`, room };
+  if (policy === "chunked" && S / (chunk - limit) > MOST_CHUNKS) return { why: `a prompt of ${digits(S, 12)} tokens would take more than ${MOST_CHUNKS} steps: larger chunks`, room };
+  const further = FORMS.further_of(N), gain = listed(run(queue.values, { T: S + N, q: reads }, device))[queue.gain];
+  const times = timesOf(queue, S + N, device);
+  const q = {
+    kind: policy, budget: chunk, limit, S, fresh: S, servers: 1, moment: 1, times, further, rounds: further / gain, gain, room,
+    context: FORMS.context_of(S, N, 1), step: remembered((c) => (c ? times.decode(c, q.context) : 0)),
+    through: remembered((c) => FORMS.through(q, c)), own: remembered((c) => FORMS.own(q, c)),
+    get tables() { return (this.known ||= FORMS.sampled(this)); },
+  };
+  const [places, prompts] = FORMS.stable(q);
+  return Object.assign(q, { why: "", places, prompts, largest: Math.min(places, prompts) });
+}
+
+// Means at a rate; nothing where the queue has no end.
+function loadedAt(q, rate) {
+  if (q.why || !(rate > 0 && rate < q.largest)) return null;
+  const [ttft, tpot, place, decoding] = FORMS.means(q, rate), latency = ttft + q.further * tpot;
+  return { ttft, tpot, place, decoding, latency, there: rate * latency, load: rate / q.largest, low: rate / q.largest > FORMS.HONEST };
+}
+
+// One request, or a batch of B, after another: what every model has.
+function batchesOf(one, device, rate) {
+  const { metrics } = evaluate(one, null, device), B = valueOf("B");
+  const [largest, load, wait] = FORMS.batches(rate === null ? 0 : rate, metrics.latency, B);
+  return { B, seconds: metrics.latency, largest, load, wait };
+}
+
+const hasTokens = () => unitOf("tpot") !== "";
+const rounded = (x) => Number(x.toPrecision(2));
+let loadControls = [];
+
+// The rate: what was set, or half of what the first pipeline stands.
+function rateOf(servers) {
+  if (state.load.rate !== null) return state.load.rate;
+  const first = servers.find((q) => q && Number.isFinite(q.largest));
+  return first ? rounded(first.largest / 2) : null;
+}
+
+function buildLoad() {
+  const rates = Array.from({ length: 97 }, (_, i) => rounded(2 ** ((i - 40) / 4)));
+  const parts = [["rate", "rate, requests arriving", "per second", [...new Set(rates)]]];
+  if (hasTokens()) parts.push(["seqs", "concurrency: sequences at a time", "at most", stopsUpTo(1024)], ["chunk", "tokens of a step", "tokens", stopsUpTo(32768).filter((x) => x >= 64)]);
+  loadControls = parts.map(([name, label, unit, stops]) => control({
+    id: `load-${name}`, label, unit, scale: 1, stops, allowed: LOADED[name],
+    get: () => (name === "rate" ? shownRate : state.load[name]), set: (v) => { state.load[name] = v; },
+  }));
+  const policy = h("select", { id: "load-policy", onchange: (e) => { state.load.policy = e.target.value; update(); } });
+  options(policy, Object.entries(POLICIES), state.load.policy);
+  const half = h("button", { type: "button", id: "load-half", onclick: () => { state.load.rate = null; update(); } }, "Half of what it stands");
+  loadControls[0].append(half);
+  put($("load-controls"), loadControls, hasTokens() ? h("div", { class: "control" }, h("label", { for: "load-policy" }, "policy: what a step holds"), policy) : null);
+}
+
+let shownRate = null;
+const perSecond = (x) => (Number.isFinite(x) ? `${digits(x)} /s` : "–");
+const lower = (found, text) => `${found.low ? "~" : ""}${text}`;
+
+// Everything of the panel. Functions of steps come with a report, and later in an explorer.
+function drawLoad() {
+  const one = variant(), shown = [...new Set([...compared(), state.pipeline])].sort((a, b) => a - b);
+  for (const p of shown) if (variant(p).load === null) askLoad(variant(p));
+  if (one.load === null) {
+    $("load-about").textContent = "Deriving steps of a server …";
+    return;
+  }
+  const queued = Boolean(one.load.queue), servers = new Map(shown.map((p) => [p, serverOf(variant(p), state.device)]));
+  shownRate = rateOf(queued ? [...servers.values()] : [batchesOf(one, state.device, null)]);
+  for (const node of loadControls) node.refresh();
+  for (const id of ["load-seqs", "load-chunk", "load-policy"]) if ($(id)) $(id).closest(".control").hidden = !queued || (id === "load-chunk" && state.load.policy !== "chunked");
+  $("load-half").hidden = state.load.rate === null;
+  const usual = state.load.rate === null ? " The rate is half of what the first pipeline stands, unless another is set." : "";
+  if (queued) drawQueue(servers, servers.get(state.pipeline), usual);
+  else drawBatches(shown, one, usual);
+}
+
+const timesText = () => (calibrated() ? `Times are fitted (fidelity ${DATA.setting.fidelity}), without the host's.` : "Times are the roofline's: a lower bound, so real servers stand less.");
+
+function warnLoad(text) {
+  if ($("load-said").textContent !== text) $("load-said").textContent = text;
+  $("load-said").hidden = !text;
+}
+
+const asked = new WeakSet();
+function askLoad(one) {
+  if (asked.has(one) || !one.moreLoad) return;
+  asked.add(one);
+  one.moreLoad(() => { update(); });
+}
+
+const loadCard = (id, title, value, text, ...notes) => h("div", { class: "card" }, h("h3", {}, title), h("output", { "data-load": id, "data-value": value }, text), notes.filter(Boolean).map((n) => h("span", { class: "note" }, n)));
+
+function drawQueue(servers, q, usual) {
+  const rate = shownRate ?? NaN, S = valueOf("S"), N = valueOf("N");
+  $("load-about").textContent = `One server, requests that arrive independently at a rate, prompts of ${digits(S, 12)} and answers of ${digits(N, 12)} tokens (S and N of the workload). ${timesText()}${usual}`;
+  const found = loadedAt(q, rate), over = !q.why && rate >= q.largest;
+  warnLoad(q.why || (over ? `At ${digits(rate)} requests a second the queue grows without end: this pipeline stands ${digits(q.largest)}.` : ""));
+  if (q.why) { put($("load-cards")); put($("load-why")); }
+  else { drawLoadCards(q, rate, found); drawStability(q, found); }
+  drawLoadTable(servers, rate);
+  drawLoadCharts(servers, rate);
+  $("load-assumed").replaceChildren(...variant().load.queue.said.map((t) => h("li", {}, t)));
+}
+
+const roomText = (room) => (room === null ? "–" : room >= FORMS.MANY ? "any number" : digits(room, 12));
+
+function drawLoadCards(q, rate, found) {
+  const N = valueOf("N"), positions = digits(valueOf("S") + N, 12), none = [NaN, "–"];
+  put($("load-cards"),
+    loadCard("largest", "stable up to, λ*", q.largest, perSecond(q.largest), `${shown(q.largest * N, "token/s")} of answers`),
+    loadCard("load", "load, λ/λ*", rate / q.largest, percent(rate / q.largest)),
+    loadCard("ttft", "time to first token, mean", ...(found ? [found.ttft, lower(found, shown(found.ttft, "s"))] : none), found && found.place > found.ttft / 1000 ? `${shown(found.place, "s")} of it for a place` : ""),
+    loadCard("tpot", "time per output token, mean", ...(found && q.further > 0 ? [found.tpot, shown(found.tpot, "s")] : none)),
+    loadCard("latency", "latency of a request, mean", ...(found ? [found.latency, lower(found, shown(found.latency, "s"))] : none), found ? `${digits(found.there)} requests there` : ""),
+    loadCard("decoding", "sequences that decode, mean", ...(found ? [found.decoding, digits(found.decoding)] : none), `of ${digits(q.limit, 12)} places${q.limit < state.load.seqs ? ", all that memory holds" : ""}`),
+    loadCard("room", "memory holds sequences", q.room === null ? NaN : q.room, roomText(q.room), q.room === null ? "the device states no capacity" : `of ${positions} positions each`));
+}
+
+const MATH = "http://www.w3.org/1998/Math/MathML";
+const mathml = (tag, ...children) => { const node = document.createElementNS(MATH, tag); node.append(...children); return node; };
+const mrow = (...parts) => mathml("mrow", ...parts.flat().map((p) => (typeof p !== "string" ? p : /^[\d.]+$/.test(p) ? mathml("mn", p) : /^[A-Za-zλτ]+\*?$/.test(p) ? mathml("mi", p) : /^[-−+·=()/,]$/.test(p) ? mathml("mo", p) : mathml("mtext", p))));
+
+// The limit of stability as a formula with its numbers, and what bounds it.
+function drawStability(q, found) {
+  const m = q.limit, t = q.step(m), X = FORMS.extra(q, m), Q = q.own(m), gain = q.gain, rounds = gain === 1 ? [digits(q.further, 12)] : [`${digits(q.further, 12)}/${digits(gain)}`];
+  const star = () => mathml("msup", mathml("mi", "λ"), mathml("mo", "*"));
+  const call = (name) => mrow(name, "(", "m", ")");
+  const first = gain === 1 ? mrow("(", "N", "−", "1", ")") : mathml("mfrac", mrow("N", "−", "1"), mathml("mi", "g"));
+  const one = mathml("mfrac", mathml("mi", "m"), mrow(first, "·", call("t"), "+", "m", "·", call("X")));
+  const other = mathml("mfrac", mathml("mn", "1"), call("Q"));
+  const numbers = mathml("mfrac", mathml("mn", digits(m, 12)), mrow(rounds, "·", shown(t, "s"), "+", digits(m, 12), "·", shown(X, "s")));
+  const formula = mathml("math", mrow(star(), "=", mathml("mi", "min"), "(", one, ",", other, ")", "=", mathml("mi", "min"), "(", numbers, ",", mathml("mfrac", mathml("mn", "1"), mathml("mtext", shown(Q, "s"))), ")", "=", mathml("mn", digits(q.largest)), mathml("mtext", "\u00a0per second")));
+  formula.setAttribute("display", "block");
+  const bound = boundOfStep(m, Math.round(q.context));
+  const what = q.places <= q.prompts ? `its ${digits(m, 12)} places${q.room !== null && q.limit === q.room ? ", all that memory holds," : ""} bound the rate${q.room !== null && q.limit < q.room ? `, and memory holds ${roomText(q.room)}` : ""}` : "prompts alone bound the rate: there is no time for more of them";
+  put($("load-why"), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Limit of stability" }, formula),
+    h("p", { class: "hint" }, `m places; t(m): a decode step of m sequences at context ${digits(q.context)}${gain === 1 ? "" : `, a round of g = ${digits(gain)} tokens`}, as the formula of the time per output token says; X(m): what a prompt adds to the steps of those that decode; Q(m): a prompt in a row of prompts.`),
+    h("p", {}, `What bounds: ${what}${bound ? `; its decode steps are ${percent(bound.share)} bound by ${bound.by}` : ""}.`),
+    found && found.low ? h("p", { class: "hint" }, `~ above ${`${100 * FORMS.HONEST} %`} of λ* waits for the first token are mostly lower estimates: costgraph serve-simulate has them.`) : null);
+}
+
+// What bounds most of a decode step of m sequences.
+function boundOfStep(m, T) {
+  const steps = phases().filter((p) => p.context !== null && p.tokens !== 0);
+  if (steps.length !== 1) return null;
+  const { bound, most, total } = summed(step(steps[0], { B: m, T }).rows);
+  return total > 0 ? { by: bound, share: most / total } : null;
+}
+
+function drawLoadTable(servers, rate) {
+  $("load-table-title").textContent = Number.isFinite(rate) ? `Pipelines at ${digits(rate)} requests a second` : "Pipelines";
+  const head = h("thead", {}, h("tr", {}, ["pipeline", "λ*, per second", "load", "TTFT", "TPOT", "latency", "decoding", "room", "token/s and device"].map((t) => h("th", { scope: "col" }, t))));
+  const cell = (field, value, text) => h("td", { class: "number", "data-load": field, "data-value": value }, text);
+  const rows = [...servers].map(([p, q]) => {
+    const one = variant(p), name = h("th", { scope: "row" }, `${letter(p)}: `, breakable(DATA.pipelines[p]));
+    if (one.load === null) return h("tr", {}, name, h("td", { colspan: 8, class: "hint" }, "deriving …"));
+    if (q.why) return h("tr", { class: "failed" }, name, h("td", { colspan: 8, class: "warning" }, q.why));
+    const found = loadedAt(q, rate), at = (field, text) => (found ? cell(field, found[field], text(found)) : cell(field, NaN, "–"));
+    const room = cell("room", q.room === null ? NaN : q.room, roomText(q.room));
+    const each = Math.min(rate, q.largest) * valueOf("N") / one.devices;
+    return h("tr", { class: p === state.pipeline ? "chosen" : "" }, name, cell("largest", q.largest, digits(q.largest)),
+      h("td", { class: "number", "data-load": "load", "data-value": rate / q.largest }, percent(rate / q.largest), !(rate >= q.largest) ? null : h("span", { class: "warning" }, "⚠ too much")),
+      at("ttft", (x) => lower(x, shown(x.ttft, "s"))), at("tpot", (x) => shown(x.tpot, "s")), at("latency", (x) => lower(x, shown(x.latency, "s"))), at("decoding", (x) => digits(x.decoding)), room,
+      cell("tokens", each, digits(each)));
+  });
+  keepFocus(() => $("loadtable").replaceChildren(head, h("tbody", {}, rows)));
+}
+
+// Time per token and time to the first one over the rate, up to what each pipeline stands.
+function drawLoadCharts(servers, rate) {
+  const lines = [...servers].filter(([, q]) => !q.why && Number.isFinite(q.largest)).map(([p, q]) => ({ p, q, points: LOADS.map((x) => ({ rate: x * q.largest, ...loadedAt(q, x * q.largest) })) }));
+  for (const metric of ["tpot", "ttft"]) drawLoadChart(metric, lines, rate);
+}
+
+function drawLoadChart(metric, lines, rate) {
+  const all = lines.flatMap((l) => l.points.map((x) => x[metric]).filter((v) => v > 0)), place = $(`${metric}load`);
+  if (!all.length) { place.replaceChildren(); return; }
+  const box = { left: 78, right: 520, top: 30, bottom: 290 }, most = Math.max(...lines.map((l) => l.q.largest));
+  const x = axis(0, most, box.left, box.right, false), y = axis(Math.min(...all) / 1.2, Math.max(...all) * 1.2, box.bottom, box.top, true);
+  const parts = frame(x, y, box, "requests per second", `mean ${TITLES[metric]}`, "", "s");
+  let last = -Infinity;
+  const path = (some) => some.map((v) => `${x.place(v.rate).toFixed(1)},${y.place(v[metric]).toFixed(1)}`).join(" ");
+  const end = (l) => y.place(l.points.at(-1)[metric]);
+  for (const l of [...lines].sort((a, b) => end(a) - end(b))) {
+    const split = metric === "ttft" ? l.points.findIndex((v) => v.low) : -1, sure = split < 0 ? l.points : l.points.slice(0, split + 1);
+    parts.push(s("polyline", { class: `curve s${l.p % HUES}`, points: path(sure) }));
+    if (split >= 0) parts.push(s("polyline", { class: `curve low s${l.p % HUES}`, points: path(l.points.slice(split)) }));
+    const at = Math.max(end(l) + 4, last + 14);
+    last = at;
+    parts.push(s("text", { class: "label", x: x.place(l.points.at(-1).rate) + 5, y: at }, letter(l.p)));
+  }
+  if (rate > 0 && rate <= most) parts.push(s("line", { class: "now", x1: x.place(rate), x2: x.place(rate), y1: box.top, y2: box.bottom }));
+  const text = lines.map((l) => `${letter(l.p)}: from ${shown(l.points[0][metric], "s")} to ${shown(l.points.at(-1)[metric], "s")} at ${digits(l.points.at(-1).rate)} a second`).join("; ");
+  place.replaceChildren(s("svg", { class: "chart", viewBox: "0 0 560 336", role: "img", "aria-label": `mean ${TITLES[metric]} over the rate. ${text}` }, ...parts),
+    h("p", { class: "hint" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates` : ""}. Dotted: the rate that is set.`));
+}
+
+// Without steps of mixed work: one request, or one batch, after another.
+function drawBatches(pipelines, one, usual) {
+  const tokens = hasTokens(), found = batchesOf(one, state.device, shownRate), { B } = found, { why } = one.load;
+  const what = tokens ? "request" : "run", many = B === 1 ? `one ${what} at a time` : `${digits(B, 12)} at a time (B of the workload)`;
+  $("load-about").textContent = `${tokens ? `No closed form of a server that mixes requests: ${why}. ` : "This model generates no tokens. "}Shown is a server that takes ${many}, each to its end. ${timesText()}${usual}`;
+  warnLoad(found.load >= 1 ? `At ${digits(shownRate)} a second the queue grows without end: it stands ${digits(found.largest)}.` : "");
+  put($("load-cards"),
+    loadCard("largest", "stable up to, λ*", found.largest, perSecond(found.largest)),
+    loadCard("load", "load, λ/λ*", found.load, percent(found.load)),
+    loadCard("seconds", `time of one ${B === 1 ? what : "batch"}`, found.seconds, shown(found.seconds, "s")),
+    loadCard("wait", "wait in the queue, mean", found.wait, shown(found.wait, "s"), B === 1 ? "" : "depends on how a batch is filled"),
+    loadCard("latency", "from arrival to the end, mean", found.wait + found.seconds, shown(found.wait + found.seconds, "s")));
+  put($("load-why"), h("p", { class: "hint" }, `λ* = B / latency(B) = ${digits(B, 12)} / ${shown(found.seconds, "s")}; the wait of single ones is that of an M/D/1 queue, λ/λ* · latency / (2 · (1 − λ/λ*)).`));
+  $("load-table-title").textContent = `Pipelines at ${digits(shownRate)} a second`;
+  const head = h("thead", {}, h("tr", {}, ["pipeline", "λ*, per second", "load", "time of one", "wait"].map((t) => h("th", { scope: "col" }, t))));
+  keepFocus(() => $("loadtable").replaceChildren(head, h("tbody", {}, pipelines.map((p) => {
+    const x = batchesOf(variant(p), state.device, shownRate), cell = (field, value, text) => h("td", { class: "number", "data-load": field, "data-value": value }, text);
+    return h("tr", { class: p === state.pipeline ? "chosen" : "" }, h("th", { scope: "row" }, `${letter(p)}: `, breakable(DATA.pipelines[p])),
+      cell("largest", x.largest, digits(x.largest)), cell("load", x.load, percent(x.load)), cell("seconds", x.seconds, shown(x.seconds, "s")), cell("wait", x.wait, shown(x.wait, "s")));
+  }))));
+  for (const metric of ["tpot", "ttft"]) $(`${metric}load`).replaceChildren();
+  $("load-assumed").replaceChildren(h("li", {}, "requests arrive independently (Poisson), every one alike; nothing else runs on the device"));
+}

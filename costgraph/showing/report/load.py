@@ -1,0 +1,106 @@
+"""A server of one pipeline under load: what a page evaluates with the forms of a queue."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from sympy import Expr
+
+from costgraph.asking.serving import forms
+from costgraph.asking.serving.caches import RESERVED
+from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
+from costgraph.asking.serving.queueing import CONDITIONS, LOW
+from costgraph.asking.serving.steps import StepTimes
+from costgraph.compiling.mixing import stepping
+from costgraph.errors import CostgraphError, InputError, clip
+from costgraph.showing.export.code.functions import javascript_functions
+from costgraph.showing.report.code import Scripts, Values
+
+if TYPE_CHECKING:
+    from costgraph.compiling.compiled import Compiled
+
+#: Where the controls start: the most sequences at a time, tokens of a step, the policy.
+START = {"rate": None, "seqs": 64, "chunk": 2048, "policy": "chunked"}
+#: Policies with forms.
+POLICIES = ("chunked", "continuous", "prefill-first")
+HELD = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {RESERVED}"
+
+
+@cache
+def queue_script() -> str:
+    """JavaScript that defines ``FORMS``: the functions of :mod:`costgraph.asking.serving.forms`."""
+    library = (files("costgraph.showing.report") / "assets" / "arrays.js").read_text("utf-8")
+    return f"const FORMS = {javascript_functions(forms, library)};\n"
+
+
+def starting(
+    rate: float | None, seqs: int | None, chunk: int | None, policy: str | None
+) -> dict[str, Any]:
+    """Where the controls of the load start.
+
+    Raises:
+        InputError: a number is not positive, or the policy has no forms.
+    """
+    if policy is not None and policy not in POLICIES:
+        raise InputError(
+            f"no closed form for the policy {clip(policy)}: {', '.join(POLICIES)} have one"
+        )
+    given = {"rate": rate, "seqs": seqs, "chunk": chunk, "policy": policy}
+    for name, value in (("a rate", rate), ("sequences at a time", seqs), ("a chunk", chunk)):
+        if value is not None and not 0 < value < 1e12:
+            raise InputError(f"{name}: a number above 0, not {value}")
+    return START | {k: v for k, v in given.items() if v is not None}
+
+
+def load_of(compiled: Compiled, scripts: Scripts) -> dict[str, Any]:
+    """Functions of a server's steps and memory, or why there are none.
+
+    Steps are those of :class:`.StepTimes`, over sequences ``c`` at context ``T``, tokens ``C`` of a
+    chunk that ends at ``P``, and the page's figures.
+    """
+    try:
+        return {"queue": _queue(compiled, scripts), "why": ""}
+    except CostgraphError as error:
+        return {"queue": None, "why": str(error)}
+
+
+def _queue(compiled: Compiled, scripts: Scripts) -> dict[str, Any]:
+    times = StepTimes(compiled, 1)
+    program = compiled.program
+    if program.stages != 1:
+        raise InputError("stages of a pipeline serve groups in turn: costgraph serve-plan has them")
+    decode, prompt, joint = (list(part) for part in times.parts)
+    values = Values()
+    found = {
+        "decode": scripts.add(decode),
+        "prompt": scripts.add(prompt),
+        "joint": scripts.add(joint),
+        "overlaps": times.overlaps,
+        "gain": values.index(stepping(program).tokens),
+        "memory": _memory(times, values),
+        "said": [CONDITIONS, LOW, HELD, *times.assumed],
+    }
+    return found | {"values": scripts.add(values.formulas())}
+
+
+def _memory(times: StepTimes, values: Values) -> dict[str, Any]:
+    """Places of what is kept, of each unit over ``T`` and, of a prompt's chunk, ``q``."""
+
+    def place(expr: Expr) -> int:
+        return values.index(expr)
+
+    held = times.memories
+    return {
+        "units": [
+            {
+                "weights": place(u.weights),
+                "caches": place(u.caches),
+                "decode": [[place(once), place(each)] for once, each in u.decode],
+                "prompt": [place(e) for e in u.prompt],
+            }
+            for u in held.units
+        ],
+        "far": [[name, size, place(once), place(each)] for name, size, once, each in held.far],
+    }

@@ -1,0 +1,79 @@
+"""Plans of a system: every way to share a model among its devices, with what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from costgraph.compiling.compilation import Hardware, Model, compile
+from costgraph.compiling.options import passes_of, split_options
+from costgraph.errors import CostgraphError, InputError
+from costgraph.hardware import load_system
+from costgraph.models import load_model
+from costgraph.passes.parallel import Parallelize
+from costgraph.rewriting.pipeline import Pass, text_of
+from costgraph.showing.report.contents import Contents
+
+if TYPE_CHECKING:
+    from costgraph.compiling.options import Passes
+
+#: Plans of one pipeline that are compiled.
+MOST = 48
+OPEN = Parallelize(tp="auto", pp="auto", dp="auto", ep="auto")
+
+
+def plans_of(
+    model: Model, hardware: Hardware, passes: Passes, contents: Contents, **options: Any
+) -> dict[str, Any]:
+    """Every way to share a model among the devices of a system, as a page evaluates it.
+
+    What the pipeline itself says of sharing is left out. Stages are tried with one group of the
+    batch at a time, and with as many groups as there are stages.
+
+    Args:
+        model, hardware, passes, options: as for :func:`costgraph.compile`.
+        contents: collects functions.
+
+    Returns:
+        ``plans``, each with ``passes``, how it is ``shared``, and what
+        :meth:`.Contents.measured` has or an ``error``; ``left``: plans that were not compiled;
+        ``why`` there are none; ``figures`` of the device that they use, of which a page may show
+        fewer.
+    """
+    try:
+        ways = list(_ways(model, hardware, passes, options))
+    except CostgraphError as error:
+        return {"plans": [], "left": 0, "why": str(error), "figures": {}}
+    made, figures = [], dict[str, float]()
+    for others, way in ways[:MOST]:
+        said = {"passes": text_of((*others, way)), "shared": way.shared}
+        try:
+            compiled = compile(model, hardware, (*others, way), symbolic_hardware=True, **options)
+            made.append(said | contents.measured(compiled))
+            machine = compiled.bound or compiled.machine
+            figures |= {s.name: float(v) for s, v in machine.bindings().items()}
+        except CostgraphError as error:
+            made.append(said | {"error": str(error)})
+    used = {k: v for k, v in figures.items() if k in contents.symbols}
+    return {"plans": made, "left": max(0, len(ways) - MOST), "why": "", "figures": used}
+
+
+def _ways(
+    model: Model, hardware: Hardware, passes: Passes, options: dict[str, Any]
+) -> Iterator[tuple[tuple[Pass, ...], Parallelize]]:
+    """The pipeline without what shares the model, and each way to share it."""
+    system = load_system(hardware)
+    if system.devices == 1:
+        raise InputError(f"{system.name} is one device: there is nothing to share")
+    reading, _ = split_options({k: v for k, v in options.items() if k not in _ASKED})
+    program = load_model(model, **reading)
+    others = tuple(p for p in passes_of(passes) if not isinstance(p, Parallelize))
+    for way in OPEN.choices(program, system):
+        yield others, way
+        if way.pp != 1:
+            yield others, replace(way, micro=way.pp)
+
+
+#: Options of compiling that say nothing of how a model is read.
+_ASKED = ("accounting", "fidelity", "calibration", "reserve")

@@ -1,0 +1,362 @@
+"""The panels of a server under load and of plans, and the map of a graph, in a browser.
+
+Numbers of the page are those of the serving layer: its forms are printed from Python, and
+steps from the model's formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import costgraph as cg
+from costgraph.asking.serving import (
+    ChunkedPrefill,
+    Continuous,
+    Lengths,
+    Policy,
+    PrefillFirst,
+    Queue,
+    StepTimes,
+    forms,
+)
+from costgraph.cli import main
+from costgraph.errors import InputError
+from costgraph.showing.draw.render import can_render
+from costgraph.showing.export.code.functions import javascript_functions
+from costgraph.showing.report import report
+from costgraph.showing.report.code import Scripts
+from costgraph.showing.report.load import load_of, queue_script
+from tests.report.test_browser import Opened
+
+slow = pytest.mark.slow
+drawn = pytest.mark.skipif(not can_render("svg"), reason="nothing here draws SVG")
+
+
+# --- the printer of functions
+
+
+def module_of(text: str, folder: Path) -> ModuleType:
+    import importlib.util
+
+    path = folder / "given.py"
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("given", path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+OTHER_PYTHON = (
+    "def f(x):\n    return x // 2\n",
+    "def f(x):\n    while x > 1:\n        x = x - 1\n    return x\n",
+    "def f(x=1):\n    return x\n",
+    "def f(*x):\n    return 1\n",
+    "def f(x):\n    return 0 < x < 1\n",
+    "def f(x):\n    return {1: x}\n",
+    "def f(x):\n    return sorted(x)\n",
+    "def f(x):\n    return [y for y in x if y > 1]\n",
+    "def f(x):\n    return None\n",
+    "def f(x):\n    return not x\n",
+    "x = [1]\n",
+)
+
+
+@pytest.mark.parametrize("text", OTHER_PYTHON)
+def test_other_python_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no part of Python that is printed"):
+        javascript_functions(module_of(text, tmp_path), "")
+
+
+def test_every_form_is_printed() -> None:
+    text = queue_script()
+    names = [n for n, f in vars(forms).items() if getattr(f, "__module__", "") == forms.__name__]
+    functions = [n for n in names if callable(getattr(forms, n)) and n[0].islower()]
+    assert len(functions) > 15
+    for name in functions:
+        assert f"function {name}(" in text
+
+
+# --- numbers
+
+
+@pytest.fixture
+def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+    contexts = []
+
+    def opened(html: str, width: int = 1400, **options: Any) -> Opened:
+        target = tmp_path / "report.html"
+        target.write_text(html, encoding="utf-8")
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        found = Opened(context.new_page())
+        found.page.on("pageerror", lambda e: found.errors.append(str(e)))
+        found.page.on(
+            "console",
+            lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None,
+        )
+        found.page.on("request", lambda r: found.requests.append(r.url))
+        found.page.goto(target.as_uri())
+        found.page.wait_for_selector("html[data-ready]")
+        found.settle()
+        return found
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def table(page: Any) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = page.eval_on_selector_all(
+        "#loadtable tbody tr",
+        "rows => rows.map(r => Object.fromEntries([...r.querySelectorAll('[data-load]')]"
+        ".map(x => [x.dataset.load, Number(x.dataset.value)])))",
+    )
+    return found
+
+
+def policy_of(name: str, limit: int, chunk: int) -> Policy:
+    if name == "chunked":
+        return ChunkedPrefill(limit, chunk)
+    return PrefillFirst(limit) if name == "prefill-first" else Continuous(limit)
+
+
+CASES = (
+    ("llama-3.2-1b", "rtx-4090", ("fuse", "fuse,quantize{weights=int4}"), "ideal"),
+    ("llama-3-8b", "h100", ("fuse,speculative{draft=llama-3.2-1b,gamma=4,alpha=0.7}",), "ideal"),
+    ("mixtral-8x7b", "8xh100", ("fuse,parallel{tp=4,dp=2}",), "calibrated"),
+    ("deepseek-v2-lite", "a100", ("fuse",), "ideal"),
+)
+POINTS = (
+    {"S": 1000, "N": 250, "rate": 0.5, "seqs": 64, "chunk": 512, "policy": "chunked"},
+    {"S": 300, "N": 33, "rate": 2, "seqs": 7, "chunk": 2048, "policy": "prefill-first"},
+    {"S": 777, "N": 100, "rate": 1, "seqs": 1000, "chunk": 2048, "policy": "continuous"},
+    {"S": 4000, "N": 1, "rate": 0.25, "seqs": 16, "chunk": 4096, "policy": "chunked"},
+)  # fmt: skip
+
+
+@slow
+@pytest.mark.parametrize(("model", "on", "passes", "fidelity"), CASES)
+def test_the_load_is_that_of_the_serving_layer(
+    model: str, on: str, passes: tuple[str, ...], fidelity: str, opening: Callable[..., Opened]
+) -> None:
+    page = opening(report(model, on, passes, fidelity=fidelity).html)
+    every = [cg.compile(model, on, text, fidelity=fidelity) for text in passes]
+    times = {}
+    checked = 0
+    for point in POINTS:
+        page.page.select_option("#load-policy", str(point["policy"]))
+        for name in ("S", "N"):
+            page.set(name, point[name])
+        for name in ("rate", "seqs"):
+            page.set(name, point[name], "load")
+        if point["policy"] == "chunked":
+            page.set("chunk", point["chunk"], "load")
+        page.settle()
+        S, N = int(str(point["S"])), int(str(point["N"]))
+        rows = table(page.page)
+        assert len(rows) == len(passes)
+        for index, compiled in enumerate(every):
+            steps = times.setdefault((index, S + N), StepTimes(compiled, S + N))
+            asked = policy_of(
+                str(point["policy"]), int(str(point["seqs"])), int(str(point["chunk"]))
+            )
+            room = steps.room(S + N, read=(asked.reads(S), S))
+            limit = min(int(str(point["seqs"])), room)
+            policy = policy_of(asked.name, limit, int(str(point["chunk"])))
+            queue = Queue(steps, policy, Lengths(S), Lengths(N))
+            seen = rows[index]
+            assert seen["room"] == room
+            assert math.isclose(seen["largest"], queue.stable_rate, rel_tol=1e-9)
+            rate = float(str(point["rate"]))
+            if rate >= queue.stable_rate:
+                assert math.isnan(seen["ttft"])
+                continue
+            steady = queue.at(rate)
+            for name in ("ttft", "tpot", "latency", "decoding", "load"):
+                assert math.isclose(seen[name], getattr(steady, name), rel_tol=1e-9), (point, name)
+                checked += 1
+    assert checked >= 10 * len(passes)
+    page.clean()
+
+
+WHOLE = (
+    ("dit-xl-2", "a100", "", "no tokens"),
+    ("bert-base", "h100", "", "no tokens"),
+    ("whisper-large-v3", "l4", "fuse", "No closed form"),
+    ("llama-3-8b", "4xh100", "fuse,parallel{pp=4}", "serve-plan"),
+)
+
+
+@slow
+@pytest.mark.parametrize(("model", "on", "passes", "said"), WHOLE)
+def test_other_models_have_one_run_after_another(
+    model: str, on: str, passes: str, said: str, opening: Callable[..., Opened]
+) -> None:
+    page = opening(report(model, on, [passes]).html)
+    assert said in page.page.inner_text("#load-about")
+    compiled = cg.compile(model, on, passes)
+    names = {s.name for s in compiled.latency.symbols}
+    for batch in (1, 4):
+        page.set("B", batch)
+        page.set("rate", 0.125, "load")
+        values = {
+            n: batch if n == "B" else float(page.page.input_value(f"#value-{n}")) for n in names
+        }
+        seconds = float(compiled.latency.evaluate(**values))
+        largest, load, wait = forms.batches(0.125, seconds, batch)
+        (seen,) = table(page.page)
+        assert math.isclose(seen["largest"], largest, rel_tol=1e-9)
+        assert math.isclose(seen["load"], load, rel_tol=1e-9)
+        assert math.isclose(seen["seconds"], seconds, rel_tol=1e-9)
+        assert math.isnan(wait) == math.isnan(seen["wait"])
+        if not math.isnan(wait):
+            assert math.isclose(seen["wait"], wait, rel_tol=1e-9)
+    if "ttft" not in compiled.metrics:
+        assert "token" not in page.page.inner_text("#load").replace("no tokens", "")
+    page.clean()
+
+
+@slow
+def test_what_no_server_does_is_said_in_one_line(opening: Callable[..., Opened]) -> None:
+    page = opening(report("llama-3-70b", "8xh100", ["fuse", "fuse,parallel{tp=8}"]).html)
+    # 70B weights do not fit one device; on eight the second pipeline does.
+    assert "no room for one sequence" in page.page.inner_text("#loadtable tbody tr:first-child")
+    page.page.check("#show-1")
+    page.settle()
+    second = table(page.page)[1]
+    assert second["largest"] > 0
+    for name, value, said in (
+        ("rate", 1e6, "grows without end"), ("chunk", 32, "no room for a prompt"),
+        ("chunk", 66, "more than 512 steps"),
+    ):  # fmt: skip
+        if name == "chunk":
+            page.set("S", 4096)
+        page.set(name, value, "load")
+        shown = page.page.inner_text("#load")
+        assert said in shown, name
+    page.set("chunk", 2048, "load")
+    page.set("S", 8192)
+    assert "8192 by position" in page.page.inner_text("#load") or "positions" in (
+        page.page.inner_text("#load")
+    )
+    page.clean()
+
+
+@slow
+def test_the_rate_starts_where_it_is_told_or_at_half(
+    tmp_path: Path, opening: Callable[..., Opened], capsys: Any
+) -> None:
+    page = opening(report("gpt2", "h100", rate=3, seqs=5, chunk=128, policy="continuous").html)
+    assert page.page.input_value("#load-rate") == "3"
+    assert page.page.input_value("#load-policy") == "continuous"
+    assert page.page.is_hidden("#load-chunk")
+    page.page.click("#load-half")
+    page.settle()
+    (seen,) = table(page.page)
+    assert 0.45 < seen["load"] < 0.55
+    page.clean()
+    target = str(tmp_path / "r.html")
+    told = ["report", "gpt2", "--on", "h100", "--rate", "2.5", "--limit", "9", "-o", target]
+    assert main(told) == 0
+    assert '"load":{"rate":2.5,"seqs":9,' in Path(target).read_text(encoding="utf-8")
+    capsys.readouterr()
+    for bad in ({"rate": -1}, {"seqs": 0}, {"policy": "static"}, {"rate": float("nan")}):
+        with pytest.raises(InputError):
+            report("gpt2", "h100", **bad)
+
+
+MODELS = (
+    "gpt2",
+    "mamba-2.8b",
+    "t5-base",
+    "jamba-v0.1",
+    "deepseek-v3",
+    "qwen2.5-vl-7b",
+    "sdxl-unet",
+)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_functions_or_a_line(model: str) -> None:
+    compiled = cg.compile(model, "h100", "fuse", symbolic_hardware=True)
+    found = load_of(compiled, Scripts())
+    if found["queue"] is None:
+        assert found["why"]
+        assert "\n" not in found["why"]
+        return
+    # What the functions take are sizes of a step, and what the page knows.
+    known = {s.name for f in ("latency", "tpot", "ttft") for s in getattr(compiled, f).symbols}
+    for name in ("decode", "prompt", "joint", "values"):
+        assert set(found["queue"][name]["args"]) <= known | {"c", "C", "T", "P", "q"}
+
+
+@slow
+def test_plans_of_a_system_are_compiled_ways(opening: Callable[..., Opened]) -> None:
+    page = opening(report("mixtral-8x7b", ["h100", "2xh100"], ["fuse"], plans=True).html)
+    assert page.page.is_hidden("#plans-part")
+    page.page.select_option("#device", "1")
+    page.set("B", 8)
+    page.settle()
+    rows = page.page.eval_on_selector_all(
+        "#plans tbody tr[data-plan]",
+        "rows => rows.map(r => [r.querySelector('th').title, Object.fromEntries("
+        "[...r.querySelectorAll('[data-metric]')]"
+        ".map(x => [x.dataset.metric, Number(x.dataset.value)]))])",
+    )
+    assert len(rows) >= 5
+    latencies = [values["latency"] for _, values in rows]
+    fits = [values["memory"] for _, values in rows]
+    capacity = cg.compile("mixtral-8x7b", "h100").machine.memory.room
+    inside = [x for x, m in zip(latencies, fits, strict=True) if m <= float(capacity)]
+    assert inside == sorted(inside)
+    for passes, values in rows:
+        compiled = cg.compile("mixtral-8x7b", "2xh100", passes)
+        for metric, shown in values.items():
+            formula = getattr(compiled, metric)
+            point = {"B": 8, "S": 1024, "N": 256, "T": 2048}
+            wanted = formula.evaluate(**{s.name: point[s.name] for s in formula.symbols})
+            assert math.isclose(shown, float(wanted), rel_tol=1e-9), (passes, metric)
+    page.page.select_option("#plans-by", "throughput")
+    page.settle()
+    page.clean()
+
+
+@slow
+@drawn
+def test_a_large_graph_has_a_map_that_keys_move(opening: Callable[..., Opened]) -> None:
+    page = opening(report("deepseek-v2-lite", "h100", ["fuse"]).html)
+    view = "#minimap .view"
+    assert page.page.is_visible("#minimap")
+    page.page.focus("#minimap")
+
+    def frame() -> tuple[float, ...]:
+        return tuple(float(page.page.get_attribute(view, n)) for n in ("x", "y", "width", "height"))
+
+    before = frame()
+    page.page.keyboard.press("ArrowDown")
+    page.page.wait_for_function(
+        f"y => Number(document.querySelector('{view}').getAttribute('y')) > y", arg=before[1]
+    )
+    page.page.keyboard.press("End")
+    page.page.wait_for_function(
+        f"y => Number(document.querySelector('{view}').getAttribute('y')) > y", arg=before[1]
+    )
+    page.page.keyboard.press("+")
+    page.settle()
+    assert frame()[3] < before[3]
+    page.page.keyboard.press("Home")
+    small = page.page.locator("#minimap svg")
+    box = small.bounding_box()
+    small.click(position={"x": box["width"] / 2, "y": box["height"] * 0.8})
+    page.settle()
+    assert frame()[1] > 0.3 * float(page.page.get_attribute("#graph svg", "data-height"))
+    assert page.page.locator("#minimap rect.b-memory").count() > 3
+    page.clean()
