@@ -64,24 +64,26 @@ def new_positions(context: int, gone: int, parents: list[int | None]) -> np.ndar
     return mask
 
 
-def seen(count: int, sees: str) -> int:
-    """How many of ``count`` positions the last one sees."""
+def seen(count: int, sees: str, prompt: int) -> int:
+    """How many of ``count`` positions the last one sees, ``prompt`` of them of the prompt."""
     places = np.arange(count)
     if sees == "window":
         return int(((count - 1 - places < 40) | (places < 4)).sum())
     if sees == "segments":
         return int(((count - 1) // 64 - places // 64 <= 1).sum())
+    if sees == "kept":  # the best 400 of the prompt, and all behind it
+        return int((places >= prompt).sum()) + 400
     return count if sees == "" else min(count, 50)
 
 
 def wanted(context: int, gone: int, parents: list[int | None], sees: str = "") -> int:
     rows = new_positions(context, gone, parents)
-    return sum(seen(int(row.sum()), sees) for row in rows)
+    return sum(seen(int(row.sum()), sees, PROMPT - gone) for row in rows)
 
 
 SEES = {
     "": "", "window": "window{size=40,rotate=false},", "segments": "recur{segment=64,memory=1},",
-    "best": "index{top=50},",
+    "best": "index{top=50},", "kept": "snap-kv{keep=400},",
 }  # fmt: skip
 TREE: list[int | None] = [None, 0, 0, 0, 1, 1, 2, 2, 3, 3]
 

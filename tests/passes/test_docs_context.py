@@ -46,7 +46,7 @@ def test_the_closed_form_is_as_told(space):
 
 def test_the_table_comes_out_again(space):
     found = re.findall(r"^\| `(.+?)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", TEXT, re.MULTILINE)
-    assert len(found) == 11
+    assert len(found) == 12
 
     def measured(passes: str) -> tuple[float, ...]:
         c = cg.compile("llama-3.1-8b", "h100", passes)
@@ -76,5 +76,5 @@ def test_where_native_sparse_attention_pays_is_as_told():
 
 def test_every_pattern_is_told():
     held = {n for n in patterns.__all__ if isinstance(getattr(patterns, n), type)}
-    around = {"Pattern", "Full", "Dense", "Branches", "Parted", "Hit"}
+    around = {"Pattern", "InContext", "Full", "Dense", "Branches", "Parted", "Hit"}
     assert set(re.findall(r"^\| `([A-Z]\w+)", TEXT, re.MULTILINE)) == held - around

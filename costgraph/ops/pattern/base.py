@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from sympy import Add, Expr, Integer, ceiling
 
@@ -67,7 +67,7 @@ class Pattern(ABC):
         """Attention is given an index of the rows that each query sees, as its last operand."""
         return False
 
-    def at(self, context: Expr) -> Pattern:
+    def at(self, context: Expr) -> Self:
         """The pattern where the last new position is ``context``."""
         return self
 
@@ -157,7 +157,7 @@ class InContext(Pattern):
 
     context: Expr = field(default=T, kw_only=True)
 
-    def at(self, context: Expr) -> Pattern:
+    def at(self, context: Expr) -> Self:
         return replace(self, context=context)
 
 
@@ -199,7 +199,7 @@ class Around(Pattern):
     def context(self) -> Expr:
         return self.of.context
 
-    def at(self, context: Expr) -> Pattern:
+    def at(self, context: Expr) -> Self:
         return replace(self, of=self.of.at(context))
 
     def kept(self, rows: Expr) -> Expr:

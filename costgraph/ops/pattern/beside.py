@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 from sympy import Expr
 
 from costgraph.formula.least import least
-from costgraph.ops.pattern.base import InContext, Pattern
+from costgraph.ops.pattern.base import InContext
 from costgraph.ops.pattern.selected import Summaries
 from costgraph.ops.pattern.stairs import steps
 from costgraph.ops.pattern.windows import Window
@@ -30,7 +31,7 @@ class WindowAndRows(InContext):
     of: Summaries
     count: Expr | None = None
 
-    def at(self, context: Expr) -> Pattern:
+    def at(self, context: Expr) -> Self:
         window, of = self.window.at(context), self.of.at(context)
         return replace(self, window=window, of=of, context=context)
 

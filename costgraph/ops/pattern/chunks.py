@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from sympy import Expr, Max, ceiling
 
@@ -116,7 +116,7 @@ class Fronted(Pattern):
     def context(self) -> Expr:
         return self.of.context
 
-    def at(self, context: Expr) -> Pattern:
+    def at(self, context: Expr) -> Self:
         return replace(self, of=self.of.at(context))
 
     def kept(self, rows: Expr) -> Expr:

@@ -7,7 +7,7 @@ scored and chosen is operations of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from sympy import Expr, Integer, ceiling
 
@@ -166,7 +166,7 @@ class Unfinished(Pattern):
     def seen(self, q: Expr, context: Expr) -> Expr:
         return context - self.of.every * self.of.rows(context - q)
 
-    def at(self, context: Expr) -> Pattern:
+    def at(self, context: Expr) -> Self:
         return replace(self, of=self.of.at(context))
 
     def kept(self, rows: Expr) -> Expr:
