@@ -145,9 +145,9 @@ class Serving:
             plain.prefill, terms=(Term(ONE, (Arm(v["h0"], "latency"),), ("server",)),), limits=()
         )
         waits = plain.prefill * (v["a"] * c ** v["g"])
-        made = self._named("ttft_served", before + waits + plain.step * v["b"])
-        told = None if made.setting is None else made.setting.assuming(form.said)
-        return replace(made, setting=told)
+        made = before + waits + plain.step * v["b"]
+        told = None if made.setting is None else made.setting.assuming(form.said, *self._stated)
+        return replace(made, name="ttft_served", setting=told)
 
     @cached_property
     def throughput(self) -> Formula:
@@ -159,9 +159,12 @@ class Serving:
 
     def _named(self, name: str, formula: Formula) -> Formula:
         setting = formula.setting
-        stated = self.compiled.program.stated
-        told = None if setting is None else setting.assuming(MEAN_FIELD, *stated)
+        told = None if setting is None else setting.assuming(MEAN_FIELD, *self._stated)
         return replace(formula, name=name, setting=told)
+
+    @property
+    def _stated(self) -> tuple[str, ...]:
+        return self.compiled.program.stated
 
 
 def first_tokens(

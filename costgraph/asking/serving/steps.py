@@ -155,7 +155,7 @@ class StepTimes:
 
     @cached_property
     def _fresh(self) -> Formula:
-        """What looks at positions, of a whole prompt: its kernels may be others."""
+        """What looks at positions, of a whole prompt: of equal sizes more is known to be less."""
         looking = {op for t in self._prompt_terms[0].terms for op in t.ops}
         terms = self._terms(Mix.of((1, "C", "C")))
         return _part(t for t in terms if looking.issuperset(t.ops))
