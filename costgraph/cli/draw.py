@@ -247,7 +247,11 @@ def _curve(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     }
     first = next(iter(choices.values()))
     metric = arguments.metric or ("tpot" if "tpot" in first.metrics else "latency")
-    lower, upper = _range(arguments, over, _figures(first, over))
+    figures = _figures(first, over)
+    known = [s.name for s in getattr(first, metric).symbols]
+    if over not in (*known, *figures):
+        raise InputError(f"plot curve: {metric} has no symbol {clip(over)}{nearest(over, known)}")
+    lower, upper = _range(arguments, over, figures)
     return curve(
         choices, over, lower, upper, metric=metric, log=not arguments.linear,
         width=arguments.width, **given,

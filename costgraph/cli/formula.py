@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
@@ -140,14 +140,22 @@ SMALLER = tuple(name for name, m in METRICS.items() if not m.larger_is_better an
 
 def _known(formula: Formula, values: dict[str, Any]) -> dict[str, Any]:
     """The values, after a check that the formula has such symbols."""
-    names = [s.name for s in formula.symbols]
-    for name in values:
-        if name not in names:
-            raise InputError(
-                f"{formula.name} has no symbol {clip(name)}{nearest(name, names)}; "
-                f"it has {', '.join(names)}"
-            )
+    _check_symbols(formula.name, [s.name for s in formula.symbols], values)
     return values
+
+
+def _check_symbols(
+    metric: str, names: Sequence[str], given: Iterable[str], where: str = ""
+) -> None:
+    """Refuses a name that is none of a metric's symbols.
+
+    Raises:
+        InputError: naming what is near, or all there are.
+    """
+    for name in given:
+        if name not in names:
+            near = nearest(name, names) or f"; it has {', '.join(names)}"
+            raise InputError(f"{where}{metric} has no symbol {clip(name)}{near}")
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -273,12 +281,8 @@ def _solve(arguments: argparse.Namespace) -> int:
     values = vocabulary.values(arguments)
     compiled = vocabulary.compiled(arguments)
     formula = getattr(compiled, arguments.metric)
-    if arguments.over not in [s.name for s in formula.symbols]:
-        names = [s.name for s in formula.symbols]
-        raise InputError(
-            f"--over: {formula.name} has no symbol {clip(arguments.over)}"
-            f"{nearest(arguments.over, names)}; it has {', '.join(names)}"
-        )
+    names = [s.name for s in formula.symbols]
+    _check_symbols(formula.name, names, [arguments.over], "--over: ")
     budget = _budget(arguments.budget, formula)
     at_least = arguments.at_least or formula.unit == "token/s"
     _known(formula, values)
@@ -286,9 +290,10 @@ def _solve(arguments: argparse.Namespace) -> int:
         found = formula.solve_for(arguments.over, budget, at_least=at_least, **values)
     except UnboundSymbolError as error:
         other = next((n for n in error.names if n not in values), "")
-        raise UnboundSymbolError(
-            f"{error}; --over {other} solves for it" if other else str(error), error.names
-        ) from None
+        if not other:
+            raise
+        told = unbound(f"solve: {arguments.over} hangs on {other}", [other], formula.meanings)
+        raise UnboundSymbolError(f"{told}; --over {other} solves for it", [other]) from None
     answer = found.largest or found.smallest
     if answer is not None:
         warning = compiled.fit(**values, **{arguments.over: answer}).warning
@@ -321,22 +326,14 @@ def _wins(arguments: argparse.Namespace) -> int:
         )
     a, b = (vocabulary.compiled(arguments, p, d) for d in devices for p in pipelines)
     formulas = [getattr(c, arguments.metric) for c in (a, b)]
-    names = {s.name for f in formulas for s in f.symbols}
-    for name in values:
-        if name not in names:
-            raise InputError(
-                f"{arguments.metric} has no symbol {clip(name)}{nearest(name, names)}; "
-                f"it has {', '.join(sorted(names))}"
-            )
-
-    def called(choice: Compiled) -> str:
-        return choice.place if len(devices) == 2 else choice.setting.passes or "no passes"
+    names = sorted({s.name for f in formulas for s in f.symbols})
+    _check_symbols(arguments.metric, names, [*values, arguments.over])
 
     setting = Setting.shared([c.setting for c in (a, b)]).at(
         {symbol(name): exact(value) for name, value in values.items()}
     )
     race = Race(
-        setting, arguments.metric, formulas[0].unit, arguments.over, called(a), called(b),
+        setting, arguments.metric, formulas[0].unit, arguments.over, (a.setting, b.setting),
         wins(*formulas, arguments.over, **values),
     )  # fmt: skip
 

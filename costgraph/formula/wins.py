@@ -54,10 +54,18 @@ class Interval:
     partly: bool = False
 
     @property
+    def closed(self) -> bool:
+        """Whether it is smaller at the lower end, too: where sizes begin, or stairs do."""
+        first = self.pieces[0].difference.xreplace({symbol(self.over): self.lower})
+        return bool(first.is_number and first < 0)
+
+    @property
     def text(self) -> str:
         """As sentences tell it: ``3 < B < 17``."""
         lower, upper = (view_text("end_text", end) for end in (self.lower, self.upper))
-        return f"{lower} < {self.over} < {upper}" + (" (on some stairs)" if self.partly else "")
+        sign = "<=" if self.closed else "<"
+        said = " (on some stairs)" if self.partly else ""
+        return f"{lower} {sign} {self.over} < {upper}{said}"
 
     def __repr__(self) -> str:
         return f"<Interval {self.text}>"

@@ -124,6 +124,24 @@ GALLERY: dict[str, list[tuple[str, str, str]]] = {
             "What each pass adds to the latency of a request.",
         ),
         (
+            "ablation.svg",
+            "plot ablation llama-3-70b --on b200 --passes fuse,quantize{weights=int4},speculative",
+            "What leaving out each pass costs.",
+        ),
+        (
+            "compare.svg",
+            "compare llama-3-8b --on h100,h200 --passes '' --passes fuse "
+            "--passes 'fuse,quantize{weights=int4}'",
+            "Pipelines and devices side by side: metrics as bars, steps as stacks of operation "
+            "kinds, each in one colour.",
+        ),
+        (
+            "compare-waterfall.svg",
+            "compare llama-3-8b --on h100,h200 --passes 'fuse,quantize{weights=int4},page-kv' "
+            "--waterfall",
+            "The same of several pipelines or devices, a panel each; --ablation for the other.",
+        ),
+        (
             "pareto.svg",
             "plot pareto llama-3-8b --on a100-80g --on h100 --context 8192 --passes '' "
             "--passes 'quantize{weights=int4}'",

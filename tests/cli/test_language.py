@@ -348,11 +348,12 @@ def test_the_page_runs(capsys, monkeypatch, tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     lines = [x for b in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for x in b.splitlines()]
-    assert len(lines) == 6
+    assert len(lines) == 8
     for line in lines:
         run(capsys, *shlex.split(line)[1:])
-    assert {p.name for p in tmp_path.iterdir()} == {"tpot.svg", "compare.svg"}
-    space = run_examples(text, "docs/cli.md", 1)
+    figures = {"tpot.svg", "compare.svg", "waterfall.svg", "ablation.svg"}
+    assert {p.name for p in tmp_path.iterdir()} == figures
+    space = run_examples(text, "docs/cli.md", 2)
     assert space["table"].columns[5].passes == "fuse,quantize{preset=w4a16}"
     for letter, names in NAMES.items():
         assert f"`{names[0]} {letter}`, `{names[1]}`" in text

@@ -143,6 +143,7 @@ WORK = {
     "formula": "gpt2 --on h100", "analyze": "gpt2 --on h100 --context 5",
     "compare": "gpt2 --on h100 --passes fuse", "explain": "gpt2 --on h100 --at B=1,T=5",
     "regimes": "gpt2 --on h100 --at T=5", "solve": "gpt2 --on h100 --at T=5 --budget 1",
+    "wins": "gpt2 --on h100,a100 --at T=5",
     "reliability": "gpt2 --on h100 --channel exponential:1GB/s",
     "sweep": "gpt2 --on h100 -T 5", "search": "gpt2 --on h100", "draw": "gpt2 -o x.svg",
     "plot": "curve gpt2 --on h100 -o x.svg", "report": "gpt2 --on h100 -o x.html",

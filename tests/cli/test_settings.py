@@ -35,6 +35,10 @@ TEXTS = [
     ("regimes", ("--at", "T=900"), "--json", (None, "")),
     ("regimes", ("--metric", "ttft", "--over", "B,S"), "--json", (None, "")),
     ("solve", ("--at", "T=900", "--budget", "80 ms"), "--json", (None, "")),
+    ("solve", ("--at", "T=900", "--budget", "80 ms"), "--format", ("latex", "csv")),
+    ("explain", ("--at", "B=2,T=900"), "--format", ("latex",)),
+    ("regimes", ("--at", "T=900"), "--format", ("latex",)),
+    ("wins", ("--passes", "", "--at", "T=900"), "--format", ("text", "json", "latex")),
     ("search", ("--limit", "memory=none", "-B", "1:4"), "--json", (None, "")),
     ("sweep", ("-B", "1,2", "-S", "9", "-N", "9", "--metric", "latency,memory"), "-o",
      (None, "o.csv", "o.parquet", "o.nc", "o.zarr")),
@@ -59,6 +63,7 @@ FIGURES = {
     "map": (),
     "breakdown": ("--context", "900"),
     "waterfall": ("--prompt", "100", "--generate", "9"),
+    "ablation": ("--prompt", "100", "--generate", "9"),
     "pareto": ("--context", "900"),
 }
 

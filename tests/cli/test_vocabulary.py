@@ -29,7 +29,7 @@ def commands() -> dict:
 
 def test_every_command_that_compiles_takes_any_symbol():
     compiling = {n: c for n, c in commands().items() if "fidelity" in {a.dest for a in c._actions}}
-    assert len(compiling) == 14
+    assert len(compiling) == 15
     for name, command in compiling.items():
         assert {"set", "accounting", "model", "on", "passes"} <= {
             a.dest for a in command._actions

@@ -183,8 +183,9 @@ def wins_cells(found: Iterable[Interval], over: str, unit: str) -> Cells:
     foot: list[str] = []
     for interval in found:
         ends = end_texts(e for p in interval.pieces for e in (p.lower, p.upper))
-        for piece in interval.pieces:
-            where = _between(piece.lower, piece.upper, over, ends, "()")
+        for index, piece in enumerate(interval.pieces):
+            within = index or interval.closed
+            where = _between(piece.lower, piece.upper, over, ends, "[)" if within else "()")
             said = " (on some stairs)" if interval.partly else ""
             rows.append((Tex(where + said), form_latex(piece.difference)))
         foot += [f"while {condition_text(c)}" for c in interval.conditions]

@@ -56,12 +56,13 @@ def records_csv(value: Any, rows: str = "") -> str:
     if isinstance(found, Mapping):
         one = not rows or not all(isinstance(v, Mapping) for v in found.values())
         found = [found] if one else [{"name": k, **v} for k, v in found.items()]
-    records = [{**top, **dict(_flat(_record(r)))} for r in found]
+    # Without any row, what is said of all still stands in one.
+    records = [{**top, **dict(_flat(_record(r)))} for r in found] or [top]
     said = " | ".join(_sentences(value)) if rows else ""
     names = list(dict.fromkeys(name for r in records for name in r))
     if said:
         names.append("remarks")
-        records[:1] = [{**r, "remarks": said} for r in records[:1] or [top]]
+        records[0] = {**records[0], "remarks": said}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([csv_text(name) for name in names])

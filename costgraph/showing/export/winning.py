@@ -22,7 +22,7 @@ class Race:
     Attributes:
         setting: what both are about.
         metric, unit, over: what is compared, along which symbol.
-        first, second: what the choices are called.
+        choices: the settings of both.
         intervals: where the second is smaller.
     """
 
@@ -30,14 +30,22 @@ class Race:
     metric: str
     unit: str
     over: str
-    first: str
-    second: str
+    choices: tuple[Setting, Setting]
     intervals: Sequence[Interval]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the choices are called: by what they differ in."""
+        first, second = self.choices
+        if first.hardware != second.hardware:
+            return first.hardware, second.hardware
+        return first.passes or "no passes", second.passes or "no passes"
 
 
 def asked(race: Race) -> str:
     """The question as a line."""
-    return f"{race.metric} of {race.second} is smaller than of {race.first}"
+    first, second = race.names
+    return f"{race.metric} of {second} is smaller than of {first}"
 
 
 def race_text(race: Race) -> str:
@@ -51,18 +59,21 @@ def race_text(race: Race) -> str:
 
 
 def race_object(race: Race) -> dict[str, Any]:
-    """The same as plain values; ends and differences are exact text."""
+    """The same as plain values: intervals are those in which the second pipeline is smaller.
+
+    Ends and differences are exact text.
+    """
     return {
         **race.setting.to_dict(),
         "metric": race.metric,
         "unit": race.unit,
         "over": race.over,
-        "first": race.first,
-        "second": race.second,
+        "pipelines": [{"hardware": s.hardware, "passes": s.passes} for s in race.choices],
         "intervals": [
             {
                 "from": str(sstr(interval.lower)),
                 "to": str(sstr(interval.upper)),
+                "closed": interval.closed,
                 "partly": interval.partly,
                 "conditions": [str(sstr(c)) for c in interval.conditions],
                 "pieces": [

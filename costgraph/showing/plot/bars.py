@@ -134,9 +134,10 @@ def stack(
     for name, values in series.items():
         index = every.index(name)
         colour = _GREY if name == "other" else PALETTE[index % len(PALETTE)]
+        hatch = "" if name == "other" else HATCHES[index % len(HATCHES)]
         axes.bar(
             range(len(names)), values, bottom=base, label=name, color=colour, edgecolor="white",
-            hatch=HATCHES[index % len(HATCHES)], width=0.72, zorder=3, linewidth=0.4,
+            hatch=hatch, width=0.72, zorder=3, linewidth=0.4,
         )  # fmt: skip
         base = [b + v for b, v in zip(base, values, strict=True)]
     axes.set_xticks(range(len(names)), names)
