@@ -1,4 +1,4 @@
-"""Figures of programs that are placed: where each tensor lies, what computes where, what crosses."""
+"""Figures of programs that are placed: where tensors lie, what computes where, what crosses."""
 
 from __future__ import annotations
 
