@@ -79,6 +79,8 @@ class Stage(IntEnum):
     DEPTH = auto()
     #: Tensors and operations get the devices that hold and run them.
     PLACEMENT = auto()
+    #: Which neurons and heads run, and which of them elsewhere.
+    NEURONS = auto()
     #: Operations get the unit that runs them.
     UNITS = auto()
     #: What a device has no room for is kept elsewhere, or computed there.

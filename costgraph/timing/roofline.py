@@ -479,16 +479,17 @@ def memory_parts(
 def level_memory(phase: Phase, level: str, whole: bool = True, at_end: bool = True) -> Expr:
     """Bytes that a phase keeps in a farther level of memory, of resting graphs as well.
 
-    Weights alone, or the ``whole``: with caches and activations. With ``at_end``, contexts
-    take the phase's longest value.
+    Of several devices that run a part of the graph each, the one that keeps most: each has a
+    level of its own, or its part of one. Weights alone, or the ``whole``: with caches and
+    activations. With ``at_end``, contexts take the phase's longest value.
     """
 
-    def bound(expr: Expr) -> Expr:
-        made = phase.bind(expr)
+    def of(part: Phase) -> Expr:
+        resting_ = (kept_at(r.graph, level, whole and r.caches, r.shared) for r in part.resident)
+        made = phase.bind(Add(kept_at(part.graph, level, whole), *resting_))
         return phase.at_end(made) if at_end else made
 
-    resting_ = (kept_at(r.graph, level, whole and r.caches, r.shared) for r in phase.resident)
-    return bound(Add(kept_at(phase.graph, level, whole), *resting_))
+    return Max(*map(of, unit_phases(phase).values()))
 
 
 def level_terms(program: Program, level: str) -> tuple[Term, ...]:

@@ -78,6 +78,9 @@ class Chain(Pass):
         if chips == 1:
             miss = Miss(self.name, program.name, "one chip is no row")
             return Outcome(program, (), (miss,))
+        if not any(any(layers_of(phase.graph)) for phase in program.phases):
+            miss = Miss(self.name, program.name, "no region of layers: write fold in front of it")
+            return Outcome(program, (), (miss,))
         ways = tuple(_ways(system, int(chips)))
         hits: list[str] = []
 

@@ -305,8 +305,11 @@ class Offload(Pass):
         if not (plan.weights or plan.caches or plan.activations or plan.blocks != 1):
             reason = self.note or "everything stays on the device"
             return Outcome(program, (), (Miss(self.name, program.name, reason),))
-        if plan.attend_at and "place" in {s.made_by.name for s in program.history}:
+        placed = [s.made_by for s in program.history if s.made_by.name == "place"]
+        if plan.attend_at and placed:
             raise PipelineError("offload: place says who attends: give one of the two")
+        if plan.caches and any(p.attends_away for p in placed):
+            raise PipelineError("offload: caches lie where place lets attention run: give one")
         heads = any(getattr(s.made_by, "heads", 1) != 1 for s in program.history
                     if s.made_by.name == "active")  # fmt: skip
         if plan.caches and heads:

@@ -102,6 +102,11 @@ class Place(Pass):
         return found | ({"at": self.at} if self.on else {})
 
     @property
+    def attends_away(self) -> bool:
+        """Whether attention, and so the caches, are somewhere else than on the device."""
+        return self.wanted[ATTENTION] != DEVICE
+
+    @property
     def needs_tuning(self) -> bool:
         """True while it is open who runs something."""
         return BEST in self.wanted.values()
@@ -159,6 +164,9 @@ class Place(Pass):
         if not away:
             reason = self.note or "the device computes everything"
             return Outcome(program, (), (Miss(self.name, program.name, reason),))
+        divided = any(s.made_by.name == "active" and s.made_by.hot != "1" for s in program.history)
+        if divided and "ffn" in away:
+            raise PipelineError("place: active says where neurons run: give one of ffn and hot")
         places: list[tuple[str, Unit]] = []
         for what, who in away.items():
             unit = Unit.named(self.name, what, who, system)

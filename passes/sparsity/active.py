@@ -63,7 +63,7 @@ class Active(Pass):
         "alike; a step computes for all its tokens what any of them needs; rows of weights are "
         "read as fast alone as together; prompts run everything",
     )
-    stage: ClassVar[Stage] = Stage.UNITS
+    stage: ClassVar[Stage] = Stage.NEURONS
     inherited: ClassVar[bool] = False
     once: ClassVar[bool] = True
 

@@ -94,6 +94,11 @@ def test_predictors_of_low_rank_take_few_of_the_weights():
     embeddings = 50272 * 4096 + 2050 * 4096
     share = float(more / (plain.parameters - embeddings))
     assert share == pytest.approx(0.024, abs=0.0005)
+    # So much of the work as well: two FLOP a weight.
+    rows = found.rows["decode"]
+    work = sum(float(r.count * r.cost.total_flops.xreplace({cg.symbols.B: 1, cg.symbols.q: 1}))
+               for r in rows if r.name in ("neurons_down", "neurons_up"))  # fmt: skip
+    assert work == 2 * float(more)
     # Beside the layer in front it shares the memory with it: both add up where that binds.
     at = {"B": 1, "T": 100}
     beside, before = (

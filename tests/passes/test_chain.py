@@ -137,3 +137,6 @@ def test_other_chips_stand_in_rows():
     assert 1 / found.tpot.evaluate(B=1, T=100) < 47.5e12 / (2 * 1.2e9)
     miss = cg.compile("opt-125m", "ipu-gc200", "fuse,chain")
     assert "one chip is no row" in str(miss.trace)
+    flat = cg.compile("vgg-16", "4xipu-gc200", "fuse,chain")
+    assert "no region of layers" in str(flat.trace)
+    assert flat.program.devices == 1

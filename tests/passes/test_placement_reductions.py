@@ -133,7 +133,7 @@ def test_devices_of_another_pace_reduce_to_equal_ones_and_to_the_host_alone():
     def latency(passes: str, **more: float) -> float:
         return latency_of(passes).evaluate(**more)
 
-    equal, open_ = "fuse,split-rows{zone=3/7}", "fuse,split-rows{zone=3/7,pace=p}"
+    equal, open_ = "fuse,split-rows", "fuse,split-rows{pace=p}"
     assert latency(open_, p=1) == pytest.approx(latency(equal), rel=1e-12)
     # Twice the rate of the others saves at most half of what they took.
     assert latency(equal) / 2 <= latency(open_, p=2) < latency(equal)
@@ -225,3 +225,59 @@ def test_the_best_units_are_those_of_all_ways(batch):
         times[attention, ffn] = cg.compile(SMALL, system, text).tpot.evaluate(B=batch, T=1000)
     found = cg.compile(SMALL, system, f"fuse,place{{attention=best,ffn=best,{sizes}}}")
     assert found.tpot.evaluate(B=batch, T=1000) == pytest.approx(min(times.values()), rel=1e-9)
+
+
+# --- beside each other -----------------------------------------------------------------
+
+#: Two devices behind a host, with memory that computes.
+ALL = "2xh100+epyc-9654+hbm-pim"
+PLACING = (
+    "offload{weights=host:0.5}", "offload{caches=host}", "offload{caches=host,attention=host}",
+    "place{attention=hbm-pim}", "place{ffn=host}", "active{neurons=0.1,rank=16,hot=0.5}",
+    "active{neurons=0.2,heads=0.5}", "host-io",
+)  # fmt: skip
+BESIDE = (*PLACING, "parallel{tp=2}", "parallel{pp=2}", "page-kv", "quantize{kv=int8}",
+          "speculative{gamma=3,draft=llama-3.2-1b}")  # fmt: skip
+PAIRS = [(a, b) for a, b in product(PLACING, BESIDE)
+         if PLACING.index(a) < BESIDE.index(b) and a.split("{")[0] != b.split("{")[0]]  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_two_placements_mean_one_thing_or_are_refused(pair):
+    """In both orders, in a line; and no weight is there twice, or nowhere."""
+    made = []
+    for order in (pair, pair[::-1]):
+        try:
+            made.append(cg.compile(SMALL, ALL, ",".join(("fuse", *order))))
+        except cg.CostgraphError as error:
+            made.append(str(error))
+    one, other = made
+    if isinstance(one, str) or isinstance(other, str):
+        assert one == other
+        assert "\n" not in one
+        return
+    assert one.program.phases == other.program.phases
+    alone = cg.compile(SMALL, ALL, ",".join(("fuse", *(p for p in pair if p not in PLACING))))
+    predictors = 2 * 16 * 16 * (2048 + 8192) if "rank" in "".join(pair) else 0
+    assert 0 <= one.parameters - alone.parameters <= predictors
+    # Weights on the device, in the host's memory and beside it, with their buffers.
+    at = {"B": 4, "S": 64, "N": 4}
+    away = sum(f.bytes for f in one.fit(**at).farther)
+    assert one.memory.evaluate(**at) + away >= 0.99 * alone.memory.evaluate(**at)
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+def test_each_stage_keeps_its_own_layers_away(stages):
+    """A level is each device's own part of it: of half the layers half the weights."""
+    made = [
+        cg.compile(SMALL, f"{stages}xh100+epyc-9654", f"offload{{weights=host}}{more}")
+        for more in ("", f",parallel{{pp={stages}}}")
+    ]
+    whole, part = (c.fit(B=1, S=64, N=4).farther[0].bytes for c in made)
+    # Stages are as large as each other with embedding and output layer, which stay.
+    layers = part / (whole / 16)
+    assert layers == round(layers)
+    assert 16 / stages <= layers < 32 / stages
+    assert made[1].farther["ddr"].evaluate(B=1, S=64, N=4) == part
+    step = made[1].breakdown("decode", B=1, T=64)
+    assert step.fit.farther[0].bytes == part

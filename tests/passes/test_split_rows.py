@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.errors import PipelineError
+from costgraph.errors import HardwareError, PipelineError
 from costgraph.hardware.links import Hop
 from costgraph.ir.graph import Builder, Graph
 from costgraph.ir.regions import Parallel, Repeat
@@ -437,11 +437,28 @@ def test_the_table_of_published_accelerations(row):
         ("vgg-16", "4xa100-80g", "split-rows{scheme=modnn,zone=0.2}", "zone says nothing"),
         ("vgg-16", "4xa100-80g", "split-rows{zone=0.5,top=0.7}", "take 6/5 of the rows"),
         ("vgg-16", "4xa100-80g", "split-rows{zone=z,top=t}", "one share may be a symbol"),
+        ("vgg-16", "4xa100-80g", "parallel{dp=4},split-rows", "shared among devices already"),
+        ("vgg-16", "4xa100-80g", "split-rows{zone=rate,pace=p}", "rates that are numbers"),
+        ("vgg-16", "4xa100-80g", "split-rows{scheme=modnn,pace=p}", "rates that are numbers"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_in_a_line(model, on, passes, said):
     with pytest.raises(PipelineError, match=said):
         cg.compile(model, on, passes)
+
+
+def test_devices_of_another_pace_are_told_and_have_no_calibration():
+    found = compiled("fuse,split-rows{pace=1/2}", on="3xh100")
+    (said,) = [a for a in found.assumptions if "1/2 times as fast" in a]
+    assert "the host is h100" in said
+    seconds = {r.name: r.seconds for r in found.breakdown("forward", B=1).rows}
+    edge, host = (
+        seconds[f"conv5 bands.{a}, rows for {b}.conv5+act5"]
+        for a, b in (("edge 1", "host"), ("host", "edge 1"))
+    )
+    assert edge == pytest.approx(2 * host, rel=1e-12)
+    with pytest.raises(HardwareError, match="another pace than the host, is not calibrated"):
+        _ = compiled("fuse,split-rows{pace=1/2}", on="3xh100", fidelity="calibrated").latency
 
 
 def test_the_head_stays_on_the_host_and_is_named():

@@ -189,6 +189,45 @@ def test_rows_equal_the_breakdown(html: str, opening: Callable[..., Opened]) -> 
     page.clean()
 
 
+#: Programs of which something runs, or comes from, elsewhere than on the device.
+PLACED = (
+    ("llama-3.2-1b", "rtx-4090+i9-13900k", "fuse,offload{weights=host:0.5,attention=host}"),
+    ("llama-3.2-1b", "a100+5xhbm-pim", "fuse,place{attention=hbm-pim,ffn=hbm-pim}"),
+    ("llama-3.2-1b", "576xgroqchip", "fuse,chain"),
+)
+
+
+@pytest.mark.parametrize(("model", "system", "passes"), PLACED, ids=[p[2] for p in PLACED])
+def test_rows_of_other_units_and_over_links_equal_the_breakdown(
+    model: str, system: str, passes: str, opening: Callable[..., Opened]
+) -> None:
+    page = opening(report(model, system, [passes]).html)
+    compiled = cg.compile(model, system, passes)
+    page.set("B", 5)
+    given = {"B": 5}
+    phase = compiled.program.phases[-1].name
+    if phase == "decode":
+        page.set("T", 700)
+        given["T"] = 700
+    page.page.select_option("#phase", phase)
+    page.settle()
+    shown = {
+        name: (seconds, bound)
+        for name, seconds, bound in page.page.eval_on_selector_all(
+            "#ops tbody tr",
+            "rows => rows.map(r => [r.dataset.row, Number(r.querySelector("
+            "'[data-field=seconds]').dataset.value), r.lastChild.textContent])",
+        )
+    }
+    table = compiled.breakdown(phase, **given)
+    for row in table:
+        assert close(shown[row.name][0], row.seconds), row.name
+        assert row.bound in shown[row.name][1], row.name
+    total = float(page.page.get_attribute("#step-total", "data-value"))
+    assert close(total, table.totals["seconds"])
+    page.clean()
+
+
 CALIBRATED = (
     ("llama-3-8b", "h100", "fuse", "calibrated"),
     ("mixtral-8x7b", "h100", "", "high"),

@@ -10,11 +10,12 @@ from typing import Any
 from sympy import Expr, Integer, Max, Symbol
 
 from costgraph.compiling.compiled import Compiled
+from costgraph.counting.count import Row
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import ZERO, merged, remade
 from costgraph.ir.program import Phase
-from costgraph.ir.tensor import Role
+from costgraph.ir.tensor import MEMORY, Role, level_of
 from costgraph.rewriting.pipeline import text_of
 from costgraph.showing.report.code import Scripts, Values
 from costgraph.showing.report.formulas import Printed
@@ -141,9 +142,11 @@ class Contents:
                 moved,
                 *shown,
             )
-            if timed is not None or row.cost.links:
+            if timed is not None or not _of_the_device(phase, row):
                 found = (timed or roofline.ideal(machine))(phase, row)
-                terms = [t.mapped(lambda e: e.xreplace(dims)) for t in found]
+                terms = [
+                    roofline.on_unit(t, row.unit).mapped(lambda e: e.xreplace(dims)) for t in found
+                ]
                 cost += (tuple(_timing(t, values) for t in terms),)
             rows.append([self.graphs.node(row), costs.setdefault(cost, len(costs))])
         formulas = list(values.formulas())
@@ -189,6 +192,12 @@ def _at_once(
         ]
         races.append([region.name, sides])
     return place(compiled.time(phase.name).terms), races
+
+
+def _of_the_device(phase: Phase, row: Row) -> bool:
+    """Whether peaks and memory of the device alone give a row's time."""
+    elsewhere = level_of(row.unit) or phase.pace(row.unit) != 1 or row.cost.links
+    return not elsewhere and all(level == MEMORY for level, *_ in row.cost.bytes)
 
 
 def _timing(term: Term, values: Values) -> tuple[Any, ...]:

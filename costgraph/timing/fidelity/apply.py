@@ -149,6 +149,11 @@ class Calibrated:
             raise HardwareError(
                 f"what computes in {level_of(row.unit)} is not calibrated; ask for fidelity ideal"
             )
+        if phase.pace(row.unit) != 1:
+            raise HardwareError(
+                f"{row.unit}, of another pace than the host, is not calibrated; ask for fidelity "
+                "ideal"
+            )
         far = [level for level, *_ in cost.bytes if level != MEMORY]
         if far:
             raise HardwareError(

@@ -100,9 +100,12 @@ function timed(terms, count, all) {
       if (share * all[i] > most) { most = share * all[i]; largest = resource; }
     }
   }
-  const [kind, name] = largest.split(":");
-  if (SIMPLE.includes(kind)) return { seconds, bound: kind, unit: "" };
-  return kind === "link" ? { seconds, bound: kind, unit: name } : { seconds, bound: "compute", unit: `${kind} engine` };
+  const cut = largest.lastIndexOf("/");
+  const [kind, name] = largest.slice(cut + 1).split(":");
+  const where = largest.slice(0, Math.max(cut, 0)).replace(/^@/, "");  // a level that computes, or one of several devices
+  const of = where && ` of ${where}`;
+  if (SIMPLE.includes(kind)) return { seconds, bound: kind, unit: where };
+  return kind === "link" ? { seconds, bound: kind, unit: [name, where].filter(Boolean).join(" ") } : { seconds, bound: "compute", unit: `${kind} engine${of}` };
 }
 
 // Where the roofline bounds one execution.
