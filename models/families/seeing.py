@@ -168,16 +168,7 @@ def _llava_onevision(fields: Fields) -> Reading:
     if inner:
         fields = fields.with_values(tie_word_embeddings=inner)
     stack, reading = language(fields, "qwen2")
-    tower = siglip_tower(
-        fields.section("vision_config"),
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=26,
-        num_attention_heads=16,
-        patch_size=14,
-        image_size=384,
-        vision_use_head=False,
-    )
+    tower = siglip_tower(fields.section("vision_config"))
     d = stack.ends.d
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     steps = two_products(d, act, fields.flag("multimodal_projector_bias", True))
