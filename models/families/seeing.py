@@ -381,6 +381,11 @@ def _llama4(fields: Fields) -> Reading:
             f"{seen.name}: 'projector_input_dim', 'projector_output_dim' and "
             "'vision_output_dim' differ"
         )
+    if count * tower.at.d != tower.feed.width:
+        raise ModelError(
+            f"{seen.name}: 'intermediate_size' must be {count} times 'hidden_size': the projector "
+            "takes as much"
+        )
     d = stack.ends.d
     steps: Steps = (
         Beside(count, copied=True),
