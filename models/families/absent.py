@@ -38,6 +38,7 @@ ABSENT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "glm4": {"attention_bias": True},
         "granite": {"tie_word_embeddings": False},
         **{kind: {"head_dim": 128} for kind in _WIDE},
+        "zamba": {"num_key_value_heads": 16},
         "mimo_v2_flash": {"first_k_dense_replace": 1},
         "bailing_hybrid": {"num_shared_experts": 1},
         "kimi_linear": {"num_shared_experts": 1},

@@ -184,7 +184,7 @@ _KEY_HEADS = {
         "minimax_m2 ministral mllama_text_model ministral3 mistral mixtral nemotron_h phimoe "
         "qwen2_5_vl_text qwen2_vl_text seed_oss solar_open"
     ),
-    16: ("gemma qwen2_moe qwen3_vl_moe_text zamba"),
+    16: ("gemma qwen2_moe qwen3_vl_moe_text"),
     20: ("helium"),
     32: ("dots1 exaone4 exaone4_5_text exaone_moe qwen2 qwen3 qwen3_vl_text stablelm"),
 }

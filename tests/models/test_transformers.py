@@ -59,27 +59,46 @@ SEEING = [
 ]
 
 
+def _shorter(inner: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A section without one size, flag or list, for each of them."""
+    for key, value in inner.items():
+        if isinstance(value, (int, list)) and not any(word in key for word in NO_SIZES):
+            yield key, {k: v for k, v in inner.items() if k != key}
+
+
 def _silent(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The file without one size or flag of a part, for each of them."""
+    """The file without one key of a part, for each of them."""
     for part in PARTS:
         inner = config.get(part)
-        for key, value in inner.items() if isinstance(inner, dict) else ():
-            if isinstance(value, int) and not any(word in key for word in NO_SIZES):
-                rest = {k: v for k, v in inner.items() if k != key}
-                yield f"{part}.{key}", {**config, part: rest}
+        for key, rest in _shorter(inner) if isinstance(inner, dict) else ():
+            yield f"{part}.{key}", {**config, part: rest}
 
 
 @pytest.mark.parametrize("name", SEEING)
 def test_parts_without_a_key_have_what_their_class_has(name: str, classes: Any) -> None:
     """A size that a part leaves out counts as in the class, or the file is refused."""
+    config = json.loads((SMALL.parent / "configs" / f"{name}.json").read_text())
+    assert not _wrong(classes, config, _silent(config))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_without_a_key_have_what_their_class_has(name: str, classes: Any) -> None:
+    """The same of models of one part."""
+    config = {**KEPT[name]["config"], "architectures": [KEPT[name]["class"]]}
+    assert not _wrong(classes, config, _shorter(config))
+
+
+def _wrong(
+    classes: Any, config: dict[str, Any], files: Iterator[tuple[str, dict[str, Any]]]
+) -> dict[str, tuple[int, int]]:
+    """Keys without which a file has other parameters than the class makes of it."""
     import torch
 
-    config = json.loads((SMALL.parent / "configs" / f"{name}.json").read_text())
     made = getattr(classes, config["architectures"][0], None)
     if config["model_type"] not in classes.CONFIG_MAPPING or made is None:
         pytest.skip(f"transformers {classes.__version__} has no {config['model_type']}")
     kind, wrong = classes.CONFIG_MAPPING[config["model_type"]], {}
-    for key, values in _silent(config):
+    for key, values in files:
         try:
             read = load_model(values)
             with torch.device("meta"):
@@ -90,4 +109,4 @@ def test_parts_without_a_key_have_what_their_class_has(name: str, classes: Any) 
         left = any(said in " ".join(read.assumptions) for said in ("left out", "alone is counted"))
         if not left and parameters(read) != real:
             wrong[key] = (int(parameters(read)), real)
-    assert not wrong
+    return wrong
