@@ -12,6 +12,9 @@ from costgraph.models.fields import Fields
 
 _DEEPSEEK = {"n_shared_experts": 1, "q_lora_rank": 1536, "first_k_dense_replace": 3}
 
+#: Families whose heads do not fill the hidden size.
+_WIDE = ("cohere2_moe", "cwm", "helium", "iquestcoder", "ministral3", "seed_oss")
+
 #: Families to keys that count and their values, where readers of several families differ.
 ABSENT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -24,7 +27,7 @@ ABSENT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "youtu": {"q_lora_rank": 1536},
         "exaone_moe": {"num_shared_experts": 1},
         "ernie4_5_moe": {"moe_num_shared_experts": 2},
-        "afmoe": {"num_shared_experts": 2},
+        "afmoe": {"num_shared_experts": 2, "head_dim": 128},
         "solar_open": {"n_shared_experts": 1, "head_dim": 128},
         "hy_v3": {"num_shared_experts": 1, "head_dim": 128},
         "minimax_m2": {"head_dim": 128},
@@ -34,6 +37,17 @@ ABSENT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "glm": {"attention_bias": True},
         "glm4": {"attention_bias": True},
         "granite": {"tie_word_embeddings": False},
+        **{kind: {"head_dim": 128} for kind in _WIDE},
+        "zamba": {"num_key_value_heads": 16},
+        "mimo_v2_flash": {"first_k_dense_replace": 1},
+        "bailing_hybrid": {"num_shared_experts": 1},
+        "kimi_linear": {"num_shared_experts": 1},
+        "longcat_flash": {"zero_expert_num": 256},
+        "minicpm3": {"q_lora_rank": 768},
+        "sarvam_mla": {"num_shared_experts": 1, "first_k_dense_replace": 1},
+        "sarvam_moe": {"head_dim": 64, "num_shared_experts": 1, "first_k_dense_replace": 1},
+        "glm4_moe": {"n_shared_experts": 1, "first_k_dense_replace": 1},
+        "glm4v_moe_text": {"n_shared_experts": 1},
         "axk2": {"n_shared_experts": 1, "q_lora_rank": 384},
         "dots3_note_text": {"n_shared_experts": 1, "q_lora_rank": 1024},
         "hy_v4": {"n_shared_experts": 1, "q_lora_rank": 1536},

@@ -183,7 +183,7 @@ def _minicpmv(fields: Fields) -> Reading:
 def _got_ocr2(fields: Fields) -> Reading:
     """GOT-OCR 2 (arXiv 2409.01704): SAM's encoder, two convolutions and a product."""
     stack, reading = language(fields, "qwen2", tied=True)
-    encoder = sam_encoder(fields.section("vision_config"))
+    encoder = sam_encoder(fields.section("vision_config").with_defaults(mlp_dim=3072))
     fields.values.get("image_seq_length")
     return before(stack, reading, SamEyes(encoder, stack.ends.d))
 

@@ -113,8 +113,7 @@ def _dots3_kinds(fields: Fields) -> list[str]:
 
 def _dots3_mixers(fields: Fields, kinds: list[str]) -> dict[str, Block]:
     """Attention by kind of layer: what queries and keys are made of is scaled, heads are gated."""
-    for key in ("num_key_value_heads", "head_dim"):
-        fields.values.get(key)  # those of queries; layers without windows have other sizes of heads
+    fields.values.get("num_key_value_heads")  # as many as queries have
     turned = "qk_rope_head_dim"
     own = kind_sizes(fields, kinds, {WINDOWED: (*_WINDOWED, turned)}).get(WINDOWED, {})
     sizes = {

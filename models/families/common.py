@@ -169,7 +169,7 @@ def activation_of(fields: Fields, *keys: str, default: str | None = None) -> str
 _KEY_HEADS = {
     2: (
         "ernie4_5 gemma3n_text glm glm4 glm4v_text glm_image_text paddleocr_vl_text "
-        "qwen3_5_moe_text qwen3_next starcoder2"
+        "qwen3_5_moe_text internlm3 qwen3_next starcoder2"
     ),
     4: (
         "ernie4_5_moe flint gemma2 gemma3_text gemma4_text gemma4_unified_text "
@@ -180,13 +180,13 @@ _KEY_HEADS = {
     5: ("bitnet"),
     8: (
         "bamba beam cosmos3_edge_text cwm falcon_h1 glm4_moe glm4v_moe_text "
-        "glm_ocr_text gpt_oss hy_v3 jamba laguna lfm2 lfm2_moe llama4_text minimax "
-        "minimax_m2 ministral ministral3 mistral mixtral nemotron_h phimoe "
+        "glm_ocr_text gpt_oss hy_v3 iquestcoder jamba laguna lfm2 lfm2_moe llama4_text minimax "
+        "minimax_m2 ministral mllama_text_model ministral3 mistral mixtral nemotron_h phimoe "
         "qwen2_5_vl_text qwen2_vl_text seed_oss solar_open"
     ),
     16: ("gemma qwen2_moe qwen3_vl_moe_text"),
     20: ("helium"),
-    32: ("dots1 exaone4 exaone_moe qwen2 qwen3 qwen3_vl_text stablelm"),
+    32: ("dots1 exaone4 exaone4_5_text exaone_moe qwen2 qwen3 qwen3_vl_text stablelm"),
 }
 KEY_HEADS: Mapping[str, int] = MappingProxyType(
     {kind: count for count, kinds in _KEY_HEADS.items() for kind in kinds.split()}

@@ -122,7 +122,7 @@ def _nemotron_experts(fields: Fields, feed: FeedForward) -> Experts:
     )
     if fields.values.get("moe_latent_size") is not None:
         experts = replace(experts, latent=Integer(fields.size("moe_latent_size")))
-    wide = Integer(fields.size("moe_shared_expert_intermediate_size", default=width))
+    wide = Integer(fields.size("moe_shared_expert_intermediate_size", default=7688))
     return replace(experts, shared=replace(feed, width=wide))
 
 

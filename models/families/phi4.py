@@ -58,7 +58,8 @@ def _ears(heard: Fields, out: Integer) -> PhiEars:
     )
     width = divided(heard, d, heads, "hidden size over heads")
     for key in ("ext_pw_out_channel", "depthwise_separable_out_channel"):
-        heard.require(key, d)
+        if heard.size(key, default=1024) != d:
+            raise ModelError(f"{heard.name}: {key!r} must be the width of the sequence, {d}")
     heard.require("downsample_rate", 1)
     reduction = heard.size("time_reduction", default=8)
     halvings = reduction.bit_length() - 1
@@ -70,8 +71,13 @@ def _ears(heard: Fields, out: Integer) -> PhiEars:
     if activation_of(heard, "nemo_activation", default="relu") != "relu":
         raise ModelError(f"{heard.name}: 'nemo_activation' must be 'relu'")
     most, same = heard.size("bias_max_distance", default=1000), heard.flag("bias_symmetric", False)
-    for key in ("chunk_size", "left_chunk", "feature_layer", "nemo_final_size"):
-        heard.values.get(key)  # masks, and what the class makes of other keys
+    for key in ("chunk_size", "left_chunk", "feature_layer"):
+        heard.values.get(key)  # masks, and a layer that the class does not read
+    mels = bands = heard.size("input_size", default=80)
+    for _ in range(halvings):
+        bands = (bands + 1) // 2
+    if heard.size("nemo_final_size", default=bands) != bands:
+        raise ModelError(f"{heard.name}: 'nemo_final_size' must be {bands}: {mels} bands, halved")
     feed = FeedForward(
         Integer(d),
         Integer(heard.size("intermediate_size", default=1536)),
@@ -87,7 +93,7 @@ def _ears(heard: Fields, out: Integer) -> PhiEars:
         heard.size("depthwise_multiplier", default=1),
     )
     return PhiEars(
-        mels=heard.size("input_size", default=80),
+        mels=mels,
         channels=Integer(heard.size("nemo_conv_channels", default=1024)),
         halvings=halvings,
         layer=layer,

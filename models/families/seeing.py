@@ -168,16 +168,7 @@ def _llava_onevision(fields: Fields) -> Reading:
     if inner:
         fields = fields.with_values(tie_word_embeddings=inner)
     stack, reading = language(fields, "qwen2")
-    tower = siglip_tower(
-        fields.section("vision_config"),
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=26,
-        num_attention_heads=16,
-        patch_size=14,
-        image_size=384,
-        vision_use_head=False,
-    )
+    tower = siglip_tower(fields.section("vision_config"))
     d = stack.ends.d
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     steps = two_products(d, act, fields.flag("multimodal_projector_bias", True))
@@ -389,6 +380,11 @@ def _llama4(fields: Fields) -> Reading:
         raise ModelError(
             f"{seen.name}: 'projector_input_dim', 'projector_output_dim' and "
             "'vision_output_dim' differ"
+        )
+    if count * tower.at.d != tower.feed.width:
+        raise ModelError(
+            f"{seen.name}: 'intermediate_size' must be {count} times 'hidden_size': the projector "
+            "takes as much"
         )
     d = stack.ends.d
     steps: Steps = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from costgraph.counting.count import parameters
 from costgraph.errors import ModelError
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.families.absent import ABSENT, filled
+from costgraph.models.families.common import KEY_HEADS
 from costgraph.models.fields import Fields
 from costgraph.models.hf import import_config
 
@@ -123,3 +126,53 @@ def test_null_is_not_absent() -> None:
     fields = Fields("m", {"q_lora_rank": None})
     assert filled(fields, "youtu") is fields
     assert filled(Fields("m", {}), "youtu").values["q_lora_rank"] == 1536
+
+
+COUNTED = Path(__file__).parent / "counted"
+#: Small models, and those with a language model as a part, each with the section that it is in.
+SILENT: list[tuple[str, dict[str, Any], str]] = [
+    *(
+        (name, entry["config"], "")
+        for name, entry in json.loads((COUNTED / "small.json").read_text()).items()
+    ),
+    *(
+        (path.stem, json.loads(path.read_text()), "text_config")
+        for path in sorted((COUNTED / "configs").glob("*-small.json"))
+        if "text_config" in path.read_text()
+    ),
+]
+
+
+def _usual() -> Iterator[tuple[str, dict[str, Any], str, str, Any]]:
+    for name, config, section in SILENT:
+        inner = config.get(section) if section else config
+        if not isinstance(inner, dict):
+            continue
+        kind = str(inner.get("model_type"))
+        heads = {"num_key_value_heads": KEY_HEADS[kind]} if kind in KEY_HEADS else {}
+        for key, value in {**ABSENT.get(kind, {}), **heads}.items():
+            yield name, config, section, key, value
+
+
+def _read(config: dict[str, Any], section: str, inner: dict[str, Any]) -> Any:
+    """The phases of a file with another part; what is said where it is refused."""
+    try:
+        return import_config({**config, section: inner} if section else inner, "m").phases
+    except ModelError as refused:
+        return str(refused)
+
+
+@pytest.mark.parametrize(
+    ("config", "section", "key", "value"),
+    [case[1:] for case in _usual()],
+    ids=[f"{case[0]}-{case[3]}" for case in _usual()],
+)
+def test_every_family_has_what_its_class_has_for_an_absent_key(
+    config: dict[str, Any], section: str, key: str, value: Any
+) -> None:
+    inner = {**(config[section] if section else config)}
+    if key == "first_k_dense_replace":  # a list of layers says it otherwise
+        inner.pop("mlp_layer_types", None)
+    silent = _read(config, section, _without(inner, key))
+    stated = _read(config, section, {**_without(inner, key), key: value})
+    assert isinstance(silent, str) or silent == stated

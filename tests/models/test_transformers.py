@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from costgraph.counting.count import parameters
+from costgraph.models import load_model
 from tests.models.oracle import SMALL, built, counted
 
 pytestmark = [pytest.mark.transformers, pytest.mark.filterwarnings("ignore")]
@@ -42,3 +45,68 @@ def test_products_and_caches_are_those_of_the_class(name: str, classes: Any) -> 
     if entry["config"]["model_type"] not in classes.CONFIG_MAPPING:
         pytest.skip(f"transformers {classes.__version__} has no {name}")
     assert counted(entry["config"], entry["class"]) == entry
+
+
+#: Sections that hold the parts of a model.
+PARTS = ("text_config", "vision_config", "audio_config", "encoder", "decoder")
+#: Keys without which a part is another one, or whose numbers count nothing.
+NO_SIZES = ("_token_id", "dropout", "_eps", "initializer", "max_position", "pad_", "router_aux")
+SEEING = [
+    path.stem
+    for path in sorted((SMALL.parent / "configs").glob("*.json"))
+    if any(isinstance(json.loads(path.read_text()).get(part), dict) for part in PARTS)
+    and json.loads(path.read_text()).get("architectures")
+]
+
+
+def _shorter(inner: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A section without one size, flag or list, for each of them."""
+    for key, value in inner.items():
+        if isinstance(value, (int, list)) and not any(word in key for word in NO_SIZES):
+            yield key, {k: v for k, v in inner.items() if k != key}
+
+
+def _silent(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The file without one key of a part, for each of them."""
+    for part in PARTS:
+        inner = config.get(part)
+        for key, rest in _shorter(inner) if isinstance(inner, dict) else ():
+            yield f"{part}.{key}", {**config, part: rest}
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_parts_without_a_key_have_what_their_class_has(name: str, classes: Any) -> None:
+    """A size that a part leaves out counts as in the class, or the file is refused."""
+    config = json.loads((SMALL.parent / "configs" / f"{name}.json").read_text())
+    assert not _wrong(classes, config, _silent(config))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_without_a_key_have_what_their_class_has(name: str, classes: Any) -> None:
+    """The same of models of one part."""
+    config = {**KEPT[name]["config"], "architectures": [KEPT[name]["class"]]}
+    assert not _wrong(classes, config, _shorter(config))
+
+
+def _wrong(
+    classes: Any, config: dict[str, Any], files: Iterator[tuple[str, dict[str, Any]]]
+) -> dict[str, tuple[int, int]]:
+    """Keys without which a file has other parameters than the class makes of it."""
+    import torch
+
+    made = getattr(classes, config["architectures"][0], None)
+    if config["model_type"] not in classes.CONFIG_MAPPING or made is None:
+        pytest.skip(f"transformers {classes.__version__} has no {config['model_type']}")
+    kind, wrong = classes.CONFIG_MAPPING[config["model_type"]], {}
+    for key, values in files:
+        try:
+            read = load_model(values)
+            with torch.device("meta"):
+                model = made._from_config(kind.from_dict(json.loads(json.dumps(values))))
+        except Exception:
+            continue  # refused here, or by the class
+        real = sum(p.numel() for p in model.parameters())
+        left = any(said in " ".join(read.assumptions) for said in ("left out", "alone is counted"))
+        if not left and parameters(read) != real:
+            wrong[key] = (int(parameters(read)), real)
+    return wrong
