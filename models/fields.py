@@ -16,7 +16,7 @@ LARGEST = 10**9
 
 #: Ends of keys that hold the configuration of a part of the model, and such keys without one.
 SECTION = "_config"
-HALVES = ("encoder", "decoder")
+HALVES = ("encoder", "decoder", "text_encoder", "audio_encoder")
 #: What describes narrow weights is read, or refused, apart.
 _APART = ("quantization_config", "compression_config")
 

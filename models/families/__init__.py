@@ -75,6 +75,7 @@ FILES = (
     "crossing",
     "captioning",
     "answering",
+    "sounding",
     "pairing",
     "depth",
     "detecting",

@@ -15,12 +15,12 @@ from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.paths import PairHeads, PairPlaces, PathFront
 from costgraph.models.encoder import (
     Encoder,
-    Front,
     Head,
     LabelHead,
     MaskedHead,
     PooledHead,
     PretrainedHeads,
+    RestingFront,
     TextFront,
 )
 from costgraph.models.families.common import Family, Reading, activation_of, labels_of
@@ -228,20 +228,6 @@ def _markuplm(fields: Fields) -> Reading:
     for key in ("tag_pad_id", "subs_pad_id", "tie_word_embeddings"):
         fields.values.get(key)
     return replace(reading, model=replace(model, front=paths))
-
-
-@dataclass(frozen=True)
-class RestingFront:
-    """A front beside weights that a pass leaves alone: they only rest in memory."""
-
-    front: Front
-    weights: tuple[tuple[str, Expr], ...]
-
-    def add(self, m: Maker) -> tuple[str, str]:
-        """Adds the weights and the front."""
-        for name, size in self.weights:
-            m.vector(name, size)
-        return self.front.add(m)
 
 
 @dataclass(frozen=True)
