@@ -103,6 +103,11 @@ def _florence2(fields: Fields) -> Reading:
     # What files of the first code say again.
     for key in ("vocab_size", "projection_dim", "is_encoder_decoder"):
         fields.values.get(key)
+    if not text.flag("tie_word_embeddings", True):
+        raise ModelError(
+            f"{text.name}: 'tie_word_embeddings' = False: tables of words of their own for encoder "
+            "and decoder are not known in this family"
+        )
     reading = read_kin(tied_as_whole(fields, text, True), Kin())
     model = reading.model
     assert isinstance(model, EncoderDecoder)

@@ -225,9 +225,16 @@ def _joined(fields: Fields, default: str) -> Reading:
     said = fields.section("decoder")
     kind = said.word("model_type", default="bert")
     fields.values.get("tie_word_embeddings")  # each half has its own
-    # A decoder that attends is one whatever its own part says.
-    for key in ("is_decoder", "add_cross_attention"):
-        said.values.get(key)
+    said.values.get("is_decoder")  # it is one whatever its own part says
+    if said.values.get("add_cross_attention") is not True and kind not in (
+        "trocr",
+        "bart",
+        "mbart",
+    ):
+        raise ModelError(
+            f"{said.name}: 'add_cross_attention' must be true: without it the decoder does not "
+            "attend to the encoder"
+        )
     if kind in ("trocr", "bart", "mbart"):
         return Reading(_bart_like(said, source, first=kind == "mbart"))
     if kind == "gpt2":
@@ -279,7 +286,9 @@ def _blip(fields: Fields) -> Reading:
         fields.values.get(key)
         text.values.get(key)
     text.require("is_decoder", True)
-    fields.values.get("tie_word_embeddings")
+    # The published class ties logits where either says so.
+    tied = fields.flag("tie_word_embeddings", True)
+    text = text.with_values(tie_word_embeddings=text.flag("tie_word_embeddings", True) or tied)
     source: Any = VisionTransformer(tower, None)
     if class_of(fields.values) == "BlipForQuestionAnswering":
         if tower.at.d != text.size("hidden_size", default=768):

@@ -42,6 +42,7 @@ FRAMES = 1001
 
 def _bert(read: Fields, unused: int, pooler: bool) -> Encoder:
     """BERT, or RoBERTa, with its pooler or without."""
+    read.values.get("tie_word_embeddings")  # it has no logits
     name = "BertModel" if pooler else "Bert"
     reading = bert_like(read.with_values(architectures=[name], tie_word_embeddings=True), unused)
     assert isinstance(reading.model, Encoder)

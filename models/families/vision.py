@@ -166,6 +166,7 @@ _READ: Mapping[str, int] = MappingProxyType(
 def reader_of(read: Fields, act: str, causal: bool = False) -> TextTower:
     """A tower over texts, whose vector is not projected."""
     at, feed = tower_of(read, activation_of(read, "hidden_act", default=act))
+    read.values.get("tie_word_embeddings")  # it has no logits
     longest = read.size("max_position_embeddings")
     return TextTower(
         text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),
