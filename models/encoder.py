@@ -338,7 +338,7 @@ class Head(Protocol):
 class PretrainedHeads:
     """Both heads of a class that computes both: of all tokens, and of the first position."""
 
-    masked: MaskedHead | LabelHead
+    masked: Head
     pooled: PooledHead
 
     def both(self, m: Maker, hidden: str, table: str) -> tuple[str, str]:

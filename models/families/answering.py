@@ -64,7 +64,8 @@ def _davit(seen: Fields, out: int) -> DualEyes:
     named = seen.renamed(embed_dim="dim_embed").with_defaults(**_SEEN)
     listed = stages(named, "embed_dim", "depths", "num_heads", "num_groups", "patch_size",
                     "patch_stride")  # fmt: skip
-    paddings, firsts = named.values.get("patch_padding"), named.values.get("patch_prenorm")
+    paddings: Any = named.values.get("patch_padding")
+    firsts: Any = named.values.get("patch_prenorm")
     count = len(listed[0])
     whole = isinstance(paddings, list) and all(type(n) is int and 0 <= n <= 64 for n in paddings)
     flags = isinstance(firsts, list) and all(type(n) is bool for n in firsts)

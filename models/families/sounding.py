@@ -58,12 +58,12 @@ def codec_parameters(fields: Fields) -> int:
         whole = conv(width, inner, taps[2], inner) + conv(inner, width, 1, width)
         return whole + (conv(width, width, 1, width) if short else 0)
 
-    top = wide * 2 ** len(ratios)
+    top: int = wide * 2 ** len(ratios)
     total = 2 * recurrent * 8 * (top * top + top)
     total += conv(channels, wide, taps[0], wide) + conv(top, d, taps[1], d)
     total += conv(d, top, taps[0], top) + conv(wide, channels, taps[1], channels)
     for index, ratio in enumerate(reversed(ratios)):
-        width = wide * 2**index
+        width: int = wide * 2**index
         total += conv(width, 2 * width, 2 * ratio, 2 * width) + many * residual(width)
         total += conv(2 * width, width, 2 * ratio, 2 * width) + many * residual(width)
     return total

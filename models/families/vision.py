@@ -130,6 +130,9 @@ def _vit(fields: Fields) -> Reading:
     layers = Integer(fields.size("num_hidden_layers"))
     tower = Tower(patches, at, feed, layers, size)
     classes = Integer(labels_of(fields)) if _is_classifier(fields) else None
+    if classes is None:
+        fields.require("pooler_output_size", int(at.d), None)
+        fields.require("pooler_act", "tanh")
     return Reading(VisionTransformer(tower, classes, pooler=classes is None))
 
 

@@ -24,6 +24,27 @@ _LINES = (
         "add_cross_attention encoder_attention_heads encoder_ffn_dim encoder_layers",
     ),
     (
+        "pix2struct",
+        "of the processor, of a distance beyond which all are the same, or overwritten",
+        "is_vqa relative_attention_max_distance relative_attention_num_buckets tie_word_embeddings",
+    ),
+    (
+        "vision-text-dual-encoder",
+        "each half has a class without logits",
+        "tie_word_embeddings",
+    ),
+    (
+        "wav2vec2-conformer",
+        "of training, of speakers, of an adapter that is off, of fixed tables",
+        "adapter_kernel_size adapter_stride apply_spec_augment classifier_proj_size codevector_dim "
+        "contrastive_logits_temperature ctc_loss_reduction ctc_zero_infinity "
+        "diversity_loss_weight mask_feature_length mask_feature_min_masks mask_feature_prob "
+        "mask_time_length mask_time_min_masks mask_time_prob max_source_positions "
+        "num_adapter_layers num_codevector_groups num_codevectors_per_group num_negatives "
+        "output_hidden_size proj_codevector_dim rotary_embedding_base tdnn_dilation tdnn_dim "
+        "tdnn_kernel xvector_output_dim",
+    ),
+    (
         "vision-encoder-decoder",
         "of number formats",
         "reorder_and_upcast_attn",
@@ -183,4 +204,5 @@ NAMES = (
     "speech2text-small", "speecht5-small", "squeezebert-small", "table-transformer-small",
     "trocr-small", "vit-gpt2-small", "vit-mae-small", "w2v-bert-adapted-small",
     "w2v-bert-small", "yolos-small",
+    "pix2struct-small", "dual-small", "w2v-conformer-small",
 )  # fmt: skip
