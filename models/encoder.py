@@ -313,6 +313,20 @@ class Front(Protocol):
         """Adds it over ``B`` and ``q``: (hidden state, embedding table or nothing)."""
 
 
+@dataclass(frozen=True)
+class RestingFront:
+    """A front beside weights that a pass leaves alone: they only rest in memory."""
+
+    front: Front
+    weights: tuple[tuple[str, Expr], ...]
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds the weights and the front."""
+        for name, size in self.weights:
+            m.vector(name, size)
+        return self.front.add(m)
+
+
 class Head(Protocol):
     """What an encoder's class makes of the last hidden state."""
 
@@ -324,7 +338,7 @@ class Head(Protocol):
 class PretrainedHeads:
     """Both heads of a class that computes both: of all tokens, and of the first position."""
 
-    masked: MaskedHead | LabelHead
+    masked: Head
     pooled: PooledHead
 
     def both(self, m: Maker, hidden: str, table: str) -> tuple[str, str]:

@@ -79,7 +79,7 @@ class BesideLayer:
             made = m.add(f"{name}qk_matmul", AttentionScores(FULL), query, key)
             scores.append(m.add(f"{name}score_scale", Scale(), made))
             values.append(at.project(m, "v", rows, name))
-        made = []
+        both_made: list[str] = []
         for index, (name, at, feed, rows) in enumerate(
             (("", self.at, self.feed, x), ("box_", self.narrow, self.narrow_feed, y))
         ):
@@ -89,8 +89,8 @@ class BesideLayer:
             rows = m.add(f"{name}attn_add", Add(), at.out(m, mixed, name), rows)
             rows = m.norm(f"{name}attn_norm", rows, at.d, LAYER_NORM)
             rows = m.add(f"{name}mlp_add", Add(), feed.add(m, rows, name), rows)
-            made.append(m.norm(f"{name}mlp_norm", rows, at.d, LAYER_NORM))
-        return m.build(m.add("streams", Beside(2), *made))
+            both_made.append(m.norm(f"{name}mlp_norm", rows, at.d, LAYER_NORM))
+        return m.build(m.add("streams", Beside(2), *both_made))
 
 
 @dataclass(frozen=True)

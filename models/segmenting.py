@@ -21,6 +21,7 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.hiera import Hiera, Neck
 from costgraph.models.blocks.image import act, channel_norm, conv
 from costgraph.models.blocks.sam import SamEncoder
+from costgraph.models.blocks.sam3 import TurnedEncoder
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.vision import OnePass
 from costgraph.ops import Activation, Add, AsSequence, Concat, Linear
@@ -40,7 +41,7 @@ ONE, TWO = Integer(1), Integer(2)
 class ImageEncoder(OnePass):
     """SAM's image encoder alone."""
 
-    encoder: SamEncoder | Neck
+    encoder: SamEncoder | Neck | TurnedEncoder
 
     def positions(self, style: Style) -> Expr:
         return Integer(self.encoder.side**2)

@@ -51,13 +51,18 @@ class SamLayer:
     placed: bool = True
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """Nothing shared."""
-        return ()
+        """The rotary table of a window or of the grid, where heads are rotated."""
+        if self.at.rotary is None:
+            return ()
+        side = Integer(self.window or self.side)
+        return (Tensor("rope_table", (side**2, self.at.rotary), style.acts),)
 
     def graph(self, style: Style) -> Graph:
         """The layer: sequence in, sequence out."""
         m, d, count = Maker("layer", style), self.at.d, Integer(self.side**2)
         x = m.source(Tensor("hidden", (self.batch, count, d), style.acts))
+        for tensor in self.operands(style):
+            m.source(tensor)
         y = m.norm("attn_norm", x, d, LAYER_NORM)
         if self.window is None:
             y = self._attention(m, y, self.side)

@@ -83,6 +83,7 @@ FILES = (
     "crossing",
     "captioning",
     "answering",
+    "sounding",
     "pairing",
     "depth",
     "detecting",

@@ -64,7 +64,8 @@ def _davit(seen: Fields, out: int) -> DualEyes:
     named = seen.renamed(embed_dim="dim_embed").with_defaults(**_SEEN)
     listed = stages(named, "embed_dim", "depths", "num_heads", "num_groups", "patch_size",
                     "patch_stride")  # fmt: skip
-    paddings, firsts = named.values.get("patch_padding"), named.values.get("patch_prenorm")
+    paddings: Any = named.values.get("patch_padding")
+    firsts: Any = named.values.get("patch_prenorm")
     count = len(listed[0])
     whole = isinstance(paddings, list) and all(type(n) is int and 0 <= n <= 64 for n in paddings)
     flags = isinstance(firsts, list) and all(type(n) is bool for n in firsts)
@@ -103,6 +104,11 @@ def _florence2(fields: Fields) -> Reading:
     # What files of the first code say again.
     for key in ("vocab_size", "projection_dim", "is_encoder_decoder"):
         fields.values.get(key)
+    if not text.flag("tie_word_embeddings", True):
+        raise ModelError(
+            f"{text.name}: 'tie_word_embeddings' = False: tables of words of their own for encoder "
+            "and decoder are not known in this family"
+        )
     reading = read_kin(tied_as_whole(fields, text, True), Kin())
     model = reading.model
     assert isinstance(model, EncoderDecoder)

@@ -1,21 +1,23 @@
-"""A decoder of one family that attends to an encoder of another: TrOCR, Donut, BLIP."""
+"""A decoder of one family that attends to an encoder of another: TrOCR, Donut, BLIP, Pix2Struct."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip, nearest
+from costgraph.ir.dtypes import INT64
+from costgraph.ir.tensor import Tensor
 from costgraph.models.asked import Asked
-from costgraph.models.blocks import Ends, FeedForward
-from costgraph.models.blocks.encoder import CrossLayer, Heads
+from costgraph.models.blocks import Ends, FeedForward, Layer, Maker, Norm, Segment
+from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads
 from costgraph.models.blocks.stack import Transform
 from costgraph.models.convnet import Swin
-from costgraph.models.encoder import Encoder, EncoderDecoder, TextFront
+from costgraph.models.encoder import Buckets, Encoder, EncoderDecoder, TextFront
 from costgraph.models.families import ARCHITECTURES as CLASSES
 from costgraph.models.families import FAMILIES as READERS
 from costgraph.models.families.absent import filled
@@ -24,11 +26,15 @@ from costgraph.models.families.encoders import LAYER_NORM, types_of
 from costgraph.models.families.vision import patches_of, pixels, tower_of
 from costgraph.models.fields import Fields, divided
 from costgraph.models.vision import Tower, VisionTransformer
+from costgraph.ops import Add, Embedding
+from costgraph.symbols import B, q
+
+PATCHES = "S counts patches of an image, of which the published processor makes up to 2048"
 
 
-def _source(fields: Fields, default: str) -> Any:
-    """The encoder under ``encoder``, read as the bare model of its family."""
-    inner = fields.section("encoder")
+def source_of(fields: Fields, default: str, key: str = "encoder") -> Any:
+    """The encoder under ``key``, read as the bare model of its family."""
+    inner = fields.section(key)
     kind = inner.word("model_type", default=default)
     bare = next((n for n, its in CLASSES.items() if its == kind and n.endswith("Model")), None)
     if bare is None:
@@ -221,13 +227,20 @@ def _bert_like(said: Fields, source: Any, unused: int = 0, typed: bool = True) -
 
 def _joined(fields: Fields, default: str) -> Reading:
     """An encoder and a decoder of their own families."""
-    source = _source(fields, default)
+    source = source_of(fields, default)
     said = fields.section("decoder")
     kind = said.word("model_type", default="bert")
     fields.values.get("tie_word_embeddings")  # each half has its own
-    # A decoder that attends is one whatever its own part says.
-    for key in ("is_decoder", "add_cross_attention"):
-        said.values.get(key)
+    said.values.get("is_decoder")  # it is one whatever its own part says
+    if said.values.get("add_cross_attention") is not True and kind not in (
+        "trocr",
+        "bart",
+        "mbart",
+    ):
+        raise ModelError(
+            f"{said.name}: 'add_cross_attention' must be true: without it the decoder does not "
+            "attend to the encoder"
+        )
     if kind in ("trocr", "bart", "mbart"):
         return Reading(_bart_like(said, source, first=kind == "mbart"))
     if kind == "gpt2":
@@ -279,7 +292,9 @@ def _blip(fields: Fields) -> Reading:
         fields.values.get(key)
         text.values.get(key)
     text.require("is_decoder", True)
-    fields.values.get("tie_word_embeddings")
+    # The published class ties logits where either says so.
+    tied = fields.flag("tie_word_embeddings", True)
+    text = text.with_values(tie_word_embeddings=text.flag("tie_word_embeddings", True) or tied)
     source: Any = VisionTransformer(tower, None)
     if class_of(fields.values) == "BlipForQuestionAnswering":
         if tower.at.d != text.size("hidden_size", default=768):
@@ -288,9 +303,87 @@ def _blip(fields: Fields) -> Reading:
                 "keys of questions by matrices for images"
             )
         front = _bert_like(text, source, typed=False)
-        source = Asked(source, front.ends, front.layer.own, front.layer.channel, front.layers)
+        feed = front.layer.channel
+        assert isinstance(feed, FeedForward)
+        source = Asked(source, front.ends, front.layer.own, feed, front.layers)
     model = replace(_bert_like(text, source, typed=False), joined=None)
     return Reading(model)
+
+
+@dataclass(frozen=True)
+class PlacedRows:
+    """Pix2Struct's front: pixels of patches through a product, and rows for their row and column.
+
+    Attributes:
+        d, pixels: width of the sequence, numbers of a patch.
+        rows: of the tables of rows and columns.
+    """
+
+    d: Expr
+    pixels: Expr
+    rows: Expr
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds the front: (hidden state, no table)."""
+        x = m.source(Tensor("patches", (B, q, self.pixels), m.style.acts))
+        x = m.linear("patch_proj", x, self.d, self.pixels, True)
+        for name in ("row", "column"):
+            ids = m.source(Tensor(f"{name}_ids", (B, q), INT64))
+            table = m.weight(f"{name}s.weight", self.rows, self.d)
+            found = m.add(f"{name}_embed", Embedding(result=m.style.acts), ids, table)
+            x = m.add(f"{name}_add", Add(), x, found)
+        return x, ""
+
+
+def _pix2struct(fields: Fields) -> Reading:
+    """Pix2Struct (arXiv 2210.03347): T5's blocks over patches of an image of any shape."""
+    seen = fields.section("vision_config").with_defaults(
+        hidden_size=768, d_ff=2048, d_kv=64, num_hidden_layers=12, num_attention_heads=12
+    )
+    said = fields.section("text_config").with_defaults(
+        hidden_size=768, d_ff=2048, d_kv=64, num_layers=12, num_heads=12, vocab_size=50244
+    )
+    fields.values.get("is_vqa")  # whether the processor writes a question into the image
+    d, wide = Integer(seen.size("hidden_size")), Integer(said.size("hidden_size"))
+    heads = Heads(d, Integer(seen.size("num_attention_heads")), Integer(seen.size("d_kv")))
+    at = Heads(wide, Integer(said.size("num_heads")), Integer(said.size("d_kv")))
+    if at.width != wide:
+        raise ModelError(f"{said.name}: 'num_heads' times 'd_kv' must be 'hidden_size', {wide}")
+    for part in (seen, said):
+        part.values.get("relative_attention_max_distance")
+    seen.values.get("relative_attention_num_buckets")  # the published class does not read it
+    feeds = [
+        FeedForward(
+            side.d,
+            Integer(part.size("d_ff")),
+            activation_of(part, "dense_act_fn", default="gelu_new"),
+        )
+        for part, side in ((seen, heads), (said, at))
+    ]
+    rows = Integer(seen.size("seq_len", default=4096))
+    pixels = Integer(seen.size("patch_embed_hidden_size", default=768))
+    layer = Layer(d, Bidirectional(heads), feeds[0])
+    encoder = Encoder(
+        front=PlacedRows(d, pixels, rows),
+        segments=(Segment("encoder", layer, Integer(seen.size("num_hidden_layers"))),),
+        d=d,
+        norm=Norm(),
+        longest=int(rows) ** 2,
+    )
+    if d != wide:
+        raise ModelError(f"{fields.name}: 'hidden_size' of both parts must be one")
+    buckets = Integer(said.size("relative_attention_num_buckets", default=32))
+    tied = fields.flag("tie_word_embeddings", False)
+    said.values.get("tie_word_embeddings")  # the class overwrites it
+    model = EncoderDecoder(
+        encoder=encoder,
+        layer=CrossLayer(wide, replace(at, relative=True), at, feeds[1], Norm()),
+        layers=Integer(said.size("num_layers")),
+        ends=Ends(d=wide, vocab=Integer(said.size("vocab_size")), tied=tied),
+        buckets=Buckets(buckets, at.heads),
+        shared=(),
+    )
+    return Reading(model, assumptions=(PATCHES,))
 
 
 #: ``model_type`` to the function that reads it.
@@ -300,6 +393,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "encoder-decoder": _read,
         "speech-encoder-decoder": _heard,
         "blip": _blip,
+        "pix2struct": _pix2struct,
     }
 )
 
@@ -311,5 +405,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "SpeechEncoderDecoderModel": "speech-encoder-decoder",
         "BlipForConditionalGeneration": "blip",
         "BlipForQuestionAnswering": "blip",
+        "Pix2StructForConditionalGeneration": "pix2struct",
     }
 )

@@ -121,6 +121,7 @@ def _detr(fields: Fields, first: bool = False) -> Reading:
     places = fields.word("position_embedding_type", default="sine")
     if places not in ("sine", "learned") or (places == "learned" and d % 2):
         raise ModelError(f"{fields.name}: 'position_embedding_type' = {clip(places)} is not known")
+    fields.refuse("auxiliary_loss", "a norm behind every layer is not counted in this family")
     for key in (*_COSTS, "num_hidden_layers", "init_xavier_std"):
         fields.values.get(key)
     boxes = (class_of(fields.values) or "").endswith("ForObjectDetection")

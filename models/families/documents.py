@@ -15,12 +15,12 @@ from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.paths import PairHeads, PairPlaces, PathFront
 from costgraph.models.encoder import (
     Encoder,
-    Front,
     Head,
     LabelHead,
     MaskedHead,
     PooledHead,
     PretrainedHeads,
+    RestingFront,
     TextFront,
 )
 from costgraph.models.families.common import Family, Reading, activation_of, labels_of
@@ -105,7 +105,8 @@ def _layoutlmv3(fields: Fields) -> Reading:
     shown = fields.flag("visual_embed", True)
     if shown and (size[0] != size[1] or size[0] % patch):
         raise ModelError(f"{fields.name}: a page of {size[0]} x {size[1]} in patches of {patch}")
-    fields.values.get("second_input_size")
+    for key in ("second_input_size", "tie_word_embeddings"):
+        fields.values.get(key)  # of another encoder, and of logits of words, which no class has
     patches = patches_of(fields, at.d, size, patch) if shown else None
     tables = []
     spatial = fields.flag("has_spatial_attention_bias", True)
@@ -150,6 +151,7 @@ def _layoutlmv3(fields: Fields) -> Reading:
 
 def _bros(fields: Fields) -> Reading:
     """BERT whose scores also compare queries with the boxes of each pair."""
+    fields.values.get("tie_word_embeddings")  # no class that is read has logits of words
     reading = read_of(fields.with_values(tie_word_embeddings=True), Kin(also=True))
     model, at = encoder_of(reading), heads_for(fields, Kin())
     sides = fields.size("dim_bbox", default=8)
@@ -228,20 +230,6 @@ def _markuplm(fields: Fields) -> Reading:
     for key in ("tag_pad_id", "subs_pad_id", "tie_word_embeddings"):
         fields.values.get(key)
     return replace(reading, model=replace(model, front=paths))
-
-
-@dataclass(frozen=True)
-class RestingFront:
-    """A front beside weights that a pass leaves alone: they only rest in memory."""
-
-    front: Front
-    weights: tuple[tuple[str, Expr], ...]
-
-    def add(self, m: Maker) -> tuple[str, str]:
-        """Adds the weights and the front."""
-        for name, size in self.weights:
-            m.vector(name, size)
-        return self.front.add(m)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from sympy import Integer, Rational
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks.projector import Acted, Product, Steps
 from costgraph.models.encoder import Encoder
+from costgraph.models.families.captioning import source_of
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.encoders import bert_like
 from costgraph.models.families.seeing import SIGLIP
@@ -42,6 +43,7 @@ FRAMES = 1001
 
 def _bert(read: Fields, unused: int, pooler: bool) -> Encoder:
     """BERT, or RoBERTa, with its pooler or without."""
+    read.values.get("tie_word_embeddings")  # it has no logits
     name = "BertModel" if pooler else "Bert"
     reading = bert_like(read.with_values(architectures=[name], tie_word_embeddings=True), unused)
     assert isinstance(reading.model, Encoder)
@@ -143,10 +145,24 @@ def _chinese_clip(fields: Fields) -> Reading:
     return Reading(Pairing(Side("image", image, steps), Side("text", text, steps)))
 
 
+def _dual(fields: Fields) -> Reading:
+    """Any encoder of images against any of texts, each with a product behind."""
+    image = source_of(fields, "clip_vision_model", "vision_config")
+    text = source_of(fields, "bert", "text_config")
+    steps: Steps = (Product("1", Integer(fields.size("projection_dim", default=512)), False),)
+    return Reading(Pairing(Side("image", image, steps), Side("text", text, steps)))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"clap": _clap, "chinese_clip": _chinese_clip})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"clap": _clap, "chinese_clip": _chinese_clip, "vision-text-dual-encoder": _dual}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"ClapModel": "clap", "ChineseCLIPModel": "chinese_clip"}
+    {
+        "ClapModel": "clap",
+        "ChineseCLIPModel": "chinese_clip",
+        "VisionTextDualEncoderModel": "vision-text-dual-encoder",
+    }
 )

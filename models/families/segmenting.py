@@ -1,9 +1,10 @@
-"""Models that cut pictures into parts: SAM 1 and 2, and their image encoders alone."""
+"""Models that cut pictures into parts: SAM 1 and 2, and image encoders of SAM 1 to 3."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from types import MappingProxyType
 
 from sympy import Integer, Rational
@@ -12,6 +13,7 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.hiera import Hiera, Neck
 from costgraph.models.blocks.sam import SamEncoder
+from costgraph.models.blocks.sam3 import TurnedEncoder
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.vision import pixels, sizes, stages, tower_of
 from costgraph.models.fields import Fields, divided
@@ -230,6 +232,68 @@ def _sam2(fields: Fields) -> Reading:
     return Reading(_decoder(fields, encoder, second=True), assumptions=(PROMPTS,))
 
 
+def _turned(seen: Fields) -> TurnedEncoder:
+    """SAM 3's encoder from its part of a file."""
+    seen = seen.with_defaults(
+        hidden_size=1024,
+        intermediate_size=4736,
+        num_hidden_layers=32,
+        num_attention_heads=16,
+        image_size=1008,
+        patch_size=14,
+        window_size=24,
+        pretrain_image_size=336,
+        global_attn_indexes=[7, 15, 23, 31],
+    )
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu"))
+    layers, whole = seen.size("num_hidden_layers"), seen.values.get("global_attn_indexes")
+    if not isinstance(whole, list) or any(type(n) is not int or not 0 <= n < layers for n in whole):
+        raise ModelError(f"{seen.name}: 'global_attn_indexes' must be a list of layers")
+    patch = seen.size("patch_size")
+    size, learned = (pixels(seen, 1008, k) for k in ("image_size", "pretrain_image_size"))
+    for side in (*size, *learned):
+        if side % patch or size[0] != size[1] or learned[0] != learned[1]:
+            raise ModelError(
+                f"{seen.name}: an image of {size[0]} x {size[1]} in patches of {patch}"
+            )
+    if at.head_dim % 4:
+        raise ModelError(f"{seen.name}: heads of {at.head_dim} are not rotated by two axes")
+    for key in ("layer_scale_init_value", "rope_theta", "rope_parameters"):
+        seen.values.get(key)
+    return TurnedEncoder(
+        at=replace(at, rotary=at.head_dim),
+        feed=feed,
+        layers=layers,
+        whole=frozenset(whole),
+        channels=Integer(seen.size("num_channels", default=3)),
+        size=int(size[0]),
+        patch=patch,
+        window=seen.size("window_size"),
+        learned=int(learned[0]) // patch,
+    )
+
+
+def _turned_alone(fields: Fields) -> Reading:
+    return Reading(ImageEncoder(_turned(fields)))
+
+
+def _sam3_vision(fields: Fields) -> Reading:
+    """SAM 3's encoder and the maps behind it."""
+    part = fields.section("backbone_config")
+    kind = part.word("model_type", default="sam3_vit_model")
+    if kind != "sam3_vit_model":
+        raise ModelError(f"{fields.name}: {clip(kind)} is no encoder that is known in this family")
+    encoder = _turned(part)
+    given = fields.values.get("scale_factors", [4.0, 2.0, 1.0, 0.5])
+    if not isinstance(given, list) or any(n not in (4, 2, 1, 0.5) for n in given) or not given:
+        raise ModelError(f"{fields.name}: 'scale_factors' = {clip(given)}: of 4, 2, 1 and 0.5")
+    divided(fields, int(encoder.at.d), 4, "hidden size")
+    fields.values.get("backbone_feature_sizes")  # what follows from the sizes above
+    out = Integer(fields.size("fpn_hidden_size", default=256))
+    scales = tuple(Fraction(str(n)) for n in given)
+    return Reading(ImageEncoder(replace(encoder, out=out, scales=scales)))
+
+
 def _sam2_video(fields: Fields) -> Reading:
     """SAM 2 on the first frame of a video, or on a picture."""
     reading = _sam2(fields)
@@ -249,6 +313,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "sam2_video": _sam2_video,
         "sam2_vision_model": _neck_alone,
         "sam2_hiera_det_model": _hiera_alone,
+        "sam3_vision_model": _sam3_vision,
+        "sam3_vit_model": _turned_alone,
     }
 )
 
@@ -261,5 +327,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Sam2VideoModel": "sam2_video",
         "Sam2VisionModel": "sam2_vision_model",
         "Sam2HieraDetModel": "sam2_hiera_det_model",
+        "Sam3VisionModel": "sam3_vision_model",
+        "Sam3ViTModel": "sam3_vit_model",
     }
 )

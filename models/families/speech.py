@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +25,7 @@ from costgraph.models.conformer import (
     PointHead,
     Shrinking,
 )
-from costgraph.models.encoder import Buckets, Encoder, Head, ProjectedHead
+from costgraph.models.encoder import Buckets, Encoder, Head, ProjectedHead, RestingFront
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.encoders import LAYER_NORM, classes_of
 from costgraph.models.families.vision import FOLDED, sizes
@@ -307,6 +307,43 @@ def _w2v_bert(fields: Fields) -> Reading:
     return Reading(model, assumptions=(GIVEN,))
 
 
+def _w2v_conformer(fields: Fields) -> Reading:
+    """wav2vec 2.0's front before a conformer."""
+    fields = fields.with_defaults(**BASE)
+    fields.refuse("add_adapter", "not supported in this family")
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    act = activation_of(fields, "hidden_act", default="gelu")
+    inner = Integer(fields.size("intermediate_size"))
+    kind = fields.values.get("position_embeddings_type", FAR)
+    if kind not in (FAR, TURNED, None):
+        raise ModelError(f"{fields.name}: 'position_embeddings_type' = {clip(kind)} is not known")
+    layer = ConformerLayer(
+        Heads(Integer(d), Integer(heads), divided(fields, d, heads, "hidden size over heads"),
+              True, True, True),
+        FeedForward(Integer(d), inner, act, gated=False, bias=True),
+        _kernel(fields),
+        False,
+        act,
+        kind or NONE,
+        each=False,
+    )  # fmt: skip
+    for key in (*_APART, "rotary_embedding_base", "max_source_positions"):
+        fields.values.get(key)
+    front = speech_front(fields, d, before=True, several=False)
+    placing = front.placing
+    assert placing is not None
+    # A convolution for positions stands in the class, and nothing runs through it.
+    size = d * d // placing.groups * placing.kernel + d + placing.kernel
+    model = Encoder(
+        front=RestingFront(replace(front, placing=None), (("place.rows", Integer(size)),)),
+        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
+        d=Integer(d),
+        norm=LAYER_NORM,
+        head=_head(fields, d),
+    )
+    return Reading(model, assumptions=(POSITIONS, FOLDED))
+
+
 def _kernel(fields: Fields) -> int:
     kernel = fields.size("conv_depthwise_kernel_size", default=31)
     if kernel % 2 == 0:
@@ -336,6 +373,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "wavlm": _wavlm,
         "data2vec-audio": _data2vec,
         "wav2vec2-bert": _w2v_bert,
+        "wav2vec2-conformer": _w2v_conformer,
         "parakeet_ctc": _parakeet_ctc,
         "parakeet_encoder": _parakeet_encoder,
     }
@@ -348,6 +386,7 @@ _STEMS = {
     "WavLM": "wavlm",
     "Data2VecAudio": "data2vec-audio",
     "Wav2Vec2Bert": "wav2vec2-bert",
+    "Wav2Vec2Conformer": "wav2vec2-conformer",
 }
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(

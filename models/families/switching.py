@@ -26,6 +26,7 @@ def _mixed(reading: Reading, experts: Experts, held: Callable[[str, int, int], b
     """The model with experts in layers of both sides, where ``held`` of side and place says so."""
     model = reading.model
     assert isinstance(model, EncoderDecoder)
+    assert isinstance(model.encoder, Encoder)
     (first,) = model.encoder.segments
     assert isinstance(first.layer, Layer)
     sides: dict[str, tuple[Segment, ...]] = {}
@@ -38,7 +39,6 @@ def _mixed(reading: Reading, experts: Experts, held: Callable[[str, int, int], b
             (f"{side}_experts", routed) if held(side, i, count) else (side, layer)
             for i in range(count)
         )
-    assert isinstance(model.encoder, Encoder)
     encoder = replace(model.encoder, segments=sides["encoder"])
     changed = replace(model, encoder=encoder, kinds=sides["decoder"])
     return replace(reading, model=changed, assumptions=(*reading.assumptions, GATHERED, CAPACITY))

@@ -130,6 +130,9 @@ def _vit(fields: Fields) -> Reading:
     layers = Integer(fields.size("num_hidden_layers"))
     tower = Tower(patches, at, feed, layers, size)
     classes = Integer(labels_of(fields)) if _is_classifier(fields) else None
+    if classes is None:
+        fields.require("pooler_output_size", int(at.d), None)
+        fields.require("pooler_act", "tanh")
     return Reading(VisionTransformer(tower, classes, pooler=classes is None))
 
 
@@ -166,6 +169,7 @@ _READ: Mapping[str, int] = MappingProxyType(
 def reader_of(read: Fields, act: str, causal: bool = False) -> TextTower:
     """A tower over texts, whose vector is not projected."""
     at, feed = tower_of(read, activation_of(read, "hidden_act", default=act))
+    read.values.get("tie_word_embeddings")  # it has no logits
     longest = read.size("max_position_embeddings")
     return TextTower(
         text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),

@@ -18,8 +18,10 @@ import pytest
 
 from costgraph.errors import CostgraphError
 from costgraph.models.catalog import CONFIGS
+from costgraph.models.fields import HALVES
 from costgraph.models.hf import import_config
 from costgraph.models.known import VALUES, harmless
+from tests.models import encoders_beside
 
 DROP = object()
 #: Keys of a configuration that are changed: with a seed, so that all come in turn.
@@ -86,6 +88,7 @@ BESIDE = {
     ("distilbert", "tie_word_embeddings"): "the class has no logits",
     ("distilbert", "sinusoidal_pos_embds"): "the values of a table that is there either way",
     ("ZImageTransformer2DModel", "all_f_patch_size"): "the list has one entry: the same again",
+    **encoders_beside.BESIDE,
     # How the image processor cuts images: G says how many tokens there are.
     **{
         ("lfm2_vl", key): "of the image processor"
@@ -131,13 +134,13 @@ def _other(value: Any) -> Any:
 def _paths(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for key, value in config.items():
         if isinstance(value, dict):
-            if key.endswith("_config") and key != "quantization_config":
+            if key in HALVES or (key.endswith("_config") and key != "quantization_config"):
                 yield from ((key, inner) for inner, v in value.items() if not isinstance(v, dict))
         else:
             yield (key,)
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", [*TOWERS, *encoders_beside.NAMES])
 def test_keys_of_models_with_towers(name: str) -> None:
     config = json.loads((SEEING / f"{name}.json").read_text())
     base = import_config(config, name)

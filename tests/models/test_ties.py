@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import costgraph as cg
+from costgraph.counting.count import parameters
 from costgraph.models.hf import import_config
 
 COUNTED = Path(__file__).parent / "counted" / "configs"
@@ -17,7 +18,8 @@ PARTS = ("text_config", "llm_config")
 #: Classes that read the part's own key, or have no logits.
 OWN = {
     "clip", "llama4", "llava_onevision", "mllama", "siglip", "metaclip_2", "gemma4",
-    "blip-2",
+    "blip", "blip-2", "instructblip", "florence2", "chinese_clip", "clap", "clipseg", "owlvit",
+    "owlv2", "pix2struct", "vision-text-dual-encoder",
 }  # fmt: skip
 
 
@@ -59,6 +61,25 @@ def test_what_only_a_part_says_is_told(name: str, part: str) -> None:
     both = _read(name, part, tied, not tied)
     assert not told(both)
     assert both.phases == inside.phases
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "says"),
+    [
+        # What transformers' classes have, counted: each decoder goes by its own key.
+        ("trocr-small", "decoder", {(None, False): 8192, (False, None): 0}),
+        ("vit-gpt2-small", "decoder", {(None, False): 8192, (False, True): 0}),
+        ("instructblip-small", "text_config", {(True, False): 8192, (False, None): 0}),
+        ("blip-small", "text_config", {(False, True): 0, (True, False): 0}),
+        ("florence2-small", "text_config", {(False, True): 4096, (True, None): 0}),
+    ],
+)
+def test_untied_logits_of_decoders_behind_encoders(
+    name: str, part: str, says: dict[tuple[Any, Any], int]
+) -> None:
+    tied = parameters(_read(name, part, True, True))
+    for (outer, inner), more in says.items():
+        assert parameters(_read(name, part, outer, inner)) - tied == more
 
 
 def test_it_stands_in_json_and_in_tables() -> None:

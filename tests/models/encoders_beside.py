@@ -1,0 +1,208 @@
+"""Keys of encoders and what stands behind them that change nothing beside the other keys.
+
+Each line: model types, why, and the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_LINES = (
+    (
+        "blip",
+        "of other classes, or overwritten by the tower's width",
+        "encoder_hidden_size image_text_hidden_size projection_dim",
+    ),
+    (
+        "blip encoder-decoder speech-encoder-decoder vision-encoder-decoder",
+        "each half has its own",
+        "tie_word_embeddings",
+    ),
+    (
+        "speech-encoder-decoder vision-encoder-decoder",
+        "of the other half of the decoder's type",
+        "add_cross_attention encoder_attention_heads encoder_ffn_dim encoder_layers",
+    ),
+    (
+        "pix2struct",
+        "of the processor, of a distance beyond which all are the same, or overwritten",
+        "is_vqa relative_attention_max_distance relative_attention_num_buckets tie_word_embeddings",
+    ),
+    (
+        "vision-text-dual-encoder",
+        "each half has a class without logits",
+        "tie_word_embeddings",
+    ),
+    (
+        "wav2vec2-conformer",
+        "of training, of speakers, of an adapter that is off, of fixed tables",
+        "adapter_kernel_size adapter_stride apply_spec_augment classifier_proj_size codevector_dim "
+        "contrastive_logits_temperature ctc_loss_reduction ctc_zero_infinity "
+        "diversity_loss_weight mask_feature_length mask_feature_min_masks mask_feature_prob "
+        "mask_time_length mask_time_min_masks mask_time_prob max_source_positions "
+        "num_adapter_layers num_codevector_groups num_codevectors_per_group num_negatives "
+        "output_hidden_size proj_codevector_dim rotary_embedding_base tdnn_dilation tdnn_dim "
+        "tdnn_kernel xvector_output_dim",
+    ),
+    (
+        "vision-encoder-decoder",
+        "of number formats",
+        "reorder_and_upcast_attn",
+    ),
+    (
+        "speech-encoder-decoder speecht5 wav2vec2-bert",
+        "of training; of masks only their presence counts",
+        "apply_spec_augment mask_feature_length mask_feature_min_masks mask_feature_prob "
+        "mask_time_length mask_time_min_masks mask_time_prob",
+    ),
+    (
+        "speech-encoder-decoder wav2vec2-bert",
+        "of training, of speakers, of an adapter that is off",
+        "adapter_kernel_size adapter_stride classifier_proj_size ctc_loss_reduction "
+        "ctc_zero_infinity num_adapter_layers tdnn_dilation tdnn_dim tdnn_kernel "
+        "xvector_output_dim",
+    ),
+    (
+        "speech-encoder-decoder",
+        "of training, and of a head",
+        "codevector_dim contrastive_logits_temperature diversity_loss_weight "
+        "num_codevector_groups num_codevectors_per_group num_negatives proj_codevector_dim "
+        "vocab_size",
+    ),
+    (
+        "wav2vec2-bert",
+        "values of fixed tables",
+        "max_source_positions rotary_embedding_base",
+    ),
+    (
+        "speecht5",
+        "of training, or of classes that speak",
+        "guided_attention_loss_num_heads guided_attention_loss_scale "
+        "guided_attention_loss_sigma num_mel_bins reduction_factor speaker_embedding_dim "
+        "speech_decoder_postnet_kernel speech_decoder_postnet_layers "
+        "speech_decoder_postnet_units speech_decoder_prenet_layers "
+        "speech_decoder_prenet_units use_guided_attention_loss",
+    ),
+    (
+        "detr table-transformer yolos",
+        "of training",
+        "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost dice_loss_coefficient "
+        "eos_coefficient giou_cost giou_loss_coefficient init_xavier_std "
+        "mask_loss_coefficient",
+    ),
+    (
+        "detr table-transformer",
+        "the network's part has its channels; two convolutions have no middle",
+        "downsample_in_bottleneck num_channels",
+    ),
+    (
+        "dpt",
+        "of classes and stems that are not read",
+        "auxiliary_loss_weight backbone_featmap_shape neck_ignore_stages "
+        "semantic_loss_ignore_index use_auxiliary_head",
+    ),
+    (
+        "depth_anything",
+        "a factor",
+        "max_depth",
+    ),
+    (
+        "vit_mae",
+        "of training",
+        "norm_pix_loss",
+    ),
+    (
+        "clipseg",
+        "the class does not read it",
+        "decoder_hidden_act",
+    ),
+    (
+        "luke",
+        "its logits have a matrix of their own either way",
+        "tie_word_embeddings",
+    ),
+    (
+        "instructblip",
+        "the class asks the text part's type",
+        "use_decoder_only_language_model",
+    ),
+    (
+        "chinese_clip",
+        "in the tower: the whole model has its own",
+        "projection_dim",
+    ),
+    (
+        "bros",
+        "a factor, and labels of a class that is not read",
+        "bbox_scale n_relations",
+    ),
+    (
+        "markuplm",
+        "numbers of words",
+        "subs_pad_id tag_pad_id",
+    ),
+    (
+        "layoutlmv3",
+        "distances beyond are one row of a table as long",
+        "max_rel_2d_pos max_rel_pos",
+    ),
+    (
+        "florence2",
+        "a fixed table; in the text part: the whole model's stands above it",
+        "max_temporal_embeddings tie_word_embeddings",
+    ),
+    (
+        "clap",
+        "of parts that are off, or what the whole file says for its parts",
+        "aff_block_r fusion_type hidden_size num_classes num_hidden_layers projection_dim "
+        "projection_hidden_act",
+    ),
+    (
+        "musicgen",
+        "of the decoder of the text's type, or how many sounds",
+        "add_cross_attention audio_channels num_decoder_layers scale_decoder_outputs "
+        "tie_word_embeddings",
+    ),
+    (
+        "musicgen",
+        "of a codec that rests in memory",
+        "chunk_length_s codebook_dim codebook_size dilation_growth_rate normalize overlap "
+        "pad_mode sampling_rate target_bandwidths trim_right_ratio use_causal_conv",
+    ),
+    (
+        "sam2",
+        "which mask is returned; the class does not read it",
+        "dynamic_multimask_stability_delta dynamic_multimask_stability_thresh "
+        "dynamic_multimask_via_stability hidden_act scale",
+    ),
+    (
+        "sam2",
+        "nothing stands above the last stage; each stage has its heads",
+        "fpn_top_down_levels num_attention_heads num_query_pool_stages",
+    ),
+    (
+        "sam3_vision_model",
+        "what follows from other sizes; a list of one number is that again",
+        "backbone_feature_sizes global_attn_indexes",
+    ),
+)
+
+#: (model type, key) to the reason.
+BESIDE: Mapping[tuple[str, str], str] = {
+    (kind, key): why
+    for kinds, why, keys in _LINES
+    for kind in kinds.split()
+    for key in keys.split()
+}
+#: Small files of these families.
+NAMES = (
+    "bert2bert-small", "blip-asked-small", "blip-small", "bros-small", "chinese-clip-small",
+    "clap-small", "clipseg-small", "convbert-small", "depth-anything-small", "detr-small",
+    "donut-small", "dpt-small", "florence2-small", "instructblip-small", "layoutlmv3-small",
+    "lilt-small", "luke-small", "markuplm-small", "mobilebert-small", "musicgen-small",
+    "owlv2-small", "owlvit-small", "sam2-small", "sam3-vision-small", "speech-dec-small",
+    "speech2text-small", "speecht5-small", "squeezebert-small", "table-transformer-small",
+    "trocr-small", "vit-gpt2-small", "vit-mae-small", "w2v-bert-adapted-small",
+    "w2v-bert-small", "yolos-small",
+    "pix2struct-small", "dual-small", "w2v-conformer-small",
+)  # fmt: skip
