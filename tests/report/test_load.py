@@ -273,6 +273,26 @@ def test_the_rate_starts_where_it_is_told_or_at_half(
             report("gpt2", "h100", **bad)
 
 
+@slow
+def test_a_simulation_stands_beside_the_forms(opening: Callable[..., Opened]) -> None:
+    pytest.importorskip("simpy")
+    page = opening(report("gpt2", "h100", ["fuse"], S=128, N=32, rate=200, simulate=400).html)
+    cells = page.page.eval_on_selector_all(
+        "#simulatedtable [data-simulated]",
+        "all => Object.fromEntries(all.map(x => [x.dataset.simulated, Number(x.dataset.value)]))",
+    )
+    (formed,) = table(page.page)
+    assert formed["load"] < 0.6
+    for name, within in (("tpot", 0.1), ("ttft", 0.25)):
+        assert cells[f"{name} 0"] == pytest.approx(formed[name], rel=within)
+        assert cells[f"{name} 1"] <= cells[f"{name} 2"] <= cells[f"{name} 3"]
+    assert "do not follow the controls" in page.page.inner_text("#simulated")
+    page.clean()
+    for model, count in (("gpt2", 3), ("dit-xl-2", 100)):
+        with pytest.raises(InputError):
+            report(model, "h100", simulate=count)
+
+
 MODELS = (
     "gpt2",
     "mamba-2.8b",

@@ -34,6 +34,7 @@ from costgraph.showing.report.contents import (
 from costgraph.showing.report.load import START as LOAD
 from costgraph.showing.report.load import queue_script, starting
 from costgraph.showing.report.plans import plans_of
+from costgraph.showing.report.simulated import simulated
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def report(
     chunk: int | None = None,
     policy: str | None = None,
     plans: bool = False,
+    simulate: int | None = None,
     **options: Any,
 ) -> Report:
     """A live report of a model on one or several devices through one or several pipelines.
@@ -119,6 +121,7 @@ def report(
         rate, seqs, chunk, policy: where the load of a server starts: requests per second (by
             default half of what it stands), sequences at a time (64, or what memory holds), tokens
             of a step (2048), and ``chunked``, ``continuous`` or ``prefill-first``.
+        simulate: also simulate so many requests where the controls start.
         plans: also every way to share the model among the devices of each system.
         options: how the model is read, and where other symbols start, such as ``K``
             denoising steps and those of passes.
@@ -161,6 +164,21 @@ def report(
         for passes, variant in zip(texts, row, strict=True):
             variant["plans"] = planned(device, passes, contents)
     data["load"] = load
+    if simulate is not None:
+        begun = {c["name"]: c["value"] for c in data["controls"]}
+        S, N = (begun.get(name) for name in "SN")
+        if S is None or N is None:
+            raise InputError("only what reads prompts and generates tokens is simulated")
+
+        def numbers(known: Compiled, device: Hardware, passes: Passes) -> Compiled:
+            free = {s.name for s in known.latency.symbols} - {"B", "S", "N", "T", "price"}
+            fixed = {k: v for k, v in begun.items() if k in free and v is not None}
+            return compile(model, device, passes, **how, **fixed)
+
+        for device, row, known in zip(devices, data["variants"], grid, strict=True):
+            every = [numbers(c, device, t) for c, t in zip(known, texts, strict=True)]
+            for variant, seen in zip(row, simulated(every, load, S, N, simulate), strict=True):
+                variant["simulated"] = seen
     return _page(grid, contents, data, setting, plain(point))
 
 

@@ -130,6 +130,7 @@ function drawLoad() {
   for (const id of ["load-seqs", "load-chunk", "load-policy"]) if ($(id)) $(id).closest(".control").hidden = !queued || (id === "load-chunk" && state.load.policy !== "chunked");
   $("load-half").hidden = state.load.rate === null;
   const usual = state.load.rate === null ? " The rate is half of what the first pipeline stands, unless another is set." : "";
+  drawSimulated();
   if (queued) drawQueue(servers, servers.get(state.pipeline), usual);
   else drawBatches(shown, one, usual);
 }
@@ -253,6 +254,21 @@ function drawLoadChart(metric, lines, rate) {
   const text = lines.map((l) => `${letter(l.p)}: from ${shown(l.points[0][metric], "s")} to ${shown(l.points.at(-1)[metric], "s")} at ${digits(l.points.at(-1).rate)} a second`).join("; ");
   place.replaceChildren(s("svg", { class: "chart", viewBox: "0 0 560 336", role: "img", "aria-label": `mean ${TITLES[metric]} over the rate. ${text}` }, ...parts),
     h("p", { class: "note" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates` : ""}. Dotted: the rate that is set.`));
+}
+
+// What was simulated when the report was made: it does not follow the controls, and says so.
+function drawSimulated() {
+  const seen = variant().simulated;
+  if (!seen) { put($("simulated")); return; }
+  const title = h("h3", { id: "simulated-title" }, "Simulated when this report was made");
+  if (seen.why) { put($("simulated"), title, h("p", { class: "warning" }, seen.why)); return; }
+  const head = h("thead", {}, h("tr", {}, ["", "mean", ...seen.quantiles.map((p) => `${p} %`)].map((t) => h("th", { scope: "col" }, t))));
+  const rows = Object.entries(seen.rows).map(([name, values]) => h("tr", {}, h("th", { scope: "row" }, HEADS[name] || name), values.map((v, i) => h("td", { class: "number", "data-simulated": `${name} ${i}`, "data-value": v }, shown(v, "s")))));
+  const policy = `${seen.policy}${seen.policy === "chunked" ? ` ${digits(seen.chunk, 12)}` : ""}`;
+  put($("simulated"), title,
+    h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated; the first fifth does not count. These numbers do not follow the controls.`),
+    seen.unsteady ? h("p", { class: "warning" }, seen.unsteady) : null,
+    h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "simulated-title" }, h("table", { id: "simulatedtable" }, head, h("tbody", {}, rows))));
 }
 
 // Without steps of mixed work: one request, or one batch, after another.
