@@ -51,7 +51,7 @@ def _report(arguments: argparse.Namespace) -> int:
         list(dict.fromkeys(vocabulary.devices(arguments))),
         vocabulary.pipelines(arguments),
         rate=arguments.rate,
-        seqs=arguments.limit,
+        limit=arguments.limit,
         chunk=arguments.chunk,
         policy=arguments.policy,
         plans=arguments.plans,

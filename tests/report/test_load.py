@@ -254,7 +254,7 @@ def test_what_no_server_does_is_said_in_one_line(opening: Callable[..., Opened])
 def test_the_rate_starts_where_it_is_told_or_at_half(
     tmp_path: Path, opening: Callable[..., Opened], capsys: Any
 ) -> None:
-    page = opening(report("gpt2", "h100", rate=3, seqs=5, chunk=128, policy="continuous").html)
+    page = opening(report("gpt2", "h100", rate=3, limit=5, chunk=128, policy="continuous").html)
     assert page.page.input_value("#load-rate") == "3"
     assert page.page.input_value("#load-policy") == "continuous"
     assert page.page.is_hidden("#load-chunk")
@@ -268,7 +268,14 @@ def test_the_rate_starts_where_it_is_told_or_at_half(
     assert main(told) == 0
     assert '"load":{"rate":2.5,"seqs":9,' in Path(target).read_text(encoding="utf-8")
     capsys.readouterr()
-    for bad in ({"rate": -1}, {"seqs": 0}, {"policy": "static"}, {"rate": float("nan")}):
+    for bad in (
+        {"rate": -1},
+        {"limit": 0},
+        {"policy": "static"},
+        {"limit": 2.5},
+        {"chunk": 1e10},
+        {"rate": float("nan")},
+    ):
         with pytest.raises(InputError):
             report("gpt2", "h100", **bad)
 

@@ -1,9 +1,6 @@
 // A server under load. The forms are costgraph/asking/serving/forms.py, printed as FORMS; steps and
 // memory are formulas of the pipeline, printed as everything else.
 const POLICIES = { chunked: "decodes, chunks of prompts", continuous: "decodes, whole prompts", "prefill-first": "a prompt, or decodes" };
-const LOADED = {
-  rate: { whole: false, least: 1e-6, most: 1e9 }, seqs: { whole: true, least: 1, most: 4096 }, chunk: { whole: true, least: 1, most: 1e9 },
-};
 // Chunks of one prompt that are added up, and loads of the curves.
 const MOST_CHUNKS = 512, LOADS = Array.from({ length: 24 }, (_, i) => 0.02 + (0.96 * i) / 23);
 
