@@ -29,6 +29,9 @@ def add_commands(commands: Any) -> None:
     load.add_argument(
         "--policy", choices=("chunked", "continuous", "prefill-first"), help="a step (chunked)"
     )
+    load.add_argument(
+        "--simulate", type=whole, metavar="N", help="also simulate so many requests at the start"
+    )
     command.add_argument(
         "--plans",
         action="store_true",
@@ -48,10 +51,11 @@ def _report(arguments: argparse.Namespace) -> int:
         list(dict.fromkeys(vocabulary.devices(arguments))),
         vocabulary.pipelines(arguments),
         rate=arguments.rate,
-        seqs=arguments.limit,
+        limit=arguments.limit,
         chunk=arguments.chunk,
         policy=arguments.policy,
         plans=arguments.plans,
+        simulate=arguments.simulate,
         **vocabulary.conventions(arguments),
         **vocabulary.values(arguments),
     )

@@ -254,7 +254,7 @@ def test_what_no_server_does_is_said_in_one_line(opening: Callable[..., Opened])
 def test_the_rate_starts_where_it_is_told_or_at_half(
     tmp_path: Path, opening: Callable[..., Opened], capsys: Any
 ) -> None:
-    page = opening(report("gpt2", "h100", rate=3, seqs=5, chunk=128, policy="continuous").html)
+    page = opening(report("gpt2", "h100", rate=3, limit=5, chunk=128, policy="continuous").html)
     assert page.page.input_value("#load-rate") == "3"
     assert page.page.input_value("#load-policy") == "continuous"
     assert page.page.is_hidden("#load-chunk")
@@ -268,9 +268,36 @@ def test_the_rate_starts_where_it_is_told_or_at_half(
     assert main(told) == 0
     assert '"load":{"rate":2.5,"seqs":9,' in Path(target).read_text(encoding="utf-8")
     capsys.readouterr()
-    for bad in ({"rate": -1}, {"seqs": 0}, {"policy": "static"}, {"rate": float("nan")}):
+    for bad in (
+        {"rate": -1},
+        {"limit": 0},
+        {"policy": "static"},
+        {"limit": 2.5},
+        {"chunk": 1e10},
+        {"rate": float("nan")},
+    ):
         with pytest.raises(InputError):
             report("gpt2", "h100", **bad)
+
+
+@slow
+def test_a_simulation_stands_beside_the_forms(opening: Callable[..., Opened]) -> None:
+    pytest.importorskip("simpy")
+    page = opening(report("gpt2", "h100", ["fuse"], S=128, N=32, rate=200, simulate=400).html)
+    cells = page.page.eval_on_selector_all(
+        "#simulatedtable [data-simulated]",
+        "all => Object.fromEntries(all.map(x => [x.dataset.simulated, Number(x.dataset.value)]))",
+    )
+    (formed,) = table(page.page)
+    assert formed["load"] < 0.6
+    for name, within in (("tpot", 0.1), ("ttft", 0.25)):
+        assert cells[f"{name} 0"] == pytest.approx(formed[name], rel=within)
+        assert cells[f"{name} 1"] <= cells[f"{name} 2"] <= cells[f"{name} 3"]
+    assert "do not follow the controls" in page.page.inner_text("#simulated")
+    page.clean()
+    for model, count in (("gpt2", 3), ("dit-xl-2", 100)):
+        with pytest.raises(InputError):
+            report(model, "h100", simulate=count)
 
 
 MODELS = (

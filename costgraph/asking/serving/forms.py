@@ -46,9 +46,10 @@ class Times(Protocol):
 class Server(Protocol):
     """A queue as the forms see it; names are those of :class:`.Queue`."""
 
-    times: Any
-    servers: int
-
+    @property
+    def times(self) -> Any: ...
+    @property
+    def servers(self) -> int: ...
     @property
     def kind(self) -> str: ...
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -25,18 +26,27 @@ if TYPE_CHECKING:
 START = {"rate": None, "seqs": 64, "chunk": 2048, "policy": "chunked"}
 #: Policies with forms.
 POLICIES = ("chunked", "continuous", "prefill-first")
+#: What they take.
+ALLOWED: dict[str, dict[str, Any]] = {
+    "rate": {"whole": False, "least": 1e-6, "most": 1e9},
+    "seqs": {"whole": True, "least": 1, "most": 4096},
+    "chunk": {"whole": True, "least": 1, "most": 1e9},
+}
+NAMES = {"rate": "a rate", "seqs": "sequences at a time", "chunk": "tokens of a step"}
 HELD = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {RESERVED}"
 
 
 @cache
 def queue_script() -> str:
-    """JavaScript that defines ``FORMS``: the functions of :mod:`costgraph.asking.serving.forms`."""
+    """JavaScript that defines ``FORMS``, the functions of :mod:`costgraph.asking.serving.forms`,
+    and ``LOADED``, what the controls take."""
     library = (files("costgraph.showing.report") / "assets" / "arrays.js").read_text("utf-8")
-    return f"const FORMS = {javascript_functions(forms, library)};\n"
+    functions = javascript_functions(forms, library)
+    return f"const FORMS = {functions};\nconst LOADED = {json.dumps(ALLOWED)};\n"
 
 
 def starting(
-    rate: float | None, seqs: int | None, chunk: int | None, policy: str | None
+    rate: float | None, limit: int | None, chunk: int | None, policy: str | None
 ) -> dict[str, Any]:
     """Where the controls of the load start.
 
@@ -47,10 +57,15 @@ def starting(
         raise InputError(
             f"no closed form for the policy {clip(policy)}: {', '.join(POLICIES)} have one"
         )
-    given = {"rate": rate, "seqs": seqs, "chunk": chunk, "policy": policy}
-    for name, value in (("a rate", rate), ("sequences at a time", seqs), ("a chunk", chunk)):
-        if value is not None and not 0 < value < 1e12:
-            raise InputError(f"{name}: a number above 0, not {value}")
+    given = {"rate": rate, "seqs": limit, "chunk": chunk, "policy": policy}
+    for name, allowed in ALLOWED.items():
+        value, least, most = given[name], allowed["least"], allowed["most"]
+        if value is None:
+            continue
+        assert not isinstance(value, str)
+        if not least <= value <= most or (allowed["whole"] and value != int(value)):
+            kind = "a whole number" if allowed["whole"] else "a number"
+            raise InputError(f"{NAMES[name]}: {kind} from {least:g} to {most:g}, not {value}")
     return START | {k: v for k, v in given.items() if v is not None}
 
 

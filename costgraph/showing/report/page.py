@@ -35,6 +35,7 @@ from costgraph.showing.report.contents import (
 from costgraph.showing.report.load import START as LOAD
 from costgraph.showing.report.load import queue_script, starting
 from costgraph.showing.report.plans import plans_of
+from costgraph.showing.report.simulated import simulated
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -101,10 +102,11 @@ def report(
     calibration: str | os.PathLike[str] | None = None,
     reserve: str | float | None = None,
     rate: float | None = None,
-    seqs: int | None = None,
+    limit: int | None = None,
     chunk: int | None = None,
     policy: str | None = None,
     plans: bool = False,
+    simulate: int | None = None,
     **options: Any,
 ) -> Report:
     """A live report of a model on one or several devices through one or several pipelines.
@@ -117,9 +119,10 @@ def report(
             against the first.
         B, S, N, T: where the controls start: by default 1, 1024, 256 and 2048, or less
             where the model has no positions for so many.
-        rate, seqs, chunk, policy: where the load of a server starts: requests per second (by
+        rate, limit, chunk, policy: where the load of a server starts: requests per second (by
             default half of what it stands), sequences at a time (64, or what memory holds), tokens
             of a step (2048), and ``chunked``, ``continuous`` or ``prefill-first``.
+        simulate: also simulate so many requests where the controls start.
         plans: also every way to share the model among the devices of each system.
         options: how the model is read, and where other symbols start, such as ``K``
             denoising steps and those of passes.
@@ -127,7 +130,7 @@ def report(
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
-    load = starting(rate, seqs, chunk, policy)
+    load = starting(rate, limit, chunk, policy)
     devices = devices_of(hardware)
     texts = list(dict.fromkeys(pipelines_of(pipelines)))
     if not devices or not texts:
@@ -151,20 +154,43 @@ def report(
     def made(device: Hardware, passes: Passes) -> Compiled:
         return compile(model, device, passes, symbolic_hardware=True, **how)
 
-    def planned(device: Hardware, passes: Passes, contents: Contents) -> dict[str, Any] | None:
-        if not plans or load_system(device).devices == 1:
-            return None
-        return plans_of(model, device, passes, contents, **how)
-
     pairs = [(device, passes) for device in devices for passes in texts]
     made_all = [made(*pair) for pair in counted(pairs, "variants compiled")]
     grid = [made_all[i : i + len(texts)] for i in range(0, len(pairs), len(texts))]
     contents, data, setting = bundle(grid, start([c for row in grid for c in row], point))
-    for device, row in zip(devices, data["variants"], strict=True):
-        for passes, variant in zip(texts, row, strict=True):
-            variant["plans"] = planned(device, passes, contents)
     data["load"] = load
+    for device, row, known in zip(devices, data["variants"], grid, strict=True):
+        if plans and load_system(device).devices != 1:
+            for passes, variant in zip(texts, row, strict=True):
+                variant["plans"] = plans_of(model, device, passes, contents, **how)
+        if simulate is not None:
+            fixed = [_fixed(c, data["controls"]) for c in known]
+            numbers = [
+                compile(model, device, passes, **how, **values)
+                for passes, values in zip(texts, fixed, strict=True)
+            ]
+            S, N = _lengths(data["controls"])
+            for variant, seen in zip(row, simulated(numbers, load, S, N, simulate), strict=True):
+                variant["simulated"] = seen
     return _page(grid, contents, data, setting, plain(point))
+
+
+def _fixed(compiled: Compiled, controls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where controls of symbols start that are no size of a request."""
+    names = {s.name for s in compiled.latency.symbols} - {"B", "S", "N", "T", "price"}
+    return {c["name"]: c["value"] for c in controls if c["name"] in names}
+
+
+def _lengths(controls: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Prompt and answer where the controls start.
+
+    Raises:
+        InputError: the model has none.
+    """
+    begun = {c["name"]: c["value"] for c in controls}
+    if "S" not in begun or "N" not in begun:
+        raise InputError("only what reads prompts and generates tokens is simulated")
+    return int(begun["S"]), int(begun["N"])
 
 
 def start(variants: Sequence[Compiled], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 #: Plans of one pipeline that are compiled.
 MOST = 48
-OPEN = Parallelize(tp="auto", pp="auto", dp="auto", ep="auto")
+#: Options of compiling that say nothing of how a model is read.
+_ASKED = ("accounting", "fidelity", "calibration", "reserve")
+AUTO = "auto"
 
 
 def plans_of(
@@ -28,8 +30,8 @@ def plans_of(
 ) -> dict[str, Any]:
     """Every way to share a model among the devices of a system, as a page evaluates it.
 
-    What the pipeline itself says of sharing is left out. Stages are tried with one group of the
-    batch at a time, and with as many groups as there are stages.
+    Where the pipeline shares it already, its degrees are open, and what else it says stays. Stages
+    are tried with the groups that it says, or one at a time and as many as there are stages.
 
     Args:
         model, hardware, passes, options: as for :func:`costgraph.compile`.
@@ -68,12 +70,11 @@ def _ways(
         raise InputError(f"{system.name} is one device: there is nothing to share")
     reading, _ = split_options({k: v for k, v in options.items() if k not in _ASKED})
     program = load_model(model, **reading)
-    others = tuple(p for p in passes_of(passes) if not isinstance(p, Parallelize))
-    for way in OPEN.choices(program, system):
+    passes = passes_of(passes)
+    others = tuple(p for p in passes if not isinstance(p, Parallelize))
+    (given, *_) = (*(p for p in passes if isinstance(p, Parallelize)), Parallelize())
+    # What it says beside its degrees stays.
+    for way in replace(given, tp=AUTO, pp=AUTO, dp=AUTO, ep=AUTO).choices(program, system):
         yield others, way
-        if way.pp != 1:
+        if way.pp != 1 and way.micro == 1:
             yield others, replace(way, micro=way.pp)
-
-
-#: Options of compiling that say nothing of how a model is read.
-_ASKED = ("accounting", "fidelity", "calibration", "reserve")

@@ -44,7 +44,7 @@ function control({ id, label, unit, scale, stops, allowed, get, set }) {
   field.addEventListener("input", () => {
     const value = Number(field.value) * scale;
     if (field.value === "" || !allows(allowed, value)) {
-      error.textContent = allowed.whole ? "a whole number from 1 to 1e12" : `a number from ${digitsOf(allowed.least / scale)} to ${digitsOf(allowed.most / scale)}`;
+      error.textContent = allowed.whole ? `a whole number from 1 to ${allowed.most < 1e6 ? allowed.most : allowed.most.toExponential().replace("+", "")}` : `a number from ${digitsOf(allowed.least / scale)} to ${digitsOf(allowed.most / scale)}`;
       field.setAttribute("aria-invalid", "true");
       return;
     }

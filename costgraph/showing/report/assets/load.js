@@ -1,9 +1,6 @@
 // A server under load. The forms are costgraph/asking/serving/forms.py, printed as FORMS; steps and
 // memory are formulas of the pipeline, printed as everything else.
 const POLICIES = { chunked: "decodes, chunks of prompts", continuous: "decodes, whole prompts", "prefill-first": "a prompt, or decodes" };
-const LOADED = {
-  rate: { whole: false, least: 1e-6, most: 1e9 }, seqs: { whole: true, least: 1, most: 4096 }, chunk: { whole: true, least: 1, most: 1e9 },
-};
 // Chunks of one prompt that are added up, and loads of the curves.
 const MOST_CHUNKS = 512, LOADS = Array.from({ length: 24 }, (_, i) => 0.02 + (0.96 * i) / 23);
 
@@ -130,11 +127,12 @@ function drawLoad() {
   for (const id of ["load-seqs", "load-chunk", "load-policy"]) if ($(id)) $(id).closest(".control").hidden = !queued || (id === "load-chunk" && state.load.policy !== "chunked");
   $("load-half").hidden = state.load.rate === null;
   const usual = state.load.rate === null ? " The rate is half of what the first pipeline stands, unless another is set." : "";
+  drawSimulated();
   if (queued) drawQueue(servers, servers.get(state.pipeline), usual);
   else drawBatches(shown, one, usual);
 }
 
-const timesText = () => (calibrated() ? `Times are fitted (fidelity ${DATA.setting.fidelity}), without the host's.` : "Times are the roofline's: a lower bound, so real servers stand less.");
+const timesText = () => (calibrated() ? `Times are fitted (fidelity ${DATA.setting.fidelity}).` : "Times are the roofline's: a lower bound, so real servers stand less.");
 
 function warnLoad(text) {
   if ($("load-said").textContent !== text) $("load-said").textContent = text;
@@ -194,9 +192,9 @@ function drawStability(q, found) {
   const bound = boundOfStep(m, Math.round(q.context));
   const what = q.places <= q.prompts ? `its ${digits(m, 12)} places${q.room !== null && q.limit === q.room ? ", all that memory holds," : ""} bound the rate${q.room !== null && q.limit < q.room ? `, and memory holds ${roomText(q.room)}` : ""}` : "prompts alone bound the rate: there is no time for more of them";
   put($("load-why"), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Limit of stability" }, formula),
-    h("p", { class: "hint" }, `m places; t(m): a decode step of m sequences at context ${digits(q.context)}${gain === 1 ? "" : `, a round of g = ${digits(gain)} tokens`}, as the formula of the time per output token says; X(m): what a prompt adds to the steps of those that decode; Q(m): a prompt in a row of prompts.`),
+    h("p", { class: "note" }, `m places; t(m): a decode step of m sequences at context ${digits(q.context)}${gain === 1 ? "" : `, a round of g = ${digits(gain)} tokens`}, as the formula of the time per output token says; X(m): what a prompt adds to the steps of those that decode; Q(m): a prompt in a row of prompts.`),
     h("p", {}, `What bounds: ${what}${bound ? `; its decode steps are ${percent(bound.share)} bound by ${bound.by}` : ""}.`),
-    found && found.low ? h("p", { class: "hint" }, `~ above ${`${100 * FORMS.HONEST} %`} of λ* waits for the first token are mostly lower estimates: costgraph serve-simulate has them.`) : null);
+    found && found.low ? h("p", { class: "note" }, `~ above ${`${100 * FORMS.HONEST} %`} of λ* waits for the first token are mostly lower estimates: costgraph serve-simulate has them.`) : null);
 }
 
 // What bounds most of a decode step of m sequences.
@@ -213,7 +211,7 @@ function drawLoadTable(servers, rate) {
   const cell = (field, value, text) => h("td", { class: "number", "data-load": field, "data-value": value }, text);
   const rows = [...servers].map(([p, q]) => {
     const one = variant(p), name = h("th", { scope: "row" }, `${letter(p)}: `, breakable(DATA.pipelines[p]));
-    if (one.load === null) return h("tr", {}, name, h("td", { colspan: 8, class: "hint" }, "deriving …"));
+    if (one.load === null) return h("tr", {}, name, h("td", { colspan: 8, class: "note" }, "deriving …"));
     if (q.why) return h("tr", { class: "failed" }, name, h("td", { colspan: 8, class: "warning" }, q.why));
     const found = loadedAt(q, rate), at = (field, text) => (found ? cell(field, found[field], text(found)) : cell(field, NaN, "–"));
     const room = cell("room", q.room === null ? NaN : q.room, roomText(q.room));
@@ -252,7 +250,22 @@ function drawLoadChart(metric, lines, rate) {
   if (rate > 0 && rate <= most) parts.push(s("line", { class: "now", x1: x.place(rate), x2: x.place(rate), y1: box.top, y2: box.bottom }));
   const text = lines.map((l) => `${letter(l.p)}: from ${shown(l.points[0][metric], "s")} to ${shown(l.points.at(-1)[metric], "s")} at ${digits(l.points.at(-1).rate)} a second`).join("; ");
   place.replaceChildren(s("svg", { class: "chart", viewBox: "0 0 560 336", role: "img", "aria-label": `mean ${TITLES[metric]} over the rate. ${text}` }, ...parts),
-    h("p", { class: "hint" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates` : ""}. Dotted: the rate that is set.`));
+    h("p", { class: "note" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates` : ""}. Dotted: the rate that is set.`));
+}
+
+// What was simulated when the report was made: it does not follow the controls, and says so.
+function drawSimulated() {
+  const seen = variant().simulated;
+  if (!seen) { put($("simulated")); return; }
+  const title = h("h3", { id: "simulated-title" }, "Simulated when this report was made");
+  if (seen.why) { put($("simulated"), title, h("p", { class: "warning" }, seen.why)); return; }
+  const head = h("thead", {}, h("tr", {}, ["", "mean", ...seen.quantiles.map((p) => `${p} %`)].map((t) => h("th", { scope: "col" }, t))));
+  const rows = Object.entries(seen.rows).map(([name, values]) => h("tr", {}, h("th", { scope: "row" }, HEADS[name] || name), values.map((v, i) => h("td", { class: "number", "data-simulated": `${name} ${i}`, "data-value": v }, shown(v, "s")))));
+  const policy = `${seen.policy}${seen.policy === "chunked" ? ` ${digits(seen.chunk, 12)}` : ""}`;
+  put($("simulated"), title,
+    h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated; the first fifth does not count. These numbers do not follow the controls.`),
+    seen.unsteady ? h("p", { class: "warning" }, seen.unsteady) : null,
+    h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "simulated-title" }, h("table", { id: "simulatedtable" }, head, h("tbody", {}, rows))));
 }
 
 // Without steps of mixed work: one request, or one batch, after another.
@@ -267,7 +280,7 @@ function drawBatches(pipelines, one, usual) {
     loadCard("seconds", `time of one ${B === 1 ? what : "batch"}`, found.seconds, shown(found.seconds, "s")),
     loadCard("wait", "wait in the queue, mean", found.wait, shown(found.wait, "s"), B === 1 ? "" : "depends on how a batch is filled"),
     loadCard("latency", "from arrival to the end, mean", found.wait + found.seconds, shown(found.wait + found.seconds, "s")));
-  put($("load-why"), h("p", { class: "hint" }, `λ* = B / latency(B) = ${digits(B, 12)} / ${shown(found.seconds, "s")}; the wait of single ones is that of an M/D/1 queue, λ/λ* · latency / (2 · (1 − λ/λ*)).`));
+  put($("load-why"), h("p", { class: "note" }, `λ* = B / latency(B) = ${digits(B, 12)} / ${shown(found.seconds, "s")}; the wait of single ones is that of an M/D/1 queue, λ/λ* · latency / (2 · (1 − λ/λ*)).`));
   $("load-table-title").textContent = `Pipelines at ${digits(shownRate)} a second`;
   const head = h("thead", {}, h("tr", {}, ["pipeline", "λ*, per second", "load", "time of one", "wait"].map((t) => h("th", { scope: "col" }, t))));
   keepFocus(() => $("loadtable").replaceChildren(head, h("tbody", {}, pipelines.map((p) => {
