@@ -18,8 +18,8 @@ LARGEST = 10**9
 SECTION = "_config"
 #: Those that have other names: halves of a pair, and parts of Phi-4-multimodal.
 SECTIONS = frozenset(
-    {"encoder", "decoder", "text_encoder", "audio_encoder", "audio_processor", "config", "embd_layer", "audio_embd_layer",
-     "image_embd_layer", "speech_lora", "vision_lora"}
+    {"encoder", "decoder", "text_encoder", "audio_encoder", "audio_processor", "config",
+     "embd_layer", "audio_embd_layer", "image_embd_layer", "speech_lora", "vision_lora"}
 )  # fmt: skip
 #: What describes narrow weights is read, or refused, apart.
 _APART = ("quantization_config", "compression_config")
