@@ -303,8 +303,9 @@ def compare(
         columns.append(_column(place, values, columns[0] if columns else None))
         if progress is not None:
             progress(len(columns), len(grid))
+    settings = [p.compiled.setting.warned(p.compiled.latency.beyond(**at[id(p.own)])) for p in grid]
     return Comparison(
-        replace(Setting.shared([c.setting for c in everything]), passes="", warnings=()),
+        replace(Setting.shared(settings), passes="", warnings=()),
         workloads[0],
         None if apart else _middle(everything[0], workloads[0]).get("T"),
         OWN_STEPS if apart else _steps(everything[0], workloads[0]),

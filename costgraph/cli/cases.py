@@ -99,7 +99,8 @@ def value_case(compiled: Compiled, formula: Formula, data: dict[str, Any] | None
     if compiled.farther or formula.setting is None or room is None or not (needs.known and sizes):
         return None
     mine = set(formula.symbols)
-    limits = [x.excess for x in formula.limits if x.symbols <= mine]
+    every = (*formula.limits, *formula.stated)
+    limits = [x.excess for x in every if x.excess.free_symbols <= mine]
     try:
         return {
             "metric": formula.name,
