@@ -166,3 +166,17 @@ def test_sections_of_language_models_state_it(path):
         config = {key: config, "vision_config": {"max_position_embeddings": 7}}
     assert context_of(config) == 4096
     assert context_of({"vision_config": {"max_position_embeddings": 7}}) is None
+
+
+def test_a_solution_beyond_it_says_so(capsys):
+    """Whether what is solved for is a length, or something else at one that is too long."""
+    line = ["solve", *TARGET, "--metric", "tpot", "--budget"]
+    assert main([*line, "2 ms", "--over", "T", "--at", "B=1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (said,) = found["warnings"]
+    assert SAID in said
+    assert OPEN in " ".join(found["assumptions"])
+    assert main([*line, "20 ms", "--over", "B", "--at", "T=9000", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [SAID in x for x in found["cautions"]] == [True]
+    assert not any(SAID in x for x in found["warnings"])
