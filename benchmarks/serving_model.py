@@ -10,15 +10,13 @@ from typing import Any
 
 import costgraph as cg
 from costgraph.asking.serving import Serving, shared_tpot
+from costgraph.asking.serving.memory import MEMORY_SHARE, Memories
 from costgraph.compiling.compiled import Compiled
-from costgraph.counting.footprint import cache_bytes, footprint
 from costgraph.errors import InputError
 from costgraph.models.catalog import CONFIGS, find
 from costgraph.timing.fidelity.apply import calibrated
 from costgraph.timing.fidelity.calibration import shipped
 
-#: Share of a device's memory that servers give to weights and caches.
-MEMORY_SHARE = 0.9
 #: GPUs in a node of the servers.
 NODE = 8
 
@@ -126,18 +124,19 @@ class Server:
         """A mean decode step in seconds."""
         return float(self.serving.step(c=c, S=S, N=N))
 
+    @cached_property
+    def memories(self) -> Memories:
+        """What requests take of memory, as the serving layer counts it."""
+        return Memories(self.compiled)
+
     def room(self, S: int, N: int) -> int:
-        """Requests whose caches fit beside the weights.
+        """Requests whose caches fit beside the weights and a decode step, on all replicas.
 
         TensorRT-LLM reserves a request's whole length; others hold what there is,
         on average half of the answer.
         """
         reserved = S + N if self.framework == "trtllm" else S + N // 2
-        graph = self.compiled.graph
-        weights = float(footprint(graph).weights)
-        cache = float(cache_bytes(graph).subs({cg.symbols.B: 1, cg.symbols.T: reserved}))
-        memory = MEMORY_SHARE * float(self.compiled.machine.memory.capacity)
-        return self.layout.dp * int((memory - weights) // cache)
+        return self.memories.most(reserved)
 
 
 @cache

@@ -16,7 +16,9 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.op import Op
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Region
-from costgraph.models.stored import SECTIONS
+from costgraph.models.fields import SECTION
+from costgraph.models.known import PARTS
+from costgraph.models.stored import NARROW_KEYS, SECTIONS
 from costgraph.ops import Rope
 from costgraph.ops.attending import pattern_of
 from costgraph.ops.elementwise import NamedRope
@@ -44,14 +46,13 @@ PLAIN = frozenset({"", "default", "none"})
 #: Keys under which configurations state the longest context, in order of preference.
 _CONTEXT = (
     "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length",
-    "model_max_length", "context_length",
+    "max_seq_length", "model_max_length", "context_length", "n_ctx",
 )  # fmt: skip
 
 
 def context_of(config: Mapping[str, Any]) -> int | None:
-    """The longest context that a configuration states, in tokens."""
-    inner = config.get("text_config")
-    for source in (config, inner if isinstance(inner, Mapping) else {}):
+    """The longest context that a configuration states of its language model, in tokens."""
+    for source in _parts(config):
         for key in _CONTEXT:
             value = source.get(key)
             if type(value) is int and 0 < value < 10**9:
@@ -86,11 +87,14 @@ def methods_of(config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A configuration and its sections, however deep, but those of towers and of formats."""
     yield config
-    for section in SECTIONS:
-        inner = config.get(section)
-        if isinstance(inner, Mapping):
-            yield inner
+    known = (key for key in SECTIONS if key in config)
+    others = (k for k in config if k.endswith(SECTION) and k not in PARTS)
+    for key in dict.fromkeys((*known, *others)):
+        inner = config[key]
+        if isinstance(inner, Mapping) and key not in NARROW_KEYS:
+            yield from _parts(inner)
 
 
 def _method(found: Any) -> str:

@@ -162,8 +162,11 @@ def compare(
         if progress is not None:
             progress(len(columns), len(grid))
     apart = any(own for _, own in models)
+    settings = [
+        p.compiled.setting.warned(p.compiled.latency.beyond(**workloads[p.index])) for p in grid
+    ]
     return Comparison(
-        joined(c.setting for c in everything),
+        joined(settings),
         workloads[0],
         None if apart else middle(grid[0], workloads[0]).get("T"),
         OWN_STEPS if apart else steps_of(grid[0], workloads[0]),

@@ -296,10 +296,12 @@ def _solve(arguments: argparse.Namespace) -> int:
         raise UnboundSymbolError(f"{told}; --over {other} solves for it", [other]) from None
     answer = found.largest or found.smallest
     if answer is not None:
-        warning = compiled.fit(**values, **{arguments.over: answer}).warning
+        fits = compiled.fit(**values, **{arguments.over: answer})
         # That the weights alone are too large is said of everything already.
-        if warning and not compiled.setting.warnings:
-            found = found.saying(f"{arguments.over}={answer} {warning}")
+        if fits.full and not compiled.setting.warnings:
+            found = found.saying(f"{arguments.over}={answer} {fits.full}")
+        if fits.beyond:
+            found = found.saying(f"at {arguments.over}={answer} {fits.beyond}")
 
     def table() -> Table:
         from costgraph.showing.export.paper import solution_cells

@@ -69,7 +69,9 @@ def kept_step(compiled: Compiled, phase_name: str) -> dict[str, Any] | None:
 
     units = unit_phases(phase)
     parts = roofline.memory_parts(phase, compiled.accounting, at_end=False)
-    limits = (*map(phase.limited, compiled.program.limits), *phase.begins)
+    limits = (
+        *map(phase.limited, compiled.program.limits), *phase.begins, *compiled.program.positions
+    )  # fmt: skip
     try:
         return {
             "phase": phase.name,
@@ -77,7 +79,7 @@ def kept_step(compiled: Compiled, phase_name: str) -> dict[str, Any] | None:
             "limits": [
                 tree_of_expr(x.excess, symbols, exact=True)
                 for x in limits
-                if x.symbols <= set(symbols)
+                if x.excess.free_symbols <= set(symbols)
             ],
             "rows": [_kept_row(row, machine, phase, tree) for row in compiled.rows[phase.name]],
             "held": [use for part in parts for use in held(part, units[part.unit])],
@@ -156,6 +158,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         room_of(compiled),
         more=partial(would_hold, compiled, partial(_most_held, phase_name, given)),
         farther=tuple(_farther(compiled, phase, machine, values)),
+        beyond=compiled.program.beyond_at(values),
     )
     about = tuple(_about(compiled.program, phase, values))
     return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about, step)

@@ -15,7 +15,7 @@ from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.formula import exact
 from costgraph.formula.sums import affine
-from costgraph.symbols import SIZES, B
+from costgraph.symbols import SIZES, B, symbol
 from costgraph.timing import roofline
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
         not memory_needs(compiled, given).complete,
         partial(would_hold, compiled, partial(need_of, given)),
         _farther(compiled, given, whole=True),
+        compiled.program.beyond_at({symbol(name): value for name, value in given.items()}),
     )
 
 

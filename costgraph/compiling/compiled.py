@@ -199,6 +199,7 @@ class Compiled:
             self.latency.limits,
             self._rates if self.timing is None else {},
             self.setting,
+            self.latency.stated,
         )
 
     @cached_property
@@ -592,7 +593,7 @@ class Compiled:
         terms: tuple[Term, ...],
         limits: tuple[Limit, ...] | None = None,
     ) -> Formula:
-        return Formula(
+        made = Formula(
             name,
             unit,
             terms,
@@ -601,6 +602,9 @@ class Compiled:
             self._rates if unit == "s" and self.timing is None else {},
             self.setting_of(unit),
         )
+        mine = set(made.symbols)
+        stated = tuple(x for x in self.program.positions if x.expr.free_symbols <= mine)
+        return replace(made, stated=stated)
 
     def _repr_html_(self) -> str:
         return view_text("compiled_html", self)

@@ -159,4 +159,5 @@ def _formula(
         latency.limits,
         latency.rates,
         compiled.setting.assuming(assumption),
+        latency.stated,
     )

@@ -20,6 +20,7 @@ class Fit:
             workload may need more.
         more: finds what would hold it, as a clause; asked only where it does not fit.
         farther: of farther levels of memory in which something is kept.
+        beyond: a sentence where it has more positions than the model's file states.
     """
 
     hardware: str
@@ -28,6 +29,7 @@ class Fit:
     least: bool = False
     more: Callable[[], str] | None = field(default=None, compare=False, repr=False)
     farther: tuple[Fit, ...] = ()
+    beyond: str = ""
 
     @property
     def fits(self) -> bool | None:
@@ -43,13 +45,18 @@ class Fit:
             return False
         return None if self.least else True
 
-    @cached_property
+    @property
     def warning(self) -> str:
-        """A sentence where it does not fit, otherwise empty."""
-        return "; ".join(w for w in (self._warning, *(f.warning for f in self.farther)) if w)
+        """What must be said beside its numbers, or nothing: of memory, and of positions."""
+        return "; ".join(filter(None, (self.full, self.beyond)))
+
+    @cached_property
+    def full(self) -> str:
+        """A sentence where it does not fit into memory, otherwise empty."""
+        return "; ".join(w for w in (self._full, *(f.full for f in self.farther)) if w)
 
     @property
-    def _warning(self) -> str:
+    def _full(self) -> str:
         if self._own is not False or self.bytes is None or self.capacity is None:
             return ""
         from costgraph.units import format_quantity

@@ -175,6 +175,7 @@ def mixed_step(compiled: Compiled, mix: Mix) -> Formula:
     return Formula(
         "step", "s", step_terms(compiled, mix), None, tuple(_limits(compiled, mix)),
         compiled._rates if compiled.timing is None else {}, setting,
+        tuple(x for group in mix.groups for x in compiled.program.stated_at(group.context)),
     )  # fmt: skip
 
 

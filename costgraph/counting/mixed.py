@@ -219,7 +219,7 @@ def _matched(
         elif twin is not None and not looks_back(row) and _shapes(row) != _shapes(twin):
             raise InputError(
                 f"prompts and decode steps share the tokens of {row.name!r} among devices in "
-                "different ways: their mixes are not counted"
+                "different ways (cp splits prompts by position): their mixes are not counted"
             )
         else:
             made.append(_beside(row, stepping))

@@ -15,7 +15,7 @@ from costgraph.errors import InputError, clip, nearest, unbound
 from costgraph.formula.limits import check, is_whole
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
-from costgraph.formula.terms import Limit, Term, collected, merged, remade
+from costgraph.formula.terms import Limit, Stated, Term, beyond, collected, merged, remade
 from costgraph.number import BEYOND, PLAIN, bounded, is_array, number
 from costgraph.symbols import LEGEND, N, S
 from costgraph.views import view_text
@@ -57,6 +57,7 @@ class Formula:
     limits: tuple[Limit, ...] = ()
     rates: Mapping[str, Expr] = field(default_factory=dict, compare=False)
     setting: Setting | None = field(default=None, compare=False)
+    stated: tuple[Stated, ...] = ()
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -243,7 +244,32 @@ class Formula:
         check(self, values)  # before maxima are decided: outside there may be no value
         made = self.substitute(values)
         kept = tuple(x for x in made.limits if x.symbols)
+        if setting is not None and made.stated:
+            # What was said of fewer values is said of these.
+            before = beyond(self.stated, {})
+            setting = replace(
+                setting, cautions=tuple(x for x in setting.cautions if x != before)
+            ).warned(beyond(made.stated, {}))
         return replace(made, limits=kept, setting=setting)
+
+    def beyond(self, **values: Any) -> str:
+        """A sentence where sizes have more positions than the model's file states, or nothing.
+
+        Args:
+            values: of symbols, as for :meth:`evaluate`; of arrays the largest counts.
+        """
+        if not self.stated:
+            return ""
+        most = {n: max(v.flat if hasattr(v, "flat") else v) if is_array(v) else v
+                for n, v in values.items()}  # fmt: skip
+        sizes = {s: exact(most[s.name]) for x in self.stated for s in x.expr.free_symbols
+                 if s.name in most}  # fmt: skip
+        return beyond(self.stated, sizes)
+
+    def open_in(self, *symbols: Symbol) -> Setting | None:
+        """The setting of something that goes over all values of these symbols."""
+        asked = (x.asks for x in self.stated if x.expr.free_symbols & set(symbols))
+        return None if self.setting is None else self.setting.assuming(*asked)
 
     def substitute(self, replacements: Mapping[Symbol, Expr]) -> Formula:
         """The formula with symbols replaced; maxima that become decided collapse.
@@ -265,6 +291,7 @@ class Formula:
             terms=merged(terms),
             numerator=None if self.numerator is None else f(self.numerator),
             limits=tuple(x.mapped(f) for x in self.limits),
+            stated=tuple(x.mapped(f) for x in self.stated),
             rates={k: f(v) for k, v in self.rates.items()},
             setting=setting,
         )
@@ -363,6 +390,7 @@ class Formula:
             tuple(dict.fromkeys((*self.limits, *other.limits))),
             {**other.rates, **self.rates},
             other.setting if self.setting is None else self.setting.beside(other.setting),
+            tuple(dict.fromkeys((*self.stated, *other.stated))),
         )
 
     # --- views ---------------------------------------------------------------

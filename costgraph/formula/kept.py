@@ -40,13 +40,13 @@ def kept_formula(formula: Formula) -> dict[str, Any]:
 
     mine = set(formula.symbols)
     names = [s.name for s in formula.symbols]
+    # What is said beyond a stated context, the formula itself says.
+    every = (x.excess for x in (*formula.limits, *formula.stated))
     return {
         "names": names,
         "counts": [n for n in names if n in ("S", "N")],
         "tree": tree_of(source_of(*formula.computed)),
-        "limits": [
-            tree_of_expr(x.excess, formula.symbols) for x in formula.limits if x.symbols <= mine
-        ],
+        "limits": [tree_of_expr(x, formula.symbols) for x in every if x.free_symbols <= mine],
     }
 
 

@@ -208,7 +208,7 @@ def regimes(
             continue
         pieces.append(Regime(lower, upper, total, bound_by))
     return Regimes(
-        x, formula.name, formula.unit, tuple(pieces), tightest(judge.conditions), bound.setting
+        x, formula.name, formula.unit, tuple(pieces), tightest(judge.conditions), bound.open_in(x)
     )
 
 

@@ -201,7 +201,7 @@ def region_map(formula: Formula, x: str, y: str, /, **values: Any) -> RegionMap:
         tuple(regions),
         bound.terms,
         limits,
-        bound.setting,
+        bound.open_in(first, second),
     )
 
 

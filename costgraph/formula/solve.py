@@ -125,7 +125,9 @@ def solve_for(
     if not limit > 0:
         raise InputError(f"the budget must be positive, not {budget}")
     given = {symbol(k): exact(v) for k, v in values.items() if k != over}
-    setting = None if formula.setting is None else formula.setting.at(given)
+    setting = formula.open_in(symbol(over))
+    if setting is not None:
+        setting = setting.at(given).warned(formula.beyond(**values))
     whole = is_whole(formula, symbol(over))
     asked = Question(formula.name, formula.unit, over, limit, at_least, setting, whole)
     try:

@@ -139,6 +139,63 @@ class Limit:
         return f"{self.expr} exceeds {self.bound} by {over:.15g}: {self.why}"
 
 
+@dataclass(frozen=True)
+class Stated:
+    """Positions of a request, against the most that a model's file states.
+
+    No limit: where positions are rotated a graph goes on beyond them, and so do its numbers.
+    Whoever shows one there says so.
+
+    Attributes:
+        expr: how many there are, over the request's sizes.
+        most: that the file states.
+        model: whose file it is.
+        what: who has them, with its verb.
+    """
+
+    expr: Expr
+    most: int
+    model: str
+    what: str
+
+    def mapped(self, f: Callable[[Expr], Expr]) -> Stated:
+        """``f`` applied to the positions."""
+        return replace(self, expr=f(self.expr))
+
+    @property
+    def excess(self) -> Expr:
+        """Positions beyond those that are stated."""
+        return self.expr - self.most
+
+    @property
+    def asks(self) -> str:
+        """What holds of all that the file states, where sizes are open."""
+        return f"{self.what} at most the {self.most} positions that the file states"
+
+    def says(self, positions: object, least: bool = False) -> str:
+        """The sentence of so many positions, or of at ``least`` so many."""
+        return (
+            f"{self.what} {'at least' if least else 'up to'} {positions} positions, more than "
+            f"the {self.most} that the file of {self.model} states"
+        )
+
+
+def beyond(stated: Iterable[Stated], values: Mapping[Symbol, Expr]) -> str:
+    """What is said at a point with more positions than the file states, the most; or nothing.
+
+    Sizes that are not given count as one, the least that they can be.
+    """
+    over: list[tuple[int, bool, Stated]] = []
+    for one in stated:
+        made = one.expr.xreplace(dict(values))
+        free = made.free_symbols
+        number = ceiling(made.xreplace(dict.fromkeys(free, ONE)))
+        if number.is_Integer and number > one.most:
+            over.append((int(number), bool(free), one))
+    positions, least, which = max(over, key=lambda x: x[0], default=(0, False, None))
+    return "" if which is None else which.says(positions, least)
+
+
 def whole(amount: Expr, why: str) -> Limit:
     """The limit that an amount is a whole number; ``why`` says so."""
     return Limit(ceiling(amount), amount, why, apart=True)

@@ -18,7 +18,7 @@ from sympy import Add, Expr, Integer, Symbol, expand
 
 from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.least import bound
-from costgraph.formula.terms import Limit, Span
+from costgraph.formula.terms import Limit, Span, Stated, beyond
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.symbols import K, N, S, T, q
@@ -240,20 +240,39 @@ class Program:
     @property
     def stated(self) -> tuple[str, ...]:
         """What is said where lengths are open: up to where the file's statement reaches."""
+        return tuple(x.asks for x in self.stated_at(ONE))
+
+    def stated_at(self, positions: Expr) -> tuple[Stated, ...]:
+        """So many positions against what the file states; nothing where it states none."""
         if self.context is None:
             return ()
-        return (
-            f"prompt and answer have at most the {self.context} positions that the file states",
-        )
+        what = "prompt and answer have" if self.emits else "sequences have"
+        return (Stated(positions, self.context, self.name, what),)
 
     def beyond(self, positions: int) -> str:
         """A sentence where a request of so many positions is more than the file states."""
-        if self.context is None or positions <= self.context:
-            return ""
-        return (
-            f"prompt and answer have up to {positions} positions, more than the {self.context} "
-            f"that the file of {self.name} states"
-        )
+        return beyond(self.stated_at(Integer(positions)), {})
+
+    def beyond_at(self, values: Mapping[Symbol, Expr]) -> str:
+        """A sentence where sizes have more positions than the file states, as far as they say."""
+        known = set(values)
+        return beyond((x for x in self.positions if x.expr.free_symbols <= known), values)
+
+    @cached_property
+    def positions(self) -> tuple[Stated, ...]:
+        """Positions of a request in each of its phases, against what the file states.
+
+        Of phases that step along contexts those of a step and, with the token that it emits,
+        of the last one. Towers, which count rows of what they see, have none.
+        """
+        found: list[Expr] = []
+        for phase in self.phases:
+            at = phase.substitution.get(T, T) if phase.reach is None else phase.reach
+            found.append(at)
+            if phase.walks_contexts:
+                found.append(phase.at_end(at) + 1)
+        sized = (e for e in dict.fromkeys(map(expand, found)) if e.free_symbols & {S, N, T})
+        return tuple(x for e in sized for x in self.stated_at(e))
 
     @property
     def width(self) -> Expr:

@@ -25,13 +25,16 @@ from costgraph.asking.serving import (
     Pool,
     PrefillFirst,
     Queue,
+    Request,
     StaticBatches,
     StepTimes,
+    Transfer,
     at_once,
     poisson,
     simulate,
 )
 from costgraph.asking.serving.planner import Planner
+from costgraph.asking.serving.policies import PrefillBatches
 from costgraph.asking.serving.ways import Traffic, Way
 
 L, D, H, F, V = 40, 5120, 40, 13824, 32000
@@ -117,31 +120,76 @@ def test_sarathi_on_an_a6000(sarathi):
         assert 1.33 < gains(sarathi, B, context)[1] < 1.6
 
 
-def test_orca_by_its_schedule_alone():
-    """GPT-3's size on eight A100: whole batches against continuous ones, both with one engine.
+PROMPT, ANSWER = Lengths(272, "uniform", 240 / 272), Lengths(64.5, "uniform", 63.5 / 64.5)
+NODES = """
+name = "two-nodes"
+title = "Two nodes of eight A100 of 40 GB, 200 Gb/s each"
+device = "a100"
+inner = "nvlink"
+[sources]
+azure = "the paper: Azure ND96asr A100 v4"
+nccl = "NCCL's own model of time, a step of a ring over a network"
+[layout]
+devices = { value = 8, source = "azure" }
+nodes = { value = 2, source = "azure" }
+[network]
+bandwidth = { value = "25 GB/s", source = "azure" }
+latency = { value = "2.7 us", source = "nccl" }
+"""
 
-    Answers of 1 to 128 tokens, evenly: places of a static batch are busy for E[len]/E[max].
-    The paper's 36.9 is of two engines at one latency: far above what the schedule gives.
+
+@pytest.fixture(scope="module")
+def orca(tmp_path_factory):
+    """GPT-3 175B on two nodes of eight A100 of 40 GB: tensors split within, two stages."""
+    path = tmp_path_factory.mktemp("nodes") / "nodes.toml"
+    path.write_text(NODES, encoding="utf-8")
+    return StepTimes.of(cg.compile("opt-175b", str(path), "fuse,parallel{tp=8,pp=2}"), 700)
+
+
+def test_orca_by_its_schedule_alone(orca):
+    """Whole batches against continuous ones, both with one engine and always busy.
+
+    Prompts of 32 to 512 and answers of 1 to 128 tokens, evenly: places of a static batch are
+    busy for E[len]/E[max].
     """
-    times = StepTimes(cg.compile("opt-175b", "8xa100-80g", "fuse,parallel{tp=8}"), 700)
-    prompt, answer = Lengths(272, "uniform", 240 / 272), Lengths(64.5, "uniform", 63.5 / 64.5)
-    made = at_once(640, prompt, answer, 1)
+    made = at_once(640, PROMPT, ANSWER, 1)
     static, whole = (
-        simulate(made, Pool(times, p, positions=40000), closed=64)
+        simulate(made, Pool(orca, p), closed=64 * orca.lanes)
         for p in (StaticBatches(32), Continuous(32))
     )
-    most = 1 / (1 - answer.waste(32))
+    most = 1 / (1 - ANSWER.waste(32))
     assert most == pytest.approx(124.2 / 64.5, rel=0.01)
     assert 1.2 < whole.throughput / static.throughput < most < 36.9
-    # At one latency for each token of an answer (median): 10 requests a second against 2.
+
+
+#: ORCA, FasterTransformer: requests per second at a median of 190 ms for each token of an
+#: answer, twice what one takes alone there.
+MEASURED, LATENCY, ALONE = (6.81, 0.185), 0.190, 0.095
+
+
+def test_orca_at_one_latency(orca):
+    """36.9 times the requests at twice the time of a request alone: two engines.
+
+    Published figures are bounded: this engine takes 30 ms for a token, theirs 95. By the
+    schedule alone it is 6 to 9 times batches of 8, and 18 to 26 times one request at a time, the
+    best two settings of FasterTransformer.
+    """
 
     def latency(policy, rate):
-        seen = simulate(poisson(rate, 500, prompt, answer, 1), Pool(times, policy, positions=40000))
+        seen = simulate(poisson(rate, 500, PROMPT, ANSWER, 1), Pool(orca, policy))
         return np.median(seen.latency / [s.request.generate for s in seen.served])
 
-    slow = min(latency(StaticBatches(n), 2) for n in (8, 16, 32))
-    assert slow == pytest.approx(0.048, rel=0.02)
-    assert latency(Continuous(32), 10) < slow
+    alone = (orca.prompt(272) + 63.5 * orca.decode(1, 300)) / 64.5
+    assert alone == pytest.approx(0.0295, rel=0.02)
+    assert alone < ALONE
+    assert latency(Continuous(32), MEASURED[0]) < LATENCY
+    assert latency(StaticBatches(8), MEASURED[1]) < LATENCY
+    assert pytest.approx(36.8, abs=0.1) == MEASURED[0] / MEASURED[1]
+    # The rates at twice the time alone lie between these.
+    for policy, keeps, breaks in (
+        (Continuous(32), 18, 21), (StaticBatches(8), 2, 3), (StaticBatches(1), 0.8, 1),
+    ):  # fmt: skip
+        assert latency(policy, keeps) < 2 * alone < latency(policy, breaks)
 
 
 def altered(tmp_path, name, **sizes):
@@ -243,14 +291,25 @@ def test_sarathi_in_a_pipeline(tmp_path):
     assert found[1024][1] < 1.91 < found[512][1]
 
 
-def test_fastgen_by_its_schedule_alone():
-    """LLaMA-2-70B on four A100, 2600 to 60 tokens: chunks beside decodes against prompts first.
-
-    With one engine's kernels, at the same mean time per token; the paper's 2.3 is of two engines.
-    """
-    times = StepTimes(
-        cg.compile("llama-2-70b", "4xa100-80g", "fuse,parallel{tp=4}", fidelity="calibrated"), 2700
+@pytest.fixture(scope="module")
+def fastgen():
+    """LLaMA-2-70B on four A100 of 80 GB, and 512 requests of its benchmark."""
+    made = cg.compile("llama-2-70b", "4xa100-80g", "fuse,parallel{tp=4}", fidelity="calibrated")
+    drawn = np.random.default_rng(1)
+    prompts, answers = (
+        np.clip(np.rint(drawn.normal(mean, 0.3 * mean, 512)), 2, 3900).astype(int)
+        for mean in (2600, 60)
     )
+    requests = [Request(0.0, int(p), int(a)) for p, a in zip(prompts, answers, strict=True)]
+    return StepTimes(made, 4096), requests
+
+
+def test_fastgen_by_its_schedule_alone(fastgen):
+    """Chunks beside decodes against prompts first, at the same mean time per token.
+
+    With one engine's kernels; the paper's 2.3 is of two engines.
+    """
+    times, _ = fastgen
     traffic = Traffic(1, Lengths(2600), Lengths(60), 2600 / 512, 0.05)
     planner = Planner(traffic, [Way("a100-80g", 4, "native", times, 1.0)])
 
@@ -259,6 +318,49 @@ def test_fastgen_by_its_schedule_alone():
 
     gain = rate(ChunkedPrefill(64, 512)) / rate(PrefillFirst(64))
     assert gain == pytest.approx(1.09, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("policy", "clients", "rate", "latency", "ours"),
+    [
+        (ChunkedPrefill(64, 512), 12, 1.36, 9, 1.80),
+        (PrefillBatches(64, 4096), 6, 0.67, 9, 1.40),
+        (ChunkedPrefill(64, 512), 8, 1.2, 7, 1.63),
+        (PrefillBatches(64, 4096), 17, 1.2, 14, 1.81),
+    ],
+)
+def test_fastgen_as_stated(fastgen, policy, clients, rate, latency, ours):
+    """Its throughput and latency and vLLM's, by Little's law of so many clients: upper bounds.
+
+    Prompts of 2600 and answers of 60 tokens, normal with 30 %, a closed loop. FastGen is 1.3
+    times slower than the model, vLLM of that time 1.5 to 2.1 times: its engine, no schedule.
+    """
+    assert clients == pytest.approx(rate * latency, abs=0.5)
+    times, requests = fastgen
+    seen = simulate(requests, Pool(times, policy), closed=clients)
+    assert seen.rate == pytest.approx(ours, rel=0.01)
+    assert seen.rate > rate
+    assert seen.latency.mean() < latency
+
+
+@pytest.mark.parametrize(
+    ("policy", "clients", "effective", "ours"),
+    [(ChunkedPrefill(64, 512), 12, 1.42, 1.78), (PrefillBatches(64, 4096), 20, 0.63, 1.81)],
+)
+def test_fastgen_effective_throughput(fastgen, policy, clients, effective, ours):
+    """Requests with a first token in prompt/512 s, and then 4 tokens a second on average.
+
+    Published: 1.42 against 0.63 of vLLM, 2.3 times. The schedule alone gives nothing here.
+    """
+    times, requests = fastgen
+    seen = simulate(requests, Pool(times, policy), closed=clients)
+    kept = sum(
+        s.first - s.request.arrival <= s.request.prompt / 512
+        and s.done - s.first <= 0.25 * (s.request.generate - 1)
+        for s in seen.served
+    )
+    assert seen.rate * kept / len(requests) == pytest.approx(ours, rel=0.01)
+    assert ours > effective
 
 
 @pytest.mark.parametrize(
@@ -288,3 +390,37 @@ def test_distserve_by_separation_alone(separated, ttft, tpot, gain):
 @pytest.fixture(scope="module")
 def separated():
     return StepTimes(cg.compile("opt-13b", "a100-80g", "fuse", fidelity="calibrated"), 800)
+
+
+def test_distserve_as_its_artefact_states(separated):
+    """OPT-13B: nine of ten requests within 250 and 100 ms, over rates of 0.25 to 3 a device.
+
+    Three devices (here two that split prompts, one for decodes; 755 to 200 tokens) against one.
+    Its best lies in the range that was swept, as ours; vLLM's, 4.6 times lower, is at most 0.65,
+    where one engine with these kernels keeps the limits up to more than 3: not the schedule.
+    """
+    prompt, answer = Lengths(755), Lengths(200)
+    both = StepTimes(
+        cg.compile("opt-13b", "2xa100-80g", "fuse,parallel{tp=2}", fidelity="calibrated"), 1000
+    )
+    link = Transfer(3e-6, 300e9, both.position())
+    alone = StepTimes(separated.compiled, 1000)
+
+    def kept(seen):
+        good = (s.first - s.request.arrival <= 0.25 and s.done - s.first <= 0.1 * 199
+                for s in seen.served)  # fmt: skip
+        return sum(good) / len(seen.served)
+
+    def pools(rate):
+        requests = poisson(3 * rate, 900, prompt, answer, 1)
+        decode = Pool(alone, DecodeOnly(128))
+        return kept(simulate(requests, Pool(both, PrefillFirst(128)), decode=decode, transfer=link))
+
+    def one(rate):
+        policy = PrefillBatches(128, 2048)
+        return kept(simulate(poisson(rate, 300, prompt, answer, 1), Pool(alone, policy)))
+
+    assert pools(0.25) > 0.9
+    assert pools(2) > 0.9 > pools(3)
+    assert one(3 / 4.6) > 0.9
+    assert one(3) > 0.9 > one(5)

@@ -255,8 +255,8 @@ def test_an_answer_that_does_not_fit_the_device_says_so(name, capsys):
     given = {k: int(v) for k, v in found["fixed"].items()}
     answer = found["largest"] or -int(-Fraction(found["intervals"][0][0]) // 1)
     fits = cg.compile("llama-3-8b", "a100-80g").fit(**given, B=answer)
-    assert (name == "what fits") == (not fits.warning)
-    said = f"B={answer} {fits.warning}"
-    assert found["warnings"] == ([said] if fits.warning else [])
+    assert (name == "what fits") == (not fits.full)
+    said = f"B={answer} {fits.full}"
+    assert found["warnings"] == ([said] if fits.full else [])
     for form in ("text", "csv"):
-        assert ("does not fit" in out(capsys, *asked, "--format", form)) == bool(fits.warning)
+        assert ("does not fit" in out(capsys, *asked, "--format", form)) == bool(fits.full)

@@ -108,30 +108,67 @@ def test_matrices_that_meet_earlier_positions_are_read_once_for_all_groups():
             assert row.cost.total_flops == Add(*(c.total_flops for c in each))
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "opt-1.3b", "gemma-2b", "qwen2.5-7b", "gpt2"])
-def test_chunks_of_a_prompt_are_the_prompt_and_the_caches_read_again(name):
-    """What a chunk has beside its tokens: weights, and the logits of its last position."""
-    made, S, C = compiled(name, "fuse"), 1024, 256
-    whole = step_cost(made, Mix.of((1, S, S)))
-    chunks = [step_cost(made, Mix.of((1, C, end))) for end in range(C, S + 1, C)]
-    n = len(chunks)
-    idle = [
-        r.total.mapped(lambda e: e.xreplace({B: Integer(1)}).subs(q, 0))
-        for r in made.rows["prefill"]
-        if not looks_back(r)
-    ]
-    extra = (n - 1) * Add(*(c.total_flops for c in idle))
-    assert Add(*(c.total_flops for c in chunks)) == whole.total_flops + extra
-    weights = Add(*(c.bytes_of(role=Role.WEIGHT) for c in chunks))
-    again = (n - 1) * Add(*(c.bytes_of(role=Role.WEIGHT) for c in idle))
-    assert weights == whole.bytes_of(role=Role.WEIGHT) + again
-    # Each chunk reads the cache up to its end; rows are written once.
-    cached = whole.bytes_of(role=Role.KV, direction=Direction.READ) / S
-    read = Add(*(c.bytes_of(role=Role.KV, direction=Direction.READ) for c in chunks))
-    assert read == cached * sum(range(C, S + 1, C))
-    assert cached.is_Integer
-    written = Add(*(c.bytes_of(role=Role.KV, direction=Direction.WRITE) for c in chunks))
-    assert written == whole.bytes_of(role=Role.KV, direction=Direction.WRITE)
+#: Amounts that do not add up chunk by chunk, and why.
+LATENT = "caches of latent attention are expanded for every chunk"
+EXPERTS = "each chunk touches experts of its own"
+CAPPED = "scores that are capped are a rectangle, smaller for chunks"
+WINDOWS = dict.fromkeys(("written", "read"), "windows are shorter than a chunk")
+BIASES = {"flops": "biases of experts are added where these are touched"}
+QUANTIZED = {"written": "cached latents are narrowed again before they are expanded"}
+ELSEWHERE = {
+    **dict.fromkeys(("deepseek-r1", "deepseek-v3", "deepseek-v3.2"), QUANTIZED),
+    **{name: {"flops": CAPPED} for name in ("gemma-2-2b", "gemma-2-9b")},
+    **dict.fromkeys(("gpt-oss-20b", "gpt-oss-120b"), WINDOWS | BIASES),
+    "llama-3.2-11b-vision": {"read": "layers that look at the image read its rows"},
+    "mimo-v2-flash": WINDOWS,
+    "transfo-xl-wt103": dict.fromkeys(("flops", "weights"), "distances and states are projected"),
+}  # fmt: skip
+
+
+def test_chunks_of_a_prompt_are_the_prompt_and_the_caches_read_again():
+    """On all shipped models that generate, to the integer.
+
+    What a chunk has beside its tokens: weights, and the logits of its last position. Where an
+    amount is other, it is known why, and it is other.
+    """
+    S, C, seen = 512, 256, 0
+    for name in generating():
+        if name in REFUSED:
+            continue
+        made = compiled(name)
+        rows, ops = made.rows["prefill"], {r.node.op.kind for r in made.rows["prefill"]}
+        apart = dict(ELSEWHERE.get(name, {}))
+        if any("expert" in kind for kind in ops):
+            apart["weights"] = EXPERTS
+        if any(r.name.rpartition(".")[2] == "k_up" for r in rows):
+            apart |= dict.fromkeys(("flops", "weights"), LATENT)
+        whole = step_cost(made, Mix.of((1, S, S)))
+        chunks = [step_cost(made, Mix.of((1, C, end))) for end in range(C, S + 1, C)]
+        again = len(chunks) - 1
+        idle = [
+            r.total.mapped(lambda e: e.xreplace({B: Integer(1)}).subs(q, 0))
+            for r in rows
+            if not looks_back(r)
+        ]
+
+        def kv(cost, direction):
+            return cost.bytes_of(role=Role.KV, direction=direction)
+
+        # Each chunk reads the cache up to its end; rows are written once.
+        cached = kv(whole, Direction.READ) / S
+        found = {
+            "flops": Add(*(c.total_flops for c in chunks)) - whole.total_flops
+            - again * Add(*(c.total_flops for c in idle)),
+            "weights": Add(*(c.bytes_of(role=Role.WEIGHT) for c in chunks))
+            - whole.bytes_of(role=Role.WEIGHT)
+            - again * Add(*(c.bytes_of(role=Role.WEIGHT) for c in idle)),
+            "read": Add(*(kv(c, Direction.READ) for c in chunks))
+            - cached * sum(range(C, S + 1, C)),
+            "written": Add(*(kv(c, Direction.WRITE) for c in chunks)) - kv(whole, Direction.WRITE),
+        }  # fmt: skip
+        assert {key for key, value in found.items() if value != 0} == set(apart), name
+        seen += not apart
+    assert seen > 70
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,19 @@ def test_the_command_has_pools_pages_and_prefixes(capsys, tmp_path):
         assert said in text
 
 
+def test_the_command_says_how_often_caches_were_given_up(capsys):
+    line = [
+        "serve-simulate", "llama-3.1-8b", "--on", "h100", "--rate", "40", "--prompt", "8000",
+        "--generate", "1200", "--paging", "recompute", "--requests", "70",
+    ]  # fmt: skip
+    assert main(line) == 0
+    text = capsys.readouterr().out
+    assert main([*line, "--json"]) == 0
+    count = json.loads(capsys.readouterr().out)["preemptions"]
+    assert count > 0
+    assert f"{count} times caches were given up" in text
+
+
 @pytest.mark.parametrize(
     ("given", "what"),
     [

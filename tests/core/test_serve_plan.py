@@ -34,17 +34,67 @@ def ways():
     return [way(1), way(2)]
 
 
+def shared_ways(model, devices, sharings, longest):
+    """Ways to share a model on so many devices."""
+    for degrees in sharings:
+        text = ",".join(f"{name}={n}" for name, n in degrees)
+        on = f"{devices}xh100" if devices > 1 else "h100"
+        made = cg.compile(model, on, f"fuse,parallel{{{text}}}" if text else "fuse")
+        times = StepTimes.of(made, longest)
+        yield Way("h100", devices, "native", times, 3.0, degrees)
+
+
+@pytest.mark.parametrize(
+    ("model", "experts", "rate", "ttft", "tpot", "wins"),
+    [
+        ("llama-3.1-8b", False, 4, 0.13, 0.1, "cp"),
+        ("llama-3.1-8b", False, 20, 1, 0.006, "tp"),
+        ("qwen3-30b-a3b", True, 60, 0.3, 0.006, None),
+    ],
+)
+def test_all_sharings_equal_exhaustive_search(model, experts, rate, ttft, tpot, wins):
+    """Tensors, positions, stages and experts with replicas of attention: every one, in turn."""
+    traffic = Traffic(rate, Lengths(8000), Lengths(64), ttft, tpot)
+    ways = [w for n in (1, 2, 4)
+            for w in shared_ways(model, n, degrees_of(n, experts), 8200)]  # fmt: skip
+    chunks, limits, most = (512, 2048), (16, 64), 16
+    planner = Planner(traffic, ways, chunks, limits, most)
+    found = planner.plans()
+    together = [p for p in found if not p.pooled]
+    every = list(every_plan(ways, traffic, chunks, limits, most))
+    assert together[0].devices == min(every)
+    pooled = [p.devices for p in found if p.pooled]
+    pairs = [n for n in every_pools(planner, ways, traffic) if n <= most]
+    assert pooled == [min(pairs)] if pairs else not pooled
+    if wins is not None:
+        assert wins in dict(together[0].groups[0].way.degrees)
+    tried = {n for w in ways for n in dict(w.degrees)}
+    assert tried == {"tp", "cp", "pp", *(("dp", "ep") if experts else ())}
+
+
+def test_replicas_do_as_well_as_plain_data_parallelism():
+    """Why ``dp`` of a dense model is no way of its own: two replicas serve at least as much."""
+    (alone,) = shared_ways("llama-3.1-8b", 1, [()], 1200)
+    (both,) = shared_ways("llama-3.1-8b", 2, [(("dp", 2),)], 1200)
+    prompt, answer = Lengths(900), Lengths(128)
+    one, two = (Queue(w.times, PrefillFirst(n), prompt, answer)
+                for w, n in ((alone, 32), (both, 64)))  # fmt: skip
+    assert 2 * one.stable_rate >= two.stable_rate
+
+
 def every_plan(ways, traffic, chunks, limits, most):
     """Devices of every combination that keeps the limits, replica by replica."""
     for w in ways:
         room = w.times.room(traffic.prompt.mean + traffic.generate.mean)
         for limit in {min(room, x) for x in limits}:
             policies = [PrefillFirst(limit)]
-            policies += [ChunkedPrefill(limit, x) for x in chunks if x > limit]
+            # Devices that share positions split prompts and decode steps in different ways.
+            mixing = () if "cp" in dict(w.degrees) else chunks
+            policies += [ChunkedPrefill(limit, x) for x in mixing if x > limit]
             for policy in policies:
                 queue = Queue(w.times, policy, traffic.prompt, traffic.generate)
                 for replicas in range(1, most // w.devices + 1):
-                    rate = traffic.rate / replicas
+                    rate = traffic.rate / replicas / w.times.lanes
                     if rate >= queue.stable_rate:
                         continue
                     steady = queue.at(rate)
@@ -235,12 +285,16 @@ def test_the_best_pools_are_those_of_exhaustive_search(ways, rate, ttft, tpot):
 
 
 def test_ways_are_all_that_the_pass_allows_and_drafts():
-    """Tensors, stages, experts; what the pass refuses is left out with its reason."""
-    assert set(degrees_of(4, False)) == {
-        (("tp", 4),), (("tp", 2), ("pp", 2)), (("pp", 4),),
+    """Tensors, positions, stages, experts; what the pass refuses is left out with its reason."""
+    dense = {
+        (("tp", 4),), (("tp", 2), ("cp", 2)), (("cp", 4),), (("tp", 2), ("pp", 2)),
+        (("cp", 2), ("pp", 2)), (("pp", 4),),
     }  # fmt: skip
-    assert (("ep", 4),) in set(degrees_of(4, True))
-    assert (("tp", 2), ("ep", 2), ("pp", 2)) in set(degrees_of(4, True))
+    assert set(degrees_of(4, False)) == dense
+    assert set(degrees_of(4, True)) - dense == {
+        (("tp", 4), ("ep", 4)), (("tp", 2), ("dp", 2), ("ep", 4)), (("ep", 4),),
+        (("tp", 2), ("ep", 2), ("pp", 2)), (("ep", 2), ("pp", 2)),
+    }  # fmt: skip
     found = serve_plan(
         "qwen3-30b-a3b", "h100", rate=10, prompt=500, generate=100, ttft=1, tpot=0.02, devices=2,
         limits=(32,), chunks=(512,), pools=False, front=False,
@@ -287,6 +341,15 @@ def test_models_that_no_node_holds_get_several(monkeypatch):
             "sglang": {"--tp-size": "4", "--ep-size": "4"},
             "tensorrt-llm": {"--tp_size": "4", "--ep_size": "4"},
         }),
+        ((("tp", 2), ("dp", 2), ("ep", 4)), {
+            "vllm": {"--data-parallel-size": "2", "--enable-expert-parallel": None,
+                     "--tensor-parallel-size": "2"},
+            "sglang": {"--tp-size": "4", "--dp-size": "2", "--ep-size": "4"},
+        }),
+        ((("tp", 2), ("cp", 2)), {
+            "vllm": {"--tensor-parallel-size": "2", "--prefill-context-parallel-size": "2"},
+            "tensorrt-llm": {"--tp_size": "2", "--cp_size": "2"},
+        }),
         ((("ep", 4),), {
             "vllm": {"--data-parallel-size": "4", "--enable-expert-parallel": None,
                      "--tensor-parallel-size": "1"},
@@ -310,6 +373,11 @@ def test_flags_share_a_model_as_the_plan_does(ways, degrees, flags):
             assert value is None or words[words.index(flag) + 1] == value
         if degrees == (("ep", 4),) and engine == "tensorrt-llm":
             assert "enable_attention_dp: true" in text
+        assert ("--data-parallel-size" in words) is ("ep" in dict(degrees) and (
+            dict(degrees).get("tp", 1) < 4)) or engine != "vllm"  # fmt: skip
+    for engine in set(ENGINES) - set(flags):
+        with pytest.raises(InputError, match=r"share the positions|replicas of attention"):
+            launch(plan, traffic, "m", engine)
 
 
 def test_drafts_are_told_or_refused(ways):

@@ -203,6 +203,11 @@ def test_traces_are_read_and_wrong_ones_refused(tmp_path):
         ("timestamp,input,output\nnan,2,3\n", "line 2: arrival: 'nan' is neither"),
         ("timestamp,input,output\n2024-13-01 00:00,2,3\n", "line 2: arrival"),
         ("timestamp,input,output,prompt\n1,2,3,4\n", "which column is input"),
+        ("timestamp,input,output\n1,2,3\n2024-05-12 00:00,2,3\n", "line 3.*the first is seconds"),
+        (
+            "timestamp,input,output\n2024-05-12 00:00,2,3\n2024-05-12T00:01Z,2,3\n",
+            "line 3.*a date with a zone, the first is a date without",
+        ),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=what):

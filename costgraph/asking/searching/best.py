@@ -264,7 +264,10 @@ def search(
     ranked = sorted(found, key=lambda c: (not c.feasible, sign * c.values.get(objective, 0.0)))
     front = () if wanted is None else front_of(clouds, (_up(wanted[0]), _up(wanted[1])))
     shown = {m: v for m, v in bounds.items() if v is not None}
-    setting = Setting.shared([compiled.setting for _, _, compiled, _ in made])
+    setting = Setting.shared([
+        compiled.setting.warned(*(f.beyond(**values) for f in formulas.values()))
+        for _, _, compiled, formulas in made
+    ])  # fmt: skip
     setting = replace(setting, passes="", warnings=())
     of = of_step(values["T"], last="T" not in given) if "T" in values else None
     mean = [

@@ -35,6 +35,9 @@ QUANTIZATION: Mapping[str, Mapping[str, str]] = MappingProxyType({
 CACHES: Mapping[str, str] = MappingProxyType({
     "vllm": "--kv-cache-dtype fp8", "sglang": "--kv-cache-dtype fp8_e4m3",
 })  # fmt: skip
+#: Engines with a flag for devices that share the positions of prompts and of their caches.
+#: SGLang's splits prompts alone, among devices that split tensors: not what ``parallel`` counts.
+CONTEXT = ("vllm", "tensorrt-llm")
 #: Formats of caches that these are.
 FLOATS = ("fp8", "e4m3")
 #: Options of the pass ``speculative`` that say how often drafts are right, not how they are made.
@@ -87,6 +90,11 @@ def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
             lines.append(f"# {engine}: connect the pools as its documentation says")
         if isinstance(group.policy, PrefillFirst):
             lines.append("# prompts are whole; the engine may run decodes in the same steps")
+        if _context(group) > 1 and engine not in CONTEXT:
+            raise InputError(
+                f"{engine}: no documented flag is known for devices that share the positions of "
+                f"prompts and of caches (cp {_context(group)}); {' and '.join(CONTEXT)} have one"
+            )
         words = ENGINES[engine](group, shlex.quote(model), longest, role)
         formats, untold = _formats(group, engine)
         words += [*formats, *_drafts(group, engine)]
@@ -94,7 +102,7 @@ def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
         if group.way.devices > NODE:
             lines.append(f"# {group.way.devices} devices: start it over nodes as {engine} says")
         lines.append(" \\\n    ".join(words))
-        file = "in the file of --extra_llm_api_options"
+        file = "in the file of --config (also --extra_llm_api_options)"
         lines += [f"# and {x} {file}" for x in _in_file(group, engine)]
     return "\n".join(lines) + "\n"
 
@@ -103,9 +111,7 @@ def _in_file(group: Group, engine: str) -> list[str]:
     """What an engine reads from a file of options, not from its command."""
     if engine != "tensorrt-llm":
         return []
-    chunked = isinstance(group.policy, ChunkedPrefill)
     return [
-        *(["enable_chunked_prefill: true"] if chunked else []),
         *(["enable_attention_dp: true"] if _split(group)[3] > 1 else []),
         *(["kv_cache_config: {dtype: fp8}"] if _caches(group) in FLOATS else []),
     ]
@@ -152,6 +158,10 @@ def _untold(group: Group, engine: str) -> Iterator[str]:
             yield f"the numbers are for {name} {value}: no flag is known"
     if group.way.times.lanes > 1 and engine != "sglang":
         yield "sequences are of each of the pipeline's groups: see how the engine counts them"
+    if _context(group) > 1:
+        yield "not all models and attention kernels of the engine share positions"
+    if engine == "tensorrt-llm":
+        yield "caches get 90 % of what weights leave by default: the plan has them together"
     if engine == "sglang" and _split(group)[3] > 1:
         yield "attention in replicas: SGLang's documentation names DeepSeek-V2 and Qwen 2/3 MoE"
 
@@ -183,8 +193,13 @@ def _split(group: Group) -> tuple[int, int, int, int]:
     split, staged, experts = (degrees.get(n, 1) for n in ("tp", "pp", "ep"))
     if not degrees:
         split = group.way.devices
-    replicas = group.way.devices // (split * staged)
+    replicas = group.way.devices // (split * staged * _context(group))
     return split, staged, experts, replicas
+
+
+def _context(group: Group) -> int:
+    """Devices that share the positions of a sequence."""
+    return dict(group.way.degrees).get("cp", 1)
 
 
 def _vllm(group: Group, model: str, longest: int, role: str) -> list[str]:
@@ -195,6 +210,7 @@ def _vllm(group: Group, model: str, longest: int, role: str) -> list[str]:
     return [
         f"vllm serve {model}", f"--tensor-parallel-size {split}",
         *([f"--pipeline-parallel-size {staged}"] if staged > 1 else []),
+        *([f"--prefill-context-parallel-size {_context(group)}"] if _context(group) > 1 else []),
         *([f"--data-parallel-size {replicas}"] if replicas > 1 else []),
         *(["--enable-expert-parallel"] if experts > 1 else []),
         f"--max-model-len {longest}", f"--max-num-seqs {seats(group)}",
@@ -227,14 +243,23 @@ def _sglang(group: Group, model: str, longest: int, role: str) -> list[str]:
 
 
 def _trtllm(group: Group, model: str, longest: int, role: str) -> list[str]:
+    chunked = isinstance(group.policy, ChunkedPrefill)
     tokens = group.policy.budget if isinstance(group.policy, ChunkedPrefill) else longest
     split, staged, experts, replicas = _split(group)
+    context = _context(group)
+    if replicas > 1 and split > 1:
+        raise InputError(
+            "tensorrt-llm: enable_attention_dp makes replicas of attention of one device each: no "
+            f"command for {replicas} replicas of {split}"
+        )
     return [
         f"trtllm-serve {model} --backend pytorch", f"--tp_size {split * replicas}",
         *([f"--pp_size {staged}"] if staged > 1 else []),
+        *([f"--cp_size {context}"] if context > 1 else []),
         *([f"--ep_size {experts}"] if experts > 1 else []),
         f"--max_batch_size {seats(group)}", f"--max_seq_len {longest}",
         f"--max_num_tokens {max(tokens, seats(group))}",
+        *(["--enable_chunked_prefill"] if chunked else []),
     ]  # fmt: skip
 
 

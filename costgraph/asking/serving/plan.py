@@ -95,6 +95,8 @@ def serve_plan(
     found = planner.plans()
     held = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {RESERVED}"
     said = [CONDITIONS, SPLIT, held, *(x for w in ways for x in w.times.assumed)]
+    used = dict.fromkeys(g.way.times.unmixed for p in found for g in p.groups)
+    said += [f"prompts have steps of their own: {why}" for why in used if why]
     if any(p.pooled for p in found):
         said.append(POOLED)
     if any(w.price is None for w in ways):

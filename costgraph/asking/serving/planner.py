@@ -72,7 +72,7 @@ class Planner:
             elif kind == "decode-only":
                 made = (DecodeOnly(limit),)
             else:
-                made = (ChunkedPrefill(limit, x) for x in self.chunks)
+                made = (ChunkedPrefill(limit, x) for x in self.chunks if not way.times.unmixed)
             for policy in made:
                 most = min(limit, held(way, self.traffic, policy))
                 if 0 < most < getattr(policy, "budget", most + 1):
@@ -164,8 +164,9 @@ class Planner:
     def apart(self, ways: Sequence[Way], traffic: Traffic) -> Plan | None:
         """The best plan with a pool for prompts and one for decodes, of one device and format."""
         plans = []
+        moved = {id(way): self.transfer(way) for way in ways}
         for first, then in product(ways, repeat=2):
-            transfer = self.transfer(first)
+            transfer = moved[id(first)]
             if transfer is None or traffic.generate.mean <= 1:
                 continue
             # The second token waits for the caches.

@@ -179,10 +179,10 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
     """Requests of a CSV file with columns ``timestamp,input,output``, by time.
 
     A column ``cached`` says how many tokens of a prompt a cache of prefixes has.
-    Times are seconds from any start, or dates with a time of day.
+    Times are seconds from any start, or dates with a time of day; all of one kind.
 
     Raises:
-        InputError: a column or a number is missing, or wrong.
+        InputError: a column or a number is missing, or wrong, or times are of two kinds.
     """
     from costgraph.files import outside
 
@@ -204,6 +204,14 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
             raise InputError(f"{where}: which column is {known[0]}? It has {clip(twice)}")
         places[wanted] = found[0]
     made = [_values(row, places, f"{where}, line {i}") for i, row in lines[1:]]
+    at = places["arrival"]
+    kinds = [(_kind(row[at]), i, row[at]) for i, row in lines[1:]]
+    for kind, i, text in kinds:
+        if kind != kinds[0][0]:
+            first_is = f"the first is {kinds[0][0]}"
+            raise InputError(
+                f"{where}, line {i}: arrival: {clip(text.strip())} is {kind}, {first_is}"
+            )
     first = min(time for time, *_ in made)
     # Exact until the start is taken off: seconds since 1970 leave a float few digits.
     requests = (Request(float(time - first), *lengths) for time, *lengths in made)
@@ -225,6 +233,14 @@ def _values(
     if cached.denominator != 1 or not 0 <= cached < prompt:
         raise InputError(f"{where}: cached tokens are whole, from 0 to one less than the prompt's")
     return _time(row[places["arrival"]].strip(), where), int(prompt), int(answer), int(cached)
+
+
+def _kind(arrival: str) -> str:
+    """What an arrival that is one is written as: a trace has one kind, or gaps are wrong."""
+    text = arrival.strip()
+    if is_number(text.removeprefix("-")):
+        return "seconds"
+    return "a date with a zone" if datetime.fromisoformat(text).tzinfo else "a date without a zone"
 
 
 def _time(text: str, where: str) -> Fraction:

@@ -172,6 +172,15 @@ class StepTimes:
         return _part(t for t in terms if not looking.issuperset(t.ops)), None
 
     @cached_property
+    def unmixed(self) -> str:
+        """Why no prompt joins steps of decodes; empty where they do."""
+        try:
+            self._joint_terms  # noqa: B018
+        except InputError as why:
+            return str(why)
+        return ""
+
+    @cached_property
     def gain(self) -> float:
         """Tokens that a step emits for each sequence: above one where they are drafted."""
         return float(stepping(self.compiled.program).tokens)

@@ -17,9 +17,6 @@ from costgraph.errors import CostgraphError, InputError
 
 #: Devices of a node: more of a replica are on several.
 NODE = 8
-#: Degrees of the pass ``parallel`` that are tried; others (``cp``, ``dp`` alone) serve prompts
-#: in parts, which steps of servers do not have, or are replicas, which are counted as such.
-SHARING = ("tp", "pp", "ep")
 
 
 @dataclass(frozen=True)
@@ -91,19 +88,25 @@ class Way:
 
 
 def degrees_of(devices: int, experts: bool) -> Iterator[tuple[tuple[str, int], ...]]:
-    """Ways to share a model among so many devices: tensors, stages, whole experts.
+    """Ways to share a model among so many devices: tensors, positions, stages, whole experts.
 
-    Experts are shared by all devices of a stage, beside replicas of attention (``ep`` alone)
-    or beside split tensors.
+    Positions (``cp``) are shared beside split tensors. Experts are shared by all devices of a
+    stage, beside split tensors, replicas of attention (``dp``; ``ep`` alone) or replicas of
+    split tensors. Replicas of a whole model (``dp`` of a dense one) are counted as such.
     """
     powers = [2**i for i in range(int(log2(devices)) + 1)]
     for stages in powers:
-        split = devices // stages
-        staged = (("pp", stages),) if stages > 1 else ()
-        yield ((("tp", split),) if split > 1 else ()) + staged
-        if experts and split > 1:
-            yield (("ep", split), *staged)
-            yield (("tp", split), ("ep", split), *staged)
+        share = devices // stages
+        for split in (n for n in reversed(powers) if n <= share):
+            rest = share // split
+            yield _named(tp=split, cp=rest, pp=stages)
+            if experts and share > 1:
+                dp = rest if split > 1 else 1  # attention in replicas is what ep alone has
+                yield _named(tp=split, dp=dp, ep=share, pp=stages)
+
+
+def _named(**degrees: int) -> tuple[tuple[str, int], ...]:
+    return tuple((name, n) for name, n in degrees.items() if n > 1)
 
 
 def shared_by(degrees: tuple[tuple[str, int], ...]) -> str:

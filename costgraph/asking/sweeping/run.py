@@ -146,6 +146,8 @@ def limit_checks(formula: Formula) -> Iterator[_Check]:
 def check_limits(plan: Plan, errors: str) -> Plan:
     """The plan with what leaves points of it empty told among the errors of its cells.
 
+    Cells whose models' files state fewer positions than are swept say so.
+
     Points beyond a limit that a pass brought in are left empty, so that pipelines stand beside
     others over one grid; with ``errors="nan"`` those beyond a model's own as well.
 
@@ -166,7 +168,14 @@ def check_limits(plan: Plan, errors: str) -> Plan:
                 if errors == "raise" and not some:
                     raise InputError(f"{cell.label}: {metric}: {message}")
                 told.setdefault(metric, f"points left empty: {message}")
-        cells.append(replace(cell, errors={**cell.errors, **told}))
+        setting = cell.setting
+        if setting is not None:
+            said = (
+                f.beyond(**{s.name: plan.axis(s.name).values for s in f.symbols})
+                for f in cell.formulas.values()
+            )
+            setting = setting.warned(*said)
+        cells.append(replace(cell, errors={**cell.errors, **told}, setting=setting))
     return replace(plan, cells=tuple(cells))
 
 

@@ -38,6 +38,7 @@ def timeline_chrome(made: Timeline) -> dict[str, Any]:
             "bindings": dict(table.bindings),
             "seconds": made.seconds,
             "about": list(table.about),
+            "fit": table.fit.to_dict(),
         },
     }
 

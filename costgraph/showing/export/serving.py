@@ -115,7 +115,8 @@ def simulated_text(
         f"{len(seen.served)} requests in {seconds(seen.span)}, {seen.steps} steps, "
         f"{seen.servers} server{'s' if seen.servers > 1 else ''} busy {seen.utilisation:.1%}",
         f"{seen.rate:.4g} requests/s, {si(seen.throughput)} tokens/s, "
-        f"{seen.in_system:.4g} requests there on average",
+        f"{seen.in_system:.4g} requests there on average"
+        + (f", {seen.preemptions} times caches were given up" if seen.preemptions else ""),
         "",
         plain_table(["", "mean", *(f"{p} %" for p in QUANTILES)], rows, width, ("99 %",)),
     ]

@@ -86,12 +86,14 @@ def breakdown(
     for axes in (left, right):
         axes.set_xlabel(axis_title(over))
         _legend_above(axes)
-    beyond = next((p for p, t in zip(points, tables, strict=True) if t.fit.warning), None)
+    full = next((p for p, t in zip(points, tables, strict=True) if t.fit.full), None)
     warning = ""
-    if beyond is not None:
-        all_of = beyond == points[0]
-        warning = tables[0].fit.warning if all_of else f"from {over}={beyond} on it does not fit"
-    lines = titled(compiled.setting, title, f"{phase} step", shown(values), warning=warning)
+    if full is not None:
+        all_of = full == points[0]
+        warning = tables[0].fit.full if all_of else f"from {over}={full} on it does not fit"
+    longest = max(zip(points, tables, strict=True), key=lambda found: found[0])[1]
+    setting = compiled.setting.warned(longest.fit.beyond)
+    lines = titled(setting, title, f"{phase} step", shown(values), warning=warning)
     figure.suptitle(head_text(width, *lines), x=0.01, ha="left", fontsize=font_size(left))
     return figure
 

@@ -17,8 +17,14 @@ from costgraph.formula import Formula
 from costgraph.formula.formula import exact
 from costgraph.formula.limits import domain_of
 from costgraph.ir.metrics import METRICS
-from costgraph.setting import Setting
-from costgraph.showing.plot.curves import check_range, depends, formula_of, told, values_for
+from costgraph.showing.plot.curves import (
+    check_range,
+    depends,
+    formula_of,
+    head_of,
+    told,
+    values_for,
+)
 from costgraph.showing.plot.labels import Point, place_labels
 from costgraph.showing.plot.maps import name_area, on_grid
 from costgraph.showing.plot.style import (
@@ -35,7 +41,6 @@ from costgraph.showing.plot.style import (
     plain,
     powers_of_two,
     styled,
-    titled,
     unit_axis,
 )
 from costgraph.symbols import symbol
@@ -142,7 +147,7 @@ def choice_map(
     axes.set_ylabel(axis_title(y))
     best = "most" if sign < 0 else "least"
     what = f"pipeline of {best} {METRIC.get(metric, metric)}"
-    head(axes, width, *_about(formulas, title, what, told(fixed)))
+    head(axes, width, *head_of(formulas, {**fixed, x: xs, y: ys}, title, what, told(fixed)))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if width == "column" else 2)
     return figure
 
@@ -204,18 +209,9 @@ def sizes(
     whole = points[0]
     labels = [Point(x, y, f"{x / whole[0]:.0%}", 2.5) for x, y in points]
     place_labels(axes, labels, [])
-    head(axes, width, *_about(formulas, title, METRIC.get(metric, metric), told(fixed)))
+    head(axes, width, *head_of(formulas, fixed, title, METRIC.get(metric, metric), told(fixed)))
     figure.legend(handles=handles, loc="outside lower center", ncols=1)
     return figure
-
-
-def _about(formulas: Sequence[Formula], title: str, what: str, values: str) -> list[str]:
-    settings = [f.setting for f in formulas if f.setting is not None]
-    if not settings:
-        return [plain(title or what)]
-    setting = Setting.shared(settings)
-    without = ("passes",) if len({s.passes for s in settings}) > 1 else ()
-    return titled(setting, title, what, values, without=without)
 
 
 def _values(

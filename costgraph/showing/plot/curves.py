@@ -196,8 +196,9 @@ def curve(
         for name, subject in chosen.items()
         if not isinstance(subject, Formula)
     }
-    warnings = _mark_ends(axes, over, ends, list(formulas), at)
-    lines = _title(list(formulas.values()), title, told(values), warnings)
+    warning = "; ".join(_mark_ends(axes, over, ends, list(formulas), at))
+    asked = {**values, over: at}
+    lines = head_of(list(formulas.values()), asked, title, told(values), warning=warning)
     head(axes, width, *lines, note)
     return figure
 
@@ -209,15 +210,15 @@ def depends(formula: Formula, over: str) -> None:
         raise InputError(f"{formula.name} does not depend on {clip(over)}; it depends on {names}")
 
 
-def _title(
-    formulas: Sequence[Formula], title: str, values: str, warnings: Sequence[str]
+def head_of(
+    formulas: Sequence[Formula], at: Mapping[str, Any], title: str, *what: str, warning: str = ""
 ) -> list[str]:
-    settings = [f.setting for f in formulas if f.setting is not None]
+    """Lines over a figure of formulas at sizes, of which arrays are drawn from end to end."""
+    settings = [f.setting.warned(f.beyond(**at)) for f in formulas if f.setting is not None]
     if not settings:
-        return [plain(title)]
-    setting = Setting.shared(settings)
+        return [plain(title or what[0])]
     without = ("passes",) if len({s.passes for s in settings}) > 1 else ()
-    return titled(setting, title, values, warning="; ".join(warnings), without=without)
+    return titled(Setting.shared(settings), title, *what, warning=warning, without=without)
 
 
 def _memory_end(
@@ -248,11 +249,11 @@ def _mark_ends(
     said = []
     several = len(names) > 1
     for name, (last, beyond) in ends.items():
-        if not beyond.warning:
+        if not beyond.full:
             continue
         of = f"{name}: " if several else ""
         if last is None:
-            said.append(f"{of}{beyond.warning}")
+            said.append(f"{of}{beyond.full}")
             continue
         end = f"{last:.4g}" if axis_unit(over) else f"{math.floor(last)}"
         said.append(f"{of}beyond {over}={end} it does not fit {beyond.hardware}")

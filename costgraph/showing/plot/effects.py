@@ -196,7 +196,7 @@ def _too_large(comparison: Comparison, index: int, kind: str) -> list[str]:
     mine = comparison.columns[index]
     said = []
     for column, compiled in zip(comparison.columns, comparison.compiled, strict=True):
-        warning = compiled.fit(**comparison.bindings).warning
+        warning = compiled.fit(**comparison.bindings).full
         if column.hardware != mine.hardware or not warning:
             continue
         if column is mine:

@@ -138,7 +138,7 @@ def pareto(
     axes.grid(True, which="both", color="#EBEBEB", zorder=0)
     decades(axes, "x", width)
     decades(axes, "y")
-    setting = Setting.shared([c.setting for c in choices])
+    setting = Setting.shared([c.setting.warned(c.tpot.beyond(**at)) for c in choices])
     without = ("passes",) if len({c.setting.passes for c in choices}) > 1 else ()
     warning = "" if everything else "no batch fits into memory"
     about = titled(setting, title, shown(at), warning=warning, without=without)

@@ -24,6 +24,7 @@ from costgraph.showing.plot.curves import (
     check_range,
     depends,
     formula_of,
+    head_of,
     told,
     values_for,
 )
@@ -42,7 +43,6 @@ from costgraph.showing.plot.style import (
     shades,
     short,
     styled,
-    titled,
     unit_axis,
 )
 from costgraph.symbols import symbol
@@ -156,11 +156,8 @@ def regime_map(
     if not isinstance(subject, Formula):
         warning, end = _memory_end(axes, subject, symbols, fixed, (xs, ys, grid_x, grid_y))
         handles += end
-    if formula.setting is None:
-        head(axes, width, plain(title))
-    else:
-        what = f"{METRIC.get(formula.name, formula.name)}"
-        head(axes, width, *titled(formula.setting, title, what, told(fixed), warning=warning))
+    what, asked = METRIC.get(formula.name, formula.name), {**fixed, x: xs, y: ys}
+    head(axes, width, *head_of((formula,), asked, title, what, told(fixed), warning=warning))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if width == "column" else 2)
     return figure
 
@@ -183,7 +180,7 @@ def _memory_end(
         return "", []
     if share.min() > 1:
         first = {names[0]: float(xs[0]), names[1]: float(ys[0])}
-        return compiled.fit(**values, **first).warning, []
+        return compiled.fit(**values, **first).full, []
     axes.contour(
         xs, ys, share, levels=[1.0], colors=FULL, linestyles="--", linewidths=1.5, zorder=4.5
     )

@@ -79,6 +79,7 @@ class Contents:
         stated = dict.fromkeys(x for f in metrics.values() for x in f.limits)
         fixed = [x if x.bound.is_number else replace(x, expr=x.excess, bound=ZERO) for x in stated]
         limits = [(values.index(x.expr), x) for x in fixed]
+        positions = [(values.index(x.expr), x) for x in compiled.program.positions]
         shown = (*metrics.values(), *parts)
         for formula in shown:
             self.symbols |= {s.name for s in formula.symbols}
@@ -94,6 +95,7 @@ class Contents:
                 for (p, (unit, *_)), triple in zip(memory, places, strict=True)
             ],
             "limits": [[offset + i, float(x.bound), str(x.expr), x.why] for i, x in limits],
+            "stated": [[offset + i, x.most, *x.says("\0").split("\0")] for i, x in positions],
             "devices": float(_number(compiled.program.devices, compiled)),
         }
 

@@ -16,8 +16,9 @@ function drawCards(results) {
       h("output", { "data-metric": name, "data-value": value }, shown(value, unit)), ...extra);
   }));
   const limits = one.limits.map((x) => `${x.what} = ${digits(x.value, 12)} exceeds ${digits(x.bound, 12)}: ${x.why}`);
-  $("limits").hidden = limits.length === 0;
-  const text = limits.length ? `Outside what the model describes: ${limits.join("; ")}.` : "";
+  const outside = limits.length ? [`Outside what the model describes: ${limits.join("; ")}.`] : [];
+  const text = [...outside, ...(one.beyond ? [`⚠ ${one.beyond}`] : [])].join(" ");
+  $("limits").hidden = text === "";
   if ($("limits").textContent !== text) $("limits").textContent = text;
 }
 

@@ -61,6 +61,12 @@ function tooLarge(bytes, device) {
   return Number.isFinite(capacity) && bytes > capacity;
 }
 
+// What is said where a request has more positions than the model's file states, or nothing.
+function said(stated) {
+  const over = stated.filter(([positions, most]) => positions > most).sort((a, b) => b[0] - a[0]);
+  return over.length ? over[0][2] + digits(over[0][0], 12) + over[0][3] : "";
+}
+
 // Everything of one pipeline on a device: metrics by name, parts, memory, limits.
 function evaluate(one, at, device = state.device) {
   const all = run(one.function, at, device);
@@ -77,6 +83,7 @@ function evaluate(one, at, device = state.device) {
     metrics,
     parts: one.parts.map((name, i) => [name, all[first + i]]),
     memory: one.memory.map(([name, w, kv, whole]) => ({ name, weights: all[w], caches: all[kv], whole: all[whole] })),
+    beyond: said(one.stated.map(([i, ...rest]) => [all[i], ...rest])),
     limits: one.limits.filter(([i, bound]) => all[i] > bound).map(([i, bound, what, why]) => ({ value: all[i], bound, what, why })),
   };
 }
