@@ -300,7 +300,8 @@ def _solve(arguments: argparse.Namespace) -> int:
         # That the weights alone are too large is said of everything already.
         if fits.full and not compiled.setting.warnings:
             found = found.saying(f"{arguments.over}={answer} {fits.full}")
-        if fits.beyond:
+        said = () if found.question.setting is None else found.question.setting.cautions
+        if fits.beyond and fits.beyond not in said:
             found = found.saying(f"at {arguments.over}={answer} {fits.beyond}")
 
     def table() -> Table:

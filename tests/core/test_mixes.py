@@ -121,7 +121,7 @@ ELSEWHERE = {
     **dict.fromkeys(("gpt-oss-20b", "gpt-oss-120b"), WINDOWS | BIASES),
     "llama-3.2-11b-vision": {"read": "layers that look at the image read its rows"},
     "mimo-v2-flash": WINDOWS,
-    "transfo-xl-wt103": dict.fromkeys(("flops", "weights"), "distances and states are projected"),
+    "transfo-xl-wt103": {"flops": "distances and states are projected"},
 }  # fmt: skip
 
 
