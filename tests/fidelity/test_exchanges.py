@@ -11,7 +11,8 @@ import costgraph as cg
 from costgraph.errors import InputError
 from costgraph.hardware.links import least
 from costgraph.timing.fidelity import relatives as _relatives
-from costgraph.timing.fidelity.bands import factor
+from costgraph.timing.fidelity.apply import UNFITTED
+from costgraph.timing.fidelity.bands import UNTIMED, factor
 from costgraph.timing.fidelity.calibration import Fit, shipped, transfer
 from costgraph.timing.fidelity.forms import form_of, value
 from costgraph.timing.fidelity.study import Study, crossfit
@@ -246,6 +247,31 @@ def test_bands_of_exchanges_are_those_of_their_fits() -> None:
     held = shipped("h100").fits["exchange", "all-reduce switch:8"].heldout
     for time, name in zip(times[1:], ("q10", "q90"), strict=True):
         assert time == pytest.approx(times[0] * factor(name, held[name], "gpu"), rel=1e-4)
+
+
+def test_bands_of_exchanges_that_nobody_timed_are_those_of_all_that_were(rows):
+    ratio = rows.seconds / rows.roofline()
+    for name, quantile in UNTIMED.items():
+        assert np.quantile(ratio, float(name[1:]) / 100) == pytest.approx(quantile, rel=0.01)
+    program = cg.compile("llama-2-7b", "2xrtx-4090", "parallel{tp=2}").program
+    made = {
+        f: cg.compile(program, "2xrtx-4090", fidelity=f)
+        for f in ("calibrated", "low", "median", "high")
+    }
+    seconds = {f: m.breakdown("decode", B=8, T=100)["o_proj_sum"].seconds for f, m in made.items()}
+    for f, name in (("low", "q10"), ("median", "q50"), ("high", "q90")):
+        moved = factor(name, UNTIMED[name], "gpu")
+        assert seconds[f] == pytest.approx(seconds["calibrated"] * moved, rel=1e-4)
+        assert any("at the same quantile" in t for t in made[f].tpot.assumptions)
+    # Levels that were timed beside others that were not: each takes its own.
+    nodes = [
+        cg.compile("llama-2-7b", "2x8xh100", "parallel{tp=16}", fidelity=f).breakdown(
+            "decode", B=8, T=100
+        )["o_proj_sum"]
+        for f in ("calibrated", "high")
+    ]
+    assert UNFITTED in nodes[0].fit != UNFITTED
+    assert nodes[1].seconds > nodes[0].seconds * 1.05
 
 
 def test_a_symbol_for_the_degree_takes_the_fit_of_any_number() -> None:

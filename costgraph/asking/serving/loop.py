@@ -145,7 +145,7 @@ class Serving:
             plain.prefill, terms=(Term(ONE, (Arm(v["h0"], "latency"),), ("server",)),), limits=()
         )
         waits = plain.prefill * (v["a"] * c ** v["g"])
-        made = before + waits + plain.step * v["b"]
+        made: Formula = before + waits + plain.step * v["b"]
         told = None if made.setting is None else made.setting.assuming(form.said, *self._stated)
         return replace(made, name="ttft_served", setting=told)
 

@@ -80,6 +80,11 @@ UNTIMED = (
     "no timings serve {}: counted at the link's bandwidth and least latency, a lower bound "
     "(exchanges that were timed took 3.7 times that in the median)"
 )
+#: The same in a band, which moves them by the errors of those that were timed.
+UNTIMED_IN_BAND = (
+    "no timings serve {}: the link's bandwidth and least latency, at the same quantile of what "
+    "timed exchanges took over that (1.7 to 16 times, 3.7 in the median)"
+)
 #: Said where a framework's servers run other kernels than were timed.
 OTHER_KERNELS = (
     "{} {}: timed with kernels alone that servers of {} do not run; they take the fit of {}, at "
@@ -260,7 +265,8 @@ class Calibrated:
         resource = f"link:{part.link}"
         fit, _ = self.exchange_fit(part)
         if fit is None:
-            yield Term(ONE, (Arm(latency + moved, resource),), (name,))
+            times = self._moved_by(bands.UNTIMED[self.band]) if self.band else ONE
+            yield Term(times, (Arm(latency + moved, resource),), (name,))
             return
         times = self._moved(fit) if self.band else ONE
         values = {k: exact(v) for k, v in fit.values.items()}
@@ -316,7 +322,10 @@ class Calibrated:
 
     def _moved(self, fit: Fit) -> Expr:
         """The factor of the band that is asked for."""
-        quantile = fit.quantile(self.band)
+        return self._moved_by(fit.quantile(self.band))
+
+    def _moved_by(self, quantile: float) -> Expr:
+        """The factor of the band that is asked for, with this quantile of errors."""
         if self.served is not None:  # beside whole runs, which move by all of theirs
             return exact(quantile)
         return exact(bands.factor(self.band, quantile, self.machine.kind))
@@ -525,9 +534,13 @@ class Calibrated:
             *few,
             *others,
             *([HOSTED.format(f"{1e3 * self.host:.2g}", self.framework)] if self.host else ()),
-            *([UNTIMED.format(", ".join(untimed))] if untimed else ()),
+            *([self._untimed.format(", ".join(untimed))] if untimed else ()),
             *(() if others else self._without_framework(shown.values())),
         )
+
+    @property
+    def _untimed(self) -> str:
+        return UNTIMED_IN_BAND if self.band else UNTIMED
 
     def _words(self) -> str:
         """What the times are."""
