@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 from sympy import Expr, Integer
 
@@ -30,11 +29,6 @@ from costgraph.ops.maps import Map
 from costgraph.ops.views import Beside as Joined
 
 RMS = Norm()
-
-
-def _shieldgemma2(fields: Fields) -> Reading:
-    """Gemma 3 that says yes or no: the class wraps the whole model."""
-    return seeing.FAMILIES["gemma3"](fields)
 
 
 def _hyperclovax(fields: Fields) -> Reading:
@@ -240,22 +234,14 @@ def glimmer_tower(seen: Fields) -> PatchTower:
     )
 
 
-def _alias(table: Mapping[str, Family], name: str, **defaults: Any) -> Family:
-    """Another family's reader, with what this type's class takes where the file is silent."""
-
-    def read(fields: Fields) -> Reading:
-        return table[name](fields.with_defaults(**defaults) if defaults else fields)
-
-    return read
-
-
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "glmga": _alias(glm_seeing.FAMILIES, "glm46v"),
-        "shieldgemma2": _shieldgemma2,
-        "pp_chart2table": _alias(asking.FAMILIES, "got_ocr2"),
-        "cosmos3_omni": _alias(multimodal.FAMILIES, "qwen3_vl"),
+        "glmga": glm_seeing.FAMILIES["glm46v"],
+        # Gemma 3 that says yes or no: the class wraps the whole model.
+        "shieldgemma2": seeing.FAMILIES["gemma3"],
+        "pp_chart2table": asking.FAMILIES["got_ocr2"],
+        "cosmos3_omni": multimodal.FAMILIES["qwen3_vl"],
         "hyperclovax_vision_v2": _hyperclovax,
         "video_llama_3": _video_llama3,
         "paddleocr_vl": _paddleocr,

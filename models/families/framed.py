@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from sympy import Integer
 
@@ -86,7 +87,7 @@ def _git(fields: Fields) -> Reading:
 
 
 #: What Fuyu's language model has where the part leaves it out.
-_FUYU: Mapping[str, int] = MappingProxyType(
+_FUYU: Mapping[str, Any] = MappingProxyType(
     {
         "hidden_size": 4096,
         "intermediate_size": 16384,

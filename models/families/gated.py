@@ -14,7 +14,6 @@ from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Layer, Maker, Norm, Segment, Style
 from costgraph.models.blocks.dynamic import DynamicAttention, WeighedLayer
-from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.stack import Uneven, close, embed, run
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.dense import swa_layers
@@ -148,7 +147,6 @@ def _hrm(fields: Fields) -> Reading:
     attention = attention_of(
         fields.with_defaults(head_dim=128).with_values(num_key_value_heads=heads), gate="each"
     )
-    mixer: Block = attention
     feed = replace(
         feed_forward_of(fields, fields.size("intermediate_size")),
         bias=fields.flag("mlp_bias", False),
@@ -158,7 +156,7 @@ def _hrm(fields: Fields) -> Reading:
     said = (PREFIX,) if fields.flag("prefix_lm", True) else ()
     model = Cycles(
         ends_of(fields, embed_scale=True),
-        layer=Layer(attention.d, mixer, feed, PLAIN),
+        layer=Layer(attention.d, attention, feed, PLAIN),
         layers=Integer(layers),
         high=Integer(high),
         low=Integer(low),
