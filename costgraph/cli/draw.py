@@ -108,7 +108,9 @@ def _draw(arguments: argparse.Namespace) -> int:
     )
     tell(steps, 2, 3)
     path = drawing.save(arguments.output)
-    remark(compiled.setting.remarks)
+    untimed = arguments.on is not None and not given and not arguments.diff
+    sizes = "no sizes were given, so nothing has a time: give --batch, and --context or --prompt"
+    remark([*compiled.setting.remarks, *([sizes] if untimed else [])])
     print(f"wrote {path}")
     return 0
 

@@ -337,7 +337,7 @@ def _wins(arguments: argparse.Namespace) -> int:
     )
     race = Race(
         setting, arguments.metric, formulas[0].unit, arguments.over, (a.setting, b.setting),
-        wins(*formulas, arguments.over, **values),
+        wins(formulas[0], formulas[1], arguments.over, **values),
     )  # fmt: skip
 
     def table() -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -462,18 +461,23 @@ class Compiled:
         """
         from costgraph.formula.naming import named
 
-        twin = None
-        # Pruning candidates of the memory peak in symbols takes seconds.
-        if self.twin is not None and metric != "memory":
+        twin, why = None, ""
+        if metric == "memory":
+            why = "candidates of the peak are too many to compare in symbols"
+        elif self.twin is None:
+            why = "the model was given as a program, or is in symbols already"
+        else:
             # Some families and passes keep no symbolic dimensions: no derivations then.
-            with suppress(CostgraphError):
+            try:
                 twin = self.twin()
+            except CostgraphError as error:
+                why = str(error)
         dims = {} if twin is None else dict(twin.program.dims)
         other = None if twin is None else getattr(twin, metric)
         formula = getattr(self, metric)
         if values:
             formula, other = (f if f is None else f.bind(**values) for f in (formula, other))
-        return named(formula, detail, other, dims)
+        return replace(named(formula, detail, other, dims), underived=why)
 
     def explain(self, metric: str = "tpot", **values: Any) -> Explanation:
         """What bounds a metric at a point and what would change it; see :mod:`.explaining`."""

@@ -120,6 +120,8 @@ class Named:
         dims: the model's dimensions, with their values.
         notes: sentences about where the summary is exact.
         parts: long bodies that run at the same time, to which the lines refer by name.
+        underived: why the constants have no derivation from the model's dimensions; empty
+            where they do.
     """
 
     formula: Formula
@@ -130,6 +132,7 @@ class Named:
     dims: Mapping[Symbol, Expr]
     notes: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
+    underived: str = ""
 
     def text(self) -> str:
         """Plain text."""

@@ -52,14 +52,14 @@ def validate(
                 ids = library.ids(b, t if phase == "prefill" else 1)
                 run = partial(decoders[dtype].step, ids, caches)
                 least[key] = min(least[key], typical(run, share, None, library.threads))
-    points = [
+    found = [
         point
         for dtype in library.types
         for point in _compared(
             device, library, dtype, {k[1:]: v for k, v in least.items() if k[0] == dtype}
         )
     ]
-    return Validation(device, library.name, library.threads, tuple(points))
+    return Validation(device, library.name, library.threads, tuple(found))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Validation:
 
     device: str
     library: str
-    threads: int
+    threads: int | None
     points: tuple[Point, ...]
 
     def means(self, type: str, phase: str = "") -> tuple[float, float] | None:

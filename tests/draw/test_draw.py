@@ -558,3 +558,23 @@ def test_command_errors_are_one_line(arguments, message, capsys, tmp_path, monke
 def test_pipeline_errors_stay_what_they_are():
     with pytest.raises(PipelineError):
         cg.compile(TINY, "a6000", "fuze")
+
+
+@pytest.mark.parametrize("level", ["op", "layer"])
+@pytest.mark.parametrize(
+    ("model", "passes", "sizes"),
+    [("gpt2", "fuse", {"B": 2, "T": 99}), ("dit-xl-2", "", {"B": 1})],
+)
+def test_files_for_programs_carry_work_and_shapes(tmp_path, model, passes, sizes, level):
+    made = cg.compile(model, "h100", passes, K=20) if "dit" in model else cg.compile(
+        model, "h100", passes
+    )  # fmt: skip
+    drawing = made.draw(tmp_path / "g.json", level=level, **sizes)
+    found = json.loads((tmp_path / "g.json").read_text())
+    phase = "decode" if "T" in sizes else "denoise"
+    totals = made.breakdown(phase, **sizes).totals
+    for name in ("flops", "bytes"):
+        assert sum(n.get(name, 0) for n in found["nodes"]) == pytest.approx(totals[name])
+    assert all(e["shapes"] for e in found["edges"])
+    drawing.save(tmp_path / "g.graphml")
+    assert "flops" in (tmp_path / "g.graphml").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ def test_a_table_becomes_a_calibration(
     made = load_calibration(target).fits["gemm", "fp16"]
     assert 0.6 < made.values["ec"] < 0.95
     assert made.heldout["mean"] < 10
+    again = tmp_path / "again.toml"
+    main(["calibrate", "--from", str(table), "--device", "a40", "-o", str(again), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert again.read_text() == target.read_text()
+    assert (found["device"], found["written"]) == ("a40", [str(again)])
+    (one,) = [f for f in found["fits"] if f["variant"] == "fp16"]
+    assert {p["name"]: p["value"] for p in one["parameters"]} == pytest.approx(dict(made.values), rel=1e-3)
+    assert one["unseen"]["mean"] == pytest.approx(made.heldout["mean"], rel=1e-3)
     fitted = cg.compile("llama-2-7b", "a40", fidelity="calibrated", calibration=target)
     assert fitted.tpot(B=1, T=100) > cg.compile("llama-2-7b", "a40").tpot(B=1, T=100)
 
@@ -108,6 +117,13 @@ def test_this_machine_is_measured_and_validated(
             assert fitted(**at) >= ideal(**at)
     main(["validate", "--on", str(target), "--minutes", "0.02"])
     assert "mean absolute error: ideal" in capsys.readouterr().out
+    main(["validate", "--on", str(target), "--minutes", "0.02", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    for p in found["points"]:
+        assert p["ideal_error"] == pytest.approx(p["ideal"] / p["measured"] - 1)
+        assert 0 < p["ideal"] <= p["calibrated"]
+    assert {p["phase"] for p in found["points"]} == {"prefill", "decode"}
+    assert len(found["mean_absolute_errors"]) == 3 * len({p["type"] for p in found["points"]})
 
 
 def test_residuals_are_plotted(table: Path, tmp_path: Path) -> None:

@@ -159,3 +159,20 @@ def test_norms_print_as_norms_and_stay_exact():
     array = compiled.latency.evaluate(B=[8, 9], S=500, N=[40, 41])
     scalars = [compiled.latency.evaluate(B=b, S=500, N=n) for b, n in ((8, 40), (9, 41))]
     assert array == pytest.approx(scalars, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("model", "metric"),
+    [
+        ("llama-3-8b", "tpot"), ("llama-3-8b", "memory"), ("mixtral-8x7b", "tpot"),
+        ("deepseek-v2-lite", "ttft"), ("whisper-tiny", "tpot"), ("dit-xl-2", "latency"),
+        ("mamba-2.8b", "tpot"), ("bert-base", "latency"),
+    ],
+)  # fmt: skip
+def test_constants_are_derived_or_it_is_said_why_not(model, metric):
+    found = cg.compile(model, "h100").readable(metric, "summary")
+    derived = any(c.derivation is not None for c in found.constants)
+    assert found.constants
+    for text in (found.text(), found.latex(document=True), found.mathml()):
+        said = "not derived from the model" in " ".join(text.split())
+        assert said == (not derived)

@@ -226,6 +226,8 @@ def _operation(
         link=link,
         bound="" if row is None else row.bound,
         seconds=None if row is None else row.seconds * float(row.count),
+        flops=None if row is None else row.flops * row.count,
+        bytes=None if row is None else row.bytes * row.count,
         made_by=clean(node.origin.made_by),
         origin=tuple(clean(o) for o in node.origin.nodes),
         signature=f"{kind} {attributes} {[n.op.kind for n in inside]} ({operands}) -> {results}",

@@ -54,6 +54,7 @@ def _folded(scene: Scene, cluster: str) -> Scene:
     inside: dict[str, str] = {}
     seconds: dict[str, float] = {}
     share: dict[str, float] = {}
+    work: dict[str, tuple[float, float]] = {}
     spot: dict[str, tuple[str, int]] = {}
     for run in runs:
         template = order[run.start : run.start + run.period]
@@ -81,12 +82,16 @@ def _folded(scene: Scene, cluster: str) -> Scene:
         if v.seconds is not None:
             seconds[place] = seconds.get(place, 0.0) + v.seconds
             share[place] = share.get(place, 0.0) + (v.share or 0.0)
+            flops, moved = work.get(place, (0, 0))
+            work[place] = flops + (v.flops or 0), moved + (v.bytes or 0)
     vertices = tuple(
         replace(
             v,
             cluster=inside.get(v.id, v.cluster),
             seconds=seconds.get(v.id),
             share=share.get(v.id, v.share),
+            flops=work.get(v.id, (v.flops, v.bytes))[0],
+            bytes=work.get(v.id, (v.flops, v.bytes))[1],
             parts=() if parts[v.id] == (v.id,) else parts[v.id],
         )
         for v in scene.vertices
@@ -291,6 +296,8 @@ def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
         vertex,
         seconds=sum(m.seconds or 0.0 for m in timed),
         share=sum(m.share or 0.0 for m in timed),
+        flops=sum(m.flops or 0 for m in timed),
+        bytes=sum(m.bytes or 0 for m in timed),
         bound=max(sorted(by_bound), key=lambda b: by_bound[b]),
     )
 

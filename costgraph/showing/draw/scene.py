@@ -58,6 +58,7 @@ class Vertex:
             known.
         seconds: time of all executions in the step, or None.
         share: share of the step's time, or None.
+        flops, bytes: FLOP, and bytes moved, of all executions in the step, or None.
         mark: ``kept``, ``changed``, ``created`` or ``erased`` in a difference.
         made_by, origin: the pass that made it and the operations it replaces.
         signature: equal for operations that do the same to like operands.
@@ -76,6 +77,8 @@ class Vertex:
     bound: str = ""
     seconds: float | None = None
     share: float | None = None
+    flops: float | None = None
+    bytes: float | None = None
     mark: str = ""
     made_by: str = ""
     origin: tuple[str, ...] = ()
@@ -191,8 +194,9 @@ class Scene:
             attributes |= {k: text for k, text in optional.items() if text}
             if v.seconds is not None:
                 attributes["seconds"] = v.seconds
-            if v.share is not None:
-                attributes["share"] = v.share
+            for name in ("share", "flops", "bytes"):
+                if (number := getattr(v, name)) is not None:
+                    attributes[name] = number
             found.add_node(v.id, **attributes)
         for link in self.links:
             key = "carried" if link.carried else "data"

@@ -9,7 +9,7 @@ from costgraph.showing.export.bibtex import bibliography, citing
 from costgraph.showing.export.breaking import broken, measure
 from costgraph.showing.export.escaping import text_latex
 from costgraph.showing.export.layout import Name, Node, of_expr, to_latex
-from costgraph.showing.export.readable import Equation, amount_text, equations, rate_text
+from costgraph.showing.export.readable import Equation, amount_text, equations, rate_text, underived
 from costgraph.symbols import LEGEND
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def named_latex(
         lines.extend(rf"&\qquad {part}" for part in rest)
     setting = found.formula.setting
     said = () if setting is None else (*setting.assumptions, *setting.remarks)
+    said = (*((underived(found),) if underived(found) else ()), *said)
     told = "\n".join(rf"\item {text_latex(a)}" for a in said)
     items = f"\\begin{{itemize}}\n{told}\n\\end{{itemize}}\n" if told else ""
     about = [] if setting is None else [text_latex(line) for line in setting.lines()]

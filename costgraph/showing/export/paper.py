@@ -52,7 +52,8 @@ def _form(expr: Expr) -> Node:
     made: dict[str, Node] = {
         name: Norm(tuple(map(tree, arms)), exponent) for name, (arms, exponent) in norms.items()
     }
-    return _placed(tree(bare), made)
+    placed: Node = _placed(tree(bare), made)
+    return placed
 
 
 def _short(expr: Expr) -> Expr:
@@ -118,7 +119,7 @@ def regimes_cells(found: Regimes) -> Cells:
     x, last = found.symbol.name, found.pieces[-1]
     ends = end_texts(e for p in found.pieces for e in (p.lower, p.upper))
     before = [None, *(p.expr for p in found.pieces)]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             _between(p.lower, p.upper, x, ends, "[]" if p is last else "[)"),
             # Norms keep their form where only the bound changes.
@@ -137,7 +138,7 @@ def region_map_cells(found: RegionMap) -> Cells:
     cells = [cell for region in found.regions for cell in region.cells]
     across = end_texts(e for cell in cells for e in (cell.left, cell.right))
     up = end_texts(e for cell in cells for e in (cell.bottom, cell.top))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for region in found.regions:
         for index, cell in enumerate(region.cells):
             rows.append(
@@ -164,10 +165,10 @@ def solution_cells(found: Solution) -> Cells:
         best = "no largest" if asked.whole else "–"
     elif found.largest:
         best = str(found.largest)
-    intervals = [_between(lower, upper, asked.over, ends) for lower, upper in found.intervals] or [
-        "none"
-    ]
-    rows = [
+    intervals: list[str] = [
+        _between(lower, upper, asked.over, ends) for lower, upper in found.intervals
+    ] or ["none"]
+    rows: list[tuple[str, ...]] = [
         (budget if not i else "", interval, best if not i else "")
         for i, interval in enumerate(intervals)
     ]

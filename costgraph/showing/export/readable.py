@@ -179,6 +179,13 @@ def _series_text(lines: tuple[Line, ...]) -> Iterator[str]:
         yield f"            ← {_source(line)}"
 
 
+def underived(found: Named) -> str:
+    """A sentence where constants have no derivation, and why; else empty."""
+    if not (found.underived and found.constants):
+        return ""
+    return f"constants are not derived from the model's dimensions: {found.underived}"
+
+
 def _legend_text(found: Named) -> list[str]:
     out = ["where"]
     width = max((len(c.symbol.name) for c in found.constants), default=1)
@@ -191,6 +198,7 @@ def _legend_text(found: Named) -> list[str]:
     for s, v in found.dims.items():
         out.append(f"    {s} = {v}: {LEGEND.get(s.name, '')}")
     out += [f"    {name}: {meaning}" for name, meaning in found.formula.meanings.items()]
+    out += [f"    {underived(found)}"] if underived(found) else []
     return out if found.formula.setting is None else [*out, *found.formula.setting.foot()]
 
 
@@ -217,7 +225,8 @@ def named_html(found: Named) -> str:
     for name, meaning in found.formula.meanings.items():
         legend += _row_html(symbol(name), "", escape(meaning))
     said = () if setting is None else (*setting.assumptions, *setting.remarks)
-    notes = "".join(f"<li>{escape(n)}</li>" for n in (*found.notes, *said))
+    why = (underived(found),) if underived(found) else ()
+    notes = "".join(f"<li>{escape(n)}</li>" for n in (*found.notes, *why, *said))
     return (
         f'<div class="costgraph-formula">{about}{rows}<table class="legend">{legend}</table>'
         + (f"<ul>{notes}</ul>" if notes else "")
