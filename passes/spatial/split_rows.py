@@ -138,13 +138,13 @@ class SplitRows(Pass):
     def run(self, program: Program, system: System) -> Outcome:
         if self.needs_tuning:
             raise PipelineError("split-rows: 'best' needs a machine to be decided on; use compile")
-        if program.devices != 1:
-            raise PipelineError("split-rows: the model is shared among devices already: give one")
         phase = self._phase(program)
         units = self._units(system)
         graph = unrolled(phase.graph) if self.scheme == "once" else phase.graph
         of = read(graph)
         self._check(program, of)
+        if program.devices != 1:
+            raise PipelineError("split-rows: the model is shared among devices already: give one")
         order = Order()
         asker = Asker(self._cuts, order, units.index(""), self.scheme != "once")
         way = Way(
