@@ -99,8 +99,9 @@ def value_case(compiled: Compiled, formula: Formula, data: dict[str, Any] | None
     if compiled.farther or formula.setting is None or room is None or not (needs.known and sizes):
         return None
     mine = set(formula.symbols)
-    every = (*formula.limits, *formula.stated)
-    limits = [x.excess for x in every if x.excess.free_symbols <= mine]
+    # Where something must be said, the whole program says it.
+    excesses = (*(x.excess for x in formula.limits), *(x.excess for x in formula.stated))
+    limits = [x for x in excesses if x.free_symbols <= mine]
     try:
         return {
             "metric": formula.name,
