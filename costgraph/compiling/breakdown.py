@@ -69,17 +69,17 @@ def kept_step(compiled: Compiled, phase_name: str) -> dict[str, Any] | None:
 
     units = unit_phases(phase)
     parts = roofline.memory_parts(phase, compiled.accounting, at_end=False)
-    limits = (
-        *map(phase.limited, compiled.program.limits), *phase.begins, *compiled.program.positions
-    )  # fmt: skip
+    limits = (*map(phase.limited, compiled.program.limits), *phase.begins)
+    # Where something must be said, the whole program says it.
+    excesses = (*(x.excess for x in limits), *(x.excess for x in compiled.program.positions))
     try:
         return {
             "phase": phase.name,
             "names": [s.name for s in symbols],
             "limits": [
-                tree_of_expr(x.excess, symbols, exact=True)
-                for x in limits
-                if x.excess.free_symbols <= set(symbols)
+                tree_of_expr(x, symbols, exact=True)
+                for x in excesses
+                if x.free_symbols <= set(symbols)
             ],
             "rows": [_kept_row(row, machine, phase, tree) for row in compiled.rows[phase.name]],
             "held": [use for part in parts for use in held(part, units[part.unit])],

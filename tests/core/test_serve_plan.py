@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import replace
+from itertools import chain, product
 from math import ceil
+from pathlib import Path
 
 import pytest
 
@@ -426,6 +429,27 @@ def test_commands_are_of_the_first_plan_that_an_engine_can_be_told(ways):
     assert none.splitlines()[-1] == "# no plan has commands"
     with pytest.raises(InputError, match="unknown engine"):
         first_launch(both, "m", "vlm")
+
+
+def test_every_flag_stands_on_the_page(ways):
+    """Flags of all ways to share and both policies are those that the page says were looked up."""
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    traffic = Traffic(30, Lengths(900), Lengths(128), 0.5, 0.015)
+    plans = []
+    made = (Planner(traffic, ways[:1], chunks, (64,), 32).plans() for chunks in ((), (2048,)))
+    for plan in chain.from_iterable(made):
+        for degrees, drafts in product(degrees_of(4, True), ("", "draft=llama-3.2-1b,gamma=3")):
+            one = {"devices": 4, "degrees": degrees, "precision": "fp8kv8", "drafts": drafts}
+            groups = (replace(g, way=replace(g.way, **one)) for g in plan.groups)
+            plans.append(replace(plan, groups=tuple(groups)))
+    for engine, name in (("vllm", "vLLM"), ("sglang", "SGLang"), ("tensorrt-llm", "TensorRT-LLM")):
+        row = re.search(rf"^\| {name} \| `.*$", page, re.M)[0].split("|")[2]
+        listed, shown = set(re.findall(r"`(--[\w-]+)`", row)), set()
+        for plan in plans:
+            with suppress(InputError):
+                shown |= set(re.findall(r"--[\w-]+", launch(plan, traffic, "m", engine)))
+        # The older name of --config is told beside it.
+        assert shown - {"--extra_llm_api_options"} == listed, engine
 
 
 #: What a model is read and rewritten with; and what each engine is told of it, or its comment.

@@ -694,6 +694,18 @@ def test_limits_are_shown(opening: Callable[..., Opened]) -> None:
     page.clean()
 
 
+def test_positions_beyond_those_that_a_file_states_are_said(opening: Callable[..., Opened]) -> None:
+    page = opening(report("pythia-160m", "a6000", S=2000, N=48).html)
+    assert page.page.is_hidden("#limits")
+    page.set("N", 49)
+    assert page.page.inner_text("#limits") == (
+        "⚠ prompt and answer have up to 2049 positions, more than the 2048 that the file of "
+        "pythia-160m states"
+    )
+    page.set("N", 48)
+    assert page.page.is_hidden("#limits")
+
+
 def test_the_time_to_open_is_reported(
     html: str, opening: Callable[..., Opened], record_property: Callable[[str, object], None]
 ) -> None:

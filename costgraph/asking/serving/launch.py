@@ -161,7 +161,8 @@ def _untold(group: Group, engine: str) -> Iterator[str]:
     if _context(group) > 1:
         yield "not all models and attention kernels of the engine share positions"
     if engine == "tensorrt-llm":
-        yield "caches get 90 % of what weights leave by default: the plan has them together"
+        share = f"{MEMORY_SHARE:.0%}"
+        yield f"caches get {share} of what weights leave; in the plan both together have {share}"
     if engine == "sglang" and _split(group)[3] > 1:
         yield "attention in replicas: SGLang's documentation names DeepSeek-V2 and Qwen 2/3 MoE"
 
