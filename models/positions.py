@@ -43,6 +43,8 @@ METHODS: Mapping[str, str] = MappingProxyType(
 #: Types that change nothing.
 PLAIN = frozenset({"", "default", "none"})
 
+#: The section of an encoder, which may count frames before they are made fewer.
+ENCODER = "encoder_config"
 #: Keys under which configurations state the longest context, in order of preference.
 _CONTEXT = (
     "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length",
@@ -87,10 +89,10 @@ def methods_of(config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A configuration and its sections, however deep, but those of towers and of formats."""
+    """A configuration and its sections, however deep, but those of towers, encoders and formats."""
     yield config
     known = (key for key in SECTIONS if key in config)
-    others = (k for k in config if k.endswith(SECTION) and k not in PARTS)
+    others = (k for k in config if k.endswith(SECTION) and k not in PARTS and k != ENCODER)
     for key in dict.fromkeys((*known, *others)):
         inner = config[key]
         if isinstance(inner, Mapping) and key not in NARROW_KEYS:

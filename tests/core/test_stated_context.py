@@ -165,7 +165,8 @@ def test_sections_of_language_models_state_it(path):
     for key in reversed(path):
         config = {key: config, "vision_config": {"max_position_embeddings": 7}}
     assert context_of(config) == 4096
-    assert context_of({"vision_config": {"max_position_embeddings": 7}}) is None
+    for other in ("vision_config", "encoder_config", "quantization_config"):
+        assert context_of({other: {"max_position_embeddings": 7}}) is None
 
 
 def test_a_solution_beyond_it_says_so(capsys):
