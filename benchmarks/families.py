@@ -30,7 +30,7 @@ from typing import Any
 
 from sympy import Integer
 
-from costgraph.counting.count import parameters, rows
+from costgraph.counting.count import Row, parameters, rows
 from costgraph.errors import CostgraphError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.program import Program
@@ -124,22 +124,23 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _products(row: Row) -> Any:
+    """FLOP that the counter counts: products and convolutions of any engine, without biases."""
+    if row.kind == "conv":
+        biases = row.node.outputs[0].numel if row.node.op.bias else 0
+        return row.cost.total_flops - biases
+    found = (f for (engine, _), f in row.cost.flops.items() if engine is Engine.TENSOR)
+    return sum(found, Integer(0))
+
+
 def products(program: Program, tokens: int) -> int:
-    """FLOP of matrix products of a prompt, every pair and all logits."""
+    """FLOP of products and convolutions of a prompt, every pair and all logits."""
     values = {B: Integer(1), S: Integer(tokens)}
     total = Integer(0)
     for phase in program.phases:
         if phase.name == "decode":
             continue
-        found = sum(
-            (
-                row.count * f
-                for row in rows(phase.graph)
-                for (engine, _), f in row.cost.flops.items()
-                if engine is Engine.TENSOR
-            ),
-            Integer(0),
-        )
+        found = sum((row.count * _products(row) for row in rows(phase.graph)), Integer(0))
         total += found.xreplace(dict(phase.bindings)).xreplace(values)
     return int(total)
 
