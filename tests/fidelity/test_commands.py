@@ -43,7 +43,9 @@ def test_a_table_becomes_a_calibration(
     assert again.read_text() == target.read_text()
     assert (found["device"], found["written"]) == ("a40", [str(again)])
     (one,) = [f for f in found["fits"] if f["variant"] == "fp16"]
-    assert {p["name"]: p["value"] for p in one["parameters"]} == pytest.approx(dict(made.values), rel=1e-3)
+    assert {p["name"]: p["value"] for p in one["parameters"]} == pytest.approx(
+        dict(made.values), rel=1e-3
+    )
     assert one["unseen"]["mean"] == pytest.approx(made.heldout["mean"], rel=1e-3)
     fitted = cg.compile("llama-2-7b", "a40", fidelity="calibrated", calibration=target)
     assert fitted.tpot(B=1, T=100) > cg.compile("llama-2-7b", "a40").tpot(B=1, T=100)

@@ -479,6 +479,15 @@ COMMANDS = {
 }
 
 
+@pytest.mark.parametrize(("width", "least"), [("column", 990), ("slide", 3000)])
+def test_files_have_the_resolution_of_print(width, least, tmp_path, llama):
+    figure = plot.roofline(llama, "decode", B=1, T=99, width=width)
+    plot.save(figure, tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    assert int.from_bytes(data[16:20], "big") >= least
+    assert len(figure._repr_png_()) < len(data)
+
+
 @pytest.mark.parametrize("width", WIDTH)
 @pytest.mark.parametrize("kind", sorted(COMMANDS))
 def test_command_writes_a_figure(kind, width, tmp_path, capsys):

@@ -23,6 +23,8 @@ from costgraph.setting import Setting
 from costgraph.units import format_quantity
 
 SUFFIXES = (".svg", ".pdf", ".png")
+#: Dots an inch of pictures in notebooks, and of files.
+SCREEN, PRINT = 160, 300
 
 #: Okabe and Ito's palette (jfly.uni-koeln.de/color), without yellow, which is too light for lines.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -279,11 +281,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
         InputError: another suffix, or no place to write.
     """
     suffix = suffix_of(path, SUFFIXES, "figure")
-    return write_whole(path, to_bytes(figure, suffix[1:]))
+    return write_whole(path, to_bytes(figure, suffix[1:], PRINT))
 
 
-def to_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure as ``svg``, ``pdf`` or ``png``."""
+def to_bytes(figure: Figure, kind: str, dpi: float = SCREEN) -> bytes:
+    """A figure as ``svg``, ``pdf`` or ``png``, which has ``dpi`` dots an inch."""
     stream = BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     settings: dict[Any, Any] = {
@@ -292,5 +294,5 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
         "pdf.fonttype": 42,
     }
     with matplotlib.rc_context(settings):
-        figure.savefig(stream, format=kind, dpi=160, metadata=metadata)
+        figure.savefig(stream, format=kind, dpi=dpi, metadata=metadata)
     return stream.getvalue()
