@@ -95,6 +95,7 @@ function rateOf(servers) {
 }
 
 function buildLoad() {
+  drawnLoad = {};
   const rates = Array.from({ length: 97 }, (_, i) => rounded(2 ** ((i - 40) / 4)));
   const parts = [["rate", "rate, requests arriving", "per second", [...new Set(rates)]]];
   if (hasTokens()) parts.push(["seqs", "concurrency: sequences at a time", "at most", stopsUpTo(1024)], ["chunk", "tokens of a step", "tokens", stopsUpTo(32768).filter((x) => x >= 64)]);
@@ -113,6 +114,7 @@ let shownRate = null;
 const perSecond = (x) => (Number.isFinite(x) ? `${digits(x)} /s` : "–");
 const lower = (found, text) => `${found.low ? "~" : ""}${text}`;
 
+let drawnLoad = {};
 // Everything of the panel. Functions of steps come with a report, and later in an explorer.
 function drawLoad() {
   const one = variant(), shown = [...new Set([...compared(), state.pipeline])].sort((a, b) => a - b);
@@ -121,7 +123,12 @@ function drawLoad() {
     $("load-about").textContent = "Deriving steps of a server …";
     return;
   }
-  const queued = Boolean(one.load.queue), servers = new Map(shown.map((p) => [p, serverOf(variant(p), state.device)]));
+  // A batch and the context of a step move nothing of a queue.
+  const queued = Boolean(one.load.queue), { B, T, ...sizes } = state.values;
+  const now = JSON.stringify([state.device, state.pipeline, shown, queued ? sizes : state.values, state.figures[state.device], state.load, shown.map((p) => Boolean(variant(p).load))]);
+  if (now === drawnLoad.key && one === drawnLoad.one) return;
+  drawnLoad = { key: now, one };
+  const servers = new Map(shown.map((p) => [p, serverOf(variant(p), state.device)]));
   shownRate = rateOf(queued ? [...servers.values()] : [batchesOf(one, state.device, null)]);
   for (const node of loadControls) node.refresh();
   for (const id of ["load-seqs", "load-chunk", "load-policy"]) if ($(id)) $(id).closest(".control").hidden = !queued || (id === "load-chunk" && state.load.policy !== "chunked");
