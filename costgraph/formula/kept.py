@@ -41,7 +41,7 @@ def kept_formula(formula: Formula) -> dict[str, Any]:
     mine = set(formula.symbols)
     names = [s.name for s in formula.symbols]
     # What is said beyond a stated context, the formula itself says.
-    every = (x.excess for x in (*formula.limits, *formula.stated))
+    every = (*(x.excess for x in formula.limits), *(x.excess for x in formula.stated))
     return {
         "names": names,
         "counts": [n for n in names if n in ("S", "N")],
