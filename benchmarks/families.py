@@ -62,6 +62,8 @@ SCANS = frozenset(
     {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning", "selective-scan",
      "gated-linear-recurrence", "gated-pool", "matrix-memory"}
 )  # fmt: skip
+#: Types that read a page beside their tokens: of tokens alone their classes leave it out.
+PAGED = frozenset({"layoutlmv3"})
 #: Seconds for one type.
 LONGEST = 60
 
@@ -225,7 +227,7 @@ def tried(kind: str, tokens: int) -> Line:
     if read != real:
         return line("wrong", f"{name}: {read} parameters, the class has {real} ({read - real:+})")
     first = found.phases[0].name
-    if first not in ("prefill", "forward", "encode"):
+    if first not in ("prefill", "forward", "encode") or kind in PAGED:
         return line("exact", f"{name}: {real} parameters")
     counted = counted_products(model, tokens, first == "encode")
     if counted is None:
