@@ -266,7 +266,7 @@ function drawSimulated() {
   if (!seen) { put($("simulated")); return; }
   const title = h("h3", { id: "simulated-title" }, "Simulated when this report was made");
   if (seen.why) { put($("simulated"), title, h("p", { class: "warning" }, seen.why)); return; }
-  const head = h("thead", {}, h("tr", {}, ["", "mean", ...seen.quantiles.map((p) => `${p} %`)].map((t) => h("th", { scope: "col" }, t))));
+  const head = h("thead", {}, h("tr", {}, ["time", "mean", ...seen.quantiles.map((p) => `${p} %`)].map((t) => h("th", { scope: "col" }, t))));
   const rows = Object.entries(seen.rows).map(([name, values]) => h("tr", {}, h("th", { scope: "row" }, HEADS[name] || name), values.map((v, i) => h("td", { class: "number", "data-simulated": `${name} ${i}`, "data-value": v }, shown(v, "s")))));
   const policy = `${seen.policy}${seen.policy === "chunked" ? ` ${digits(seen.chunk, 12)}` : ""}`;
   put($("simulated"), title,
