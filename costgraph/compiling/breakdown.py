@@ -316,6 +316,12 @@ def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
         sent = (e for m in row.cost.links.values() for e in (m.steps, m.load))
         for expr in (*row.cost.flops.values(), *row.cost.bytes.values(), *sent, row.count):
             wanted |= phase.bind(expr).free_symbols
+    # What rests meanwhile may be shared out by symbols that no row of the step has.
+    for held in roofline.memory_parts(phase, compiled.accounting, at_end=False):
+        for expr in (held.weights, held.caches, held.resident, *held.activations):
+            wanted |= expr.free_symbols
+    for level in roofline.levels(compiled.program):
+        wanted |= roofline.level_memory(phase, level, at_end=False).free_symbols
     return wanted - {q} - {symbol for symbol, _ in compiled.program.dims}
 
 

@@ -12,6 +12,7 @@ from costgraph.compiling.breakdown import kept_step
 from costgraph.compiling.steps import step_of
 
 SMALL, HOSTED = "llama-3.2-1b", "rtx-4090+i9-13900k"
+DRAFT = f"speculative{{gamma=3,alpha=0.7,draft={SMALL}}}"
 #: A model, a system, a pipeline with a place for a number, the number, a phase, its sizes.
 CASES = [
     (SMALL, HOSTED, "fuse,offload{weights=host:%s}", "0.3", "decode", {"T": 64}),
@@ -19,6 +20,7 @@ CASES = [
     ("opt-6.7b", HOSTED, "fuse,active{neurons=%s}", "0.1", "decode", {"T": 64}),
     ("opt-6.7b", HOSTED, "fuse,active{neurons=0.1,hot=%s}", "0.3", "decode", {"T": 64}),
     ("vgg-16", "edge-3x-gtx-1080-ti", "split-rows{pace=%s}", "0.5", "forward", {}),
+    (SMALL, HOSTED, f"offload{{weights=host:%s}},{DRAFT}", "0.5", "draft", {"T": 64}),
     ("opt-6.7b", HOSTED, "offload{weights=host,blocks=%s}", "2", "decode", {"T": 64}),
     (SMALL, "4xipu-gc200", "chain{groups=%s}", "2", "decode", {"T": 64}),
 ]
