@@ -238,7 +238,7 @@ def _print_latex(
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
-    given = vocabulary.wholes(vocabulary.values(arguments))
+    given = vocabulary.values(arguments)
     if arguments.phase is not None:
         _check_sizes(arguments.phase, given)
     question = cases.question(arguments)

@@ -84,7 +84,7 @@ def _draw(arguments: argparse.Namespace) -> int:
     from costgraph.showing.draw import SUFFIXES, draw
 
     suffix_of(arguments.output, SUFFIXES, "drawing")
-    given = vocabulary.wholes(vocabulary.values(arguments))
+    given = vocabulary.values(arguments)
     if given and arguments.on is None:
         raise InputError(f"draw: times at {', '.join(given)} need --on HARDWARE")
     if arguments.step is not None and not arguments.diff:
@@ -226,11 +226,8 @@ def _roofline(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     before = _compiled(arguments, "")
     after = _compiled(arguments, passes) if passes else None
     dtypes = tuple(d.strip() for d in arguments.dtypes.split(",") if d.strip())
-    phase = _phase(arguments, before, given)
-    return roofline(
-        before, phase, after=after, dtypes=dtypes, width=arguments.width,
-        **vocabulary.wholes(given),
-    )  # fmt: skip
+    phase = _phase(arguments, after or before, given)
+    return roofline(before, phase, after=after, dtypes=dtypes, width=arguments.width, **given)
 
 
 def _is_rate(name: str) -> bool:
@@ -348,7 +345,7 @@ def _breakdown(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
         upper = {"B": 64.0}.get(over, upper)
     points = [2**k for k in range(41) if lower <= 2**k <= upper][-12:]
     compiled = _compiled(arguments, _single(arguments))
-    values: dict[str, Any] = {"B": 1, **vocabulary.wholes(given), over: 1}
+    values: dict[str, Any] = {"B": 1, **given, over: 1}
     phase = _phase(arguments, compiled, values)
     del values[over]
     return breakdown(compiled, over, points, phase=phase, width=arguments.width, **values)

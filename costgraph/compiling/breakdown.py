@@ -12,10 +12,12 @@ from sympy import Expr, Integer, Symbol
 from costgraph.compiling.capacity import at_level, room_of
 from costgraph.compiling.fits import Fit
 from costgraph.compiling.larger import would_hold
-from costgraph.compiling.steps import Breakdown, OpRow
+from costgraph.compiling.steps import Breakdown, OpRow, of_step
 from costgraph.counting.count import Item, Overlap, Row, parameters
 from costgraph.counting.units import unit_phases
-from costgraph.errors import InputError, unbound
+from costgraph.errors import InputError, clip, unbound
+from costgraph.formula.formula import exact
+from costgraph.formula.limits import counts
 from costgraph.formula.outline import kind_of, link_of, split_level
 from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
@@ -23,7 +25,7 @@ from costgraph.hardware.machine import Machine
 from costgraph.ir.cost import Cost
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
-from costgraph.number import whole
+from costgraph.number import Number, whole
 from costgraph.progress import counted
 from costgraph.symbols import LEGEND, B, T, q
 from costgraph.timing import roofline
@@ -76,6 +78,7 @@ def kept_step(compiled: Compiled, phase_name: str) -> dict[str, Any] | None:
         return {
             "phase": phase.name,
             "names": [s.name for s in symbols],
+            "whole": [s.name for s in symbols if counts(compiled.setting, s.name)],
             "limits": [
                 tree_of_expr(x, symbols, exact=True)
                 for x in excesses
@@ -113,7 +116,9 @@ def _kept_row(
     }
 
 
-def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | None]) -> Breakdown:
+def break_down(
+    compiled: Compiled, phase_name: str, given: Mapping[str, Number | None]
+) -> Breakdown:
     """The numbers of one step; see :meth:`costgraph.compiling.compiled.Compiled.breakdown`."""
     phase = compiled.program.phase(phase_name)
     machine = compiled.bound or compiled.machine
@@ -122,10 +127,12 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     sums: dict[str, Any] = {"flops": Integer(0), "bytes": Integer(0), "wire": Integer(0)}
     busy = 0.0
     timed = compiled.timing_on(machine)
+    paces = tuple((unit, placed(phase.bind(pace), values)) for unit, pace in phase.paces)
+    settled = replace(phase, paces=paces)
     for row in counted(compiled.rows[phase.name], "operations timed"):
         cost = row.cost.mapped(lambda e: placed(phase.bind(e), values))
         count = placed(phase.bind(row.count), values)
-        runner = roofline.runner(machine, row.unit, phase)
+        runner = roofline.runner(machine, row.unit, settled)
         made = _row(row.name, row.kind, count, cost, runner, row.unit)
         if timed is not None:
             terms = [t.mapped(lambda e: placed(e, values)) for t in timed(phase, row)]
@@ -161,7 +168,9 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
         beyond=compiled.program.beyond_at(values),
     )
     about = tuple(_about(compiled.program, phase, values))
-    return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about, step)
+    known = dict(compiled.program.dims)
+    setting = of_step(compiled.setting, {s.name: v for s, v in values.items() if s not in known})
+    return Breakdown(setting, phase.name, bindings, tuple(rows), totals, fits, about, step)
 
 
 def _farther(
@@ -174,7 +183,7 @@ def _farther(
         yield Fit(name, float(placed(need, values)), at_level(compiled, level))
 
 
-def _most_held(name: str, given: Mapping[str, int | None], compiled: Compiled) -> float:
+def _most_held(name: str, given: Mapping[str, Number | None], compiled: Compiled) -> float:
     """Bytes in memory during a step, on the unit that holds most."""
     phase = compiled.program.phase(name)
     return float(_held(compiled, phase, values_of(compiled, phase, given))["memory_bytes"])
@@ -301,10 +310,18 @@ def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
 def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
     """Symbols that the numbers of one step of a phase need."""
     wanted: set[Symbol] = {B} | phase.query.free_symbols | phase.bind(T).free_symbols
+    for expr in (phase.rounds, *(pace for _, pace in phase.paces)):
+        wanted |= phase.bind(expr).free_symbols
     for row in compiled.rows[phase.name]:
         sent = (e for m in row.cost.links.values() for e in (m.steps, m.load))
         for expr in (*row.cost.flops.values(), *row.cost.bytes.values(), *sent, row.count):
             wanted |= phase.bind(expr).free_symbols
+    # What rests meanwhile may be shared out by symbols that no row of the step has.
+    for held in roofline.memory_parts(phase, compiled.accounting, at_end=False):
+        for expr in (held.weights, held.caches, held.resident, *held.activations):
+            wanted |= expr.free_symbols
+    for level in roofline.levels(compiled.program):
+        wanted |= roofline.level_memory(phase, level, at_end=False).free_symbols
     return wanted - {q} - {symbol for symbol, _ in compiled.program.dims}
 
 
@@ -324,8 +341,14 @@ def check_part(compiled: Compiled, phases: Iterable[Phase], given: Iterable[str]
             )
 
 
+def own_of(compiled: Compiled, name: str, given: Mapping[str, Number]) -> dict[str, Number]:
+    """Of what is given, the well-known sizes and what a step of this program depends on."""
+    mine = LEGEND.keys() | {s.name for s in symbols_of(compiled, compiled.program.phase(name))}
+    return {k: v for k, v in given.items() if k in mine}
+
+
 def values_of(
-    compiled: Compiled, phase: Phase, given: Mapping[str, int | None]
+    compiled: Compiled, phase: Phase, given: Mapping[str, Number | None]
 ) -> dict[Symbol, Expr]:
     """The numbers of a step by symbol, checked.
 
@@ -341,12 +364,22 @@ def values_of(
         if value is None:
             known = {**dict(compiled.setting.symbols), **LEGEND}
             raise unbound(phase.name, [symbol.name], known)
-        values[symbol] = Integer(whole(value, symbol.name))
+        values[symbol] = _value(compiled, symbol.name, value)
     values.update(compiled.program.dims)
     for limit in (*map(phase.limited, compiled.program.limits), *phase.begins):
         if (broken := limit.broken(values)) is not None:
             raise InputError(f"{phase.name}: {broken}")
     return values
+
+
+def _value(compiled: Compiled, name: str, value: Number) -> Expr:
+    """What a symbol stands for: a whole number of something, or a positive one (a share)."""
+    if counts(compiled.setting, name):
+        return Integer(whole(value, name))
+    found = exact(value)
+    if not found > 0:
+        raise InputError(f"{name} must be positive, not {clip(value)}")
+    return found
 
 
 def plain(expr: Expr) -> int | float:

@@ -26,6 +26,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.metrics import PER_DEVICE, TIMELESS, metrics_of, require
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import inside
+from costgraph.number import Number
 from costgraph.rewriting import pipeline
 from costgraph.rewriting.formats import lacking
 from costgraph.rewriting.pipeline import Pass, Trace
@@ -415,7 +416,13 @@ class Compiled:
         return tuple(lines(self.setting.not_done))
 
     def breakdown(
-        self, phase: str, *, B: int = 1, T: int | None = None, S: int | None = None, **symbols: int
+        self,
+        phase: str,
+        *,
+        B: int = 1,
+        T: int | None = None,
+        S: int | None = None,
+        **symbols: Number,
     ) -> Breakdown:
         """Per-operation rows of one step, with numbers.
 
@@ -424,7 +431,7 @@ class Compiled:
             B: sequences.
             T: context of a decode step, the new token included.
             S: prompt tokens of a prefill.
-            symbols: whole numbers for symbols that passes brought in.
+            symbols: numbers for symbols that passes brought in.
 
         Returns:
             Rows with FLOP, bytes by role, arithmetic intensity, seconds and
@@ -436,7 +443,13 @@ class Compiled:
         return break_down(self, phase, {"B": B, "T": T, "S": S, **symbols})
 
     def timeline(
-        self, phase: str, *, B: int = 1, T: int | None = None, S: int | None = None, **symbols: int
+        self,
+        phase: str,
+        *,
+        B: int = 1,
+        T: int | None = None,
+        S: int | None = None,
+        **symbols: Number,
     ) -> Timeline:
         """When each operation of one step begins and ends, and what runs beside it.
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from costgraph.formula.terms import Term
 
 
+#: Symbols whose values the title of a step's table gives by what they come to.
+_TITLED = ("B", "q", "T", "S")
+
+
 @dataclass(frozen=True)
 class OpRow:
     """One operation of one step, with numbers.
@@ -150,16 +154,23 @@ class Breakdown:
         return view_text("breakdown_html", self)
 
 
-def step_of(case: Mapping[str, Any], given: Mapping[str, int]) -> Breakdown | None:
+def of_step(setting: Setting, values: Mapping[str, Any]) -> Setting:
+    """What a table of a step is about: values of symbols that its title does not give by itself."""
+    return setting.told({n: str(v) for n, v in values.items() if n not in _TITLED})
+
+
+def step_of(case: Mapping[str, Any], given: Mapping[str, int | Fraction]) -> Breakdown | None:
     """The numbers of a kept case at a point; None where the whole program must say.
 
     Args:
         case: of :func:`costgraph.compiling.breakdown.kept_step`.
-        given: a whole number for each of its symbols.
+        given: an exact number for each of its symbols.
 
     Raises:
         ArithmeticError: there is no finite value.
     """
+    if any(not isinstance(given[name], int) for name in case["whole"]):
+        return None
     point = [given[name] for name in case["names"]]
 
     def number(tree: Tree) -> Any:
@@ -210,6 +221,7 @@ def step_of(case: Mapping[str, Any], given: Mapping[str, int]) -> Breakdown | No
         return None
     bindings = {name: int(number(tree)) for name, tree in case["bindings"].items()}
     setting = Setting.from_data(case["setting"])
+    setting = of_step(setting, {name: given[name] for name in case["names"]})
     return Breakdown(setting, case["phase"], bindings, tuple(rows), totals, fits)
 
 

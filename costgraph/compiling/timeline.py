@@ -17,6 +17,7 @@ from costgraph.formula.powers import placed
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase
 from costgraph.ir.regions import Parallel, Region, Repeat
+from costgraph.number import Number
 from costgraph.timing import roofline
 from costgraph.views import view
 
@@ -142,7 +143,7 @@ class _Walk:
         return tuple(parts)
 
 
-def timeline(compiled: Compiled, phase_name: str, given: Mapping[str, int | None]) -> Timeline:
+def timeline(compiled: Compiled, phase_name: str, given: Mapping[str, Number | None]) -> Timeline:
     """When each operation of a step runs; arguments as of ``Compiled.breakdown``.
 
     Raises:

@@ -14,6 +14,7 @@ from costgraph.symbols import SIZES, symbol
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
     from costgraph.formula.terms import Limit
+    from costgraph.setting import Setting
 
 ZERO, ONE = Integer(0), Integer(1)
 
@@ -100,7 +101,12 @@ def is_whole(formula: Formula, x: Symbol) -> bool:
 
     All others are real: acceptances, shares, rates, prices.
     """
-    return x.name in SIZES or (formula.setting is not None and x.name in formula.setting.whole)
+    return counts(formula.setting, x.name)
+
+
+def counts(setting: Setting | None, name: str) -> bool:
+    """:func:`is_whole` of what has this setting."""
+    return name in SIZES or (setting is not None and name in setting.whole)
 
 
 def start_of(x: Symbol) -> Expr:

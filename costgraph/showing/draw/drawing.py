@@ -18,6 +18,7 @@ from costgraph.files.writing import suffix_of, write_whole
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
 from costgraph.ir.workload import shown
+from costgraph.number import Number
 from costgraph.rewriting.pipeline import Trace
 from costgraph.showing.draw.build import graph_scene, program_scene
 from costgraph.showing.draw.diff import trace_scene
@@ -177,7 +178,7 @@ def draw(
     S: int | None = None,
     limit: int = LIMIT,
     device: bool = True,
-    **symbols: int,
+    **symbols: Number,
 ) -> Drawing:
     """A picture of a graph, a program or a compiled model.
 
@@ -281,7 +282,7 @@ def _model(
     return replace(scene, vertices=tuple(_timed(v, compiled, values) for v in scene.vertices))
 
 
-def _timed(vertex: Vertex, compiled: Compiled, values: Mapping[str, int]) -> Vertex:
+def _timed(vertex: Vertex, compiled: Compiled, values: Mapping[str, Number]) -> Vertex:
     """A phase with the time of one step, where the values given suffice for it."""
     phase = compiled.program.phase(vertex.id)
     needed = {s.name for s in symbols_of(compiled, phase)}

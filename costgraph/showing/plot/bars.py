@@ -13,6 +13,7 @@ from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.steps import Breakdown
 from costgraph.errors import InputError, clip
 from costgraph.ir.workload import shown
+from costgraph.number import Number
 from costgraph.showing.plot.style import (
     HATCHES,
     PALETTE,
@@ -45,7 +46,7 @@ def breakdown(
     phase: str = "decode",
     width: str = "slide",
     title: str = "",
-    **values: int,
+    **values: Number,
 ) -> Figure:
     """Time by operation kind and memory by use, a stack of bars for each point.
 

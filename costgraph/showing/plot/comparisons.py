@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 
 from costgraph.compiling.breakdown import symbols_of
 from costgraph.errors import InputError
+from costgraph.formula.limits import counts
 from costgraph.ir.program import Phase
 from costgraph.ir.workload import shown
 from costgraph.showing.plot.bars import grouped_kinds, stack
@@ -179,7 +180,8 @@ def _steps(table: Comparison) -> Iterator[tuple[str, list[Breakdown]]]:
         for compiled in table.compiled:
             wanted = {s.name for s in symbols_of(compiled, compiled.program.phase(phase.name))}
             given = {k: v for k, v in at.items() if k in wanted}
-            if not wanted <= set(given) or not all(isinstance(v, int) for v in given.values()):
+            parts = {k for k, v in given.items() if not isinstance(v, int)}
+            if not wanted <= set(given) or any(counts(compiled.setting, k) for k in parts):
                 break
             found.append(compiled.breakdown(phase.name, **given))
         else:

@@ -10,15 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
-from sympy import Integer
 
+from costgraph.compiling.breakdown import own_of
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.steps import Breakdown
 from costgraph.errors import InputError, clip, nearest
+from costgraph.formula.formula import exact
 from costgraph.hardware.machine import WIDENING, Engine, Machine
 from costgraph.hardware.systems import link_to
 from costgraph.ir.tensor import MEMORY
 from costgraph.ir.workload import shown as told
+from costgraph.number import Number
 from costgraph.showing.export.explanation import resource_text
 from costgraph.showing.plot.labels import Point, line_boxes, place_labels
 from costgraph.showing.plot.style import (
@@ -99,10 +101,10 @@ def far_roofs(machine: Machine, level: str, dtypes: Sequence[str]) -> tuple[Roof
     return tuple(found)
 
 
-def crossing(compiled: Compiled, phase: str, **values: int) -> dict[str, float]:
+def crossing(compiled: Compiled, phase: str, **values: Number) -> dict[str, float]:
     """Bytes that one step reads in each farther level of memory, or writes there."""
     bound = compiled.program.phase(phase)
-    at = {symbol(name): Integer(value) for name, value in values.items()}
+    at = {symbol(name): exact(value) for name, value in values.items()}
     found: dict[str, float] = {}
     for row in compiled.rows[phase]:
         for (level, *_), size in row.cost.bytes.items():
@@ -131,7 +133,7 @@ def roofline(
     after: Compiled | None = None,
     dtypes: Sequence[str] = (),
     width: str = "slide",
-    **values: int,
+    **values: Number,
 ) -> Figure:
     """The operations of one step under the roofs of their compute types.
 
@@ -152,13 +154,14 @@ def roofline(
         values: ``B`` and ``T`` or ``S``, and symbols of passes.
     """
     machine = compiled.bound or compiled.machine
-    first = compiled.breakdown(phase, **values)
-    shown = first if after is None else after.breakdown(phase, **values)
+    last = compiled if after is None else after
+    # What only the passes of one of both depend on (a share) is given to that one.
+    shown = last.breakdown(phase, **values)
+    first = shown if after is None else compiled.breakdown(phase, **own_of(compiled, phase, values))
     wanted = [*dtypes_used(compiled, phase), *dtypes]
     if after is not None:
         wanted += dtypes_used(after, phase)
     figure, (axes,) = new_figure()
-    last = compiled if after is None else after
     away = crossing(last, phase, **values)
     far = tuple(r for level in sorted(away) for r in far_roofs(machine, level, wanted))
     own = roofs_of(machine, wanted)
