@@ -7,9 +7,11 @@ from dataclasses import replace
 
 from sympy import Add, Expr, Integer, floor
 
+from costgraph.counting.count import rows
 from costgraph.errors import PipelineError
+from costgraph.formula.sums import affine
 from costgraph.hardware.systems import System
-from costgraph.ir.cost import Direction
+from costgraph.ir.cost import Cost, Direction
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op, Tensors
 from costgraph.ir.program import Phase, Program
@@ -181,6 +183,19 @@ def hitting(name: str, graph: Graph, chance: Expr, cached: Expr) -> Graph:
         return repatterned(node.op, seen)
 
     return rebuild(graph, op)
+
+
+def of_the_mean(graph: Graph) -> tuple[str, ...]:
+    """Operations that do not cost a line in new tokens: their cost at the mean is not the mean.
+
+    Of what :func:`hitting` made: attention is not among them.
+    """
+
+    def bent(cost: Cost) -> bool:
+        amounts = (*cost.flops.values(), *cost.bytes.values(), cost.launches, cost.total_wire)
+        return any(affine(e, q) is None for e in amounts)
+
+    return tuple(dict.fromkeys(r.node.name for r in rows(graph) if bent(r.cost)))
 
 
 def level_of(name: str, word: str, system: System) -> str:
