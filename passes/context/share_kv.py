@@ -74,7 +74,7 @@ class ShareKV(Pass):
         ends = phase.span is None and phase.generated == 1 and _gives_last(phase.graph)
 
         def new(graph: Graph) -> Graph:
-            return self._walk(graph, phase.graph, seen, ends and graph is phase.graph)
+            return self._walk(graph, graph, seen, ends and graph is phase.graph)
 
         return phase.rewritten(new)
 

@@ -145,7 +145,7 @@ def test_what_is_of_the_mean_prompt_is_named_and_nothing_else_is(model, passes, 
         said = [a.removeprefix(head) for a in program.assumptions if a.startswith(head)]
         assert {n for a in said for n in a.split(", ")} == (bent if "chance" in more else set())
         found.append({
-            r.node.name: r.cost.mapped(lambda e: phase.bind(e).xreplace(at))
+            r.node.name: r.cost.mapped(lambda e, p=phase, at=at: p.bind(e).xreplace(at))
             for r in rows(phase.graph)
         })  # fmt: skip
 

@@ -29,6 +29,7 @@ from costgraph.models.catalog import config_at
 from costgraph.models.decoder import Decoder, build
 from costgraph.ops import AttentionScores
 from costgraph.symbols import B, S, T, q
+from costgraph.timing.roofline import memory_parts
 
 I = Integer  # noqa: E741
 SMALL = Decoder(
@@ -662,3 +663,39 @@ def test_a_million_tokens_lie_in_a_map():
         found = f.region_map("B", "T").at(2, 10**6)
         at = {B: I(2), T: I(10**6)}
         assert float(found.expr.xreplace(at).evalf(20)) == pytest.approx(f(B=2, T=10**6), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        "window{size=5}", "evict{by=merge,keep=1/2}", "index{top=3,heads=2,width=4}", "nsa",
+        "select{block=4,blocks=2}", "snap-kv{keep=3}", "knn-memory{local=4,size=8,top=2}",
+        "recur{segment=4,compressed=2,ratio=2}", "recur{segment=4,compressed=2,ratio=2,by=max}",
+        "recur{segment=4,distances=true}", "quantize{kv=int4,kv-recent=8}", "share-kv",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("new", "context"), [(23, 23), (1, 23), (1, 21), (5, 24)])
+def test_a_kernel_writes_to_caches_all_that_its_operations_write(passes, new, context):
+    """What one operation writes in parts (a row, and those that others become) adds up in a kernel.
+
+    Of what it reads a kernel may read less, and never more.
+    """
+    values = {B: I(2), q: I(new), T: I(context), S: I(20)}
+    apart, fused = (exact_cost(small(p).graph) for p in (passes, f"fuse,{passes}"))
+
+    def moved(cost, direction):
+        return cost.bytes_of(Role.KV, direction).xreplace(values)
+
+    assert moved(fused, Direction.WRITE) == moved(apart, Direction.WRITE)
+    assert moved(fused, Direction.READ) <= moved(apart, Direction.READ)
+
+
+@pytest.mark.parametrize(("model", "front"), [
+    ("llama-3.2-1b", "retrieve"), ("qwen2-vl-7b", ""), ("whisper-tiny", ""),
+])  # fmt: skip
+@pytest.mark.parametrize("passes", ["recur{compressed=4}", "share-kv", "share-kv{by=half}"])
+def test_what_rests_beside_a_phase_is_what_the_other_phases_run(model, front, passes):
+    """Weights in memory are the same in every phase, whichever of them a pass changes."""
+    made = cg.compile(model, "h100", ",".join(p for p in (front, passes) if p))
+    assert len({Add(*(h.weights for h in memory_parts(phase, made.accounting, at_end=False)))
+                for phase in made.program.phases}) == 1  # fmt: skip
