@@ -18,7 +18,7 @@ from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
 from costgraph.ops.attending import repatterned
-from costgraph.ops.pattern import Budget, Dense, Distilled, Hit, Pattern
+from costgraph.ops.pattern import Dense, Hit, Kept, Pattern
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.passes.context.seeing import is_whole
 from costgraph.passes.placement.shares import level_named
@@ -148,7 +148,7 @@ def as_found(name: str, program: Program) -> tuple[str, ...]:
     graphs = (g for p in program.phases for g in p.graph.walk())
     if any(t.role is Role.STATE for g in graphs for t in g.sources):
         said.append(f"{name}: states are kept as they were behind the last token that is found")
-    if any(isinstance(k, (Budget, Distilled)) for k in kept_of(program)):
+    if any(isinstance(k, Kept) for k in kept_of(program)):
         said.append(f"{name}: of the tokens found those rows are there that stayed of them")
     return tuple(said)
 
