@@ -17,6 +17,9 @@ from costgraph.formula.terms import Limit, merged
 from costgraph.ir.cost import Cost, total
 from costgraph.ir.mix import Group, Mix
 from costgraph.ir.program import Phase, Program
+from costgraph.ops import KVAppend
+from costgraph.ops.fused import operations
+from costgraph.ops.pattern import Kept
 from costgraph.symbols import B, S, T, q
 from costgraph.timing import roofline
 
@@ -30,6 +33,10 @@ ASSUMED = (
 ROUNDS = (
     "sequences that decode draft and verify: a step is a round, drafts run before the "
     "verification, which prompts join; rounds are counted by their expected number"
+)
+EVICTED = (
+    "caches that choose what stays choose behind every step, those of chunks included: a chunk "
+    "finds what stayed of the tokens in front of it"
 )
 LOGITS = "every group has the logits of its last positions, of chunks within a prompt as well"
 
@@ -92,7 +99,14 @@ def stepping(program: Program) -> Stepping:
 
 def assumed(program: Program) -> tuple[str, ...]:
     """What steps of a program rest on."""
-    return (f"{ASSUMED}; {LOGITS}", *((ROUNDS,) if stepping(program).tokens != 1 else ()))
+    found = stepping(program)
+    caches = (op.keeps for op, _ in operations(found.prefill.graph) if isinstance(op, KVAppend))
+    said = {
+        f"{ASSUMED}; {LOGITS}": True,
+        ROUNDS: found.tokens != 1,
+        EVICTED: any(isinstance(keeps, Kept) for keeps in caches),
+    }
+    return tuple(text for text, holds in said.items() if holds)
 
 
 def _reads(phase: Phase) -> bool:

@@ -14,7 +14,7 @@ from costgraph.ir.op import Op, Spec, Tensors, merged, require, require_same
 from costgraph.ir.regions import Region
 
 if TYPE_CHECKING:
-    from costgraph.ir.graph import Graph
+    from costgraph.ir.graph import Graph, Node
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,12 @@ class Fused(Op):
         boundary = {t.name for t in self.body.sources} | set(self.body.outputs)
         found: dict[tuple[str, Direction], Access] = {}
         for node in self.body.nodes:
-            for access in node.op.accesses(self.body.operands(node), node.outputs):
+            for key, access in self._own(node).items():
                 made_here = access.tensor in self.body.producer
                 if access.tensor not in boundary or (
                     made_here and access.direction is Direction.READ
                 ):
                     continue
-                key = (access.tensor, access.direction)
                 known = found.get(key)
                 if known is None or known.bytes == access.bytes:
                     found[key] = access
@@ -86,6 +85,16 @@ class Fused(Op):
                     larger = Max(known.bytes, access.bytes)
                     found[key] = replace(access, bytes=larger)
         return (*found.values(), *self._materialised_views(found))
+
+    def _own(self, node: Node) -> dict[tuple[str, Direction], Access]:
+        """What one operation accesses of each tensor: parts that it tells apart add up."""
+        found: dict[tuple[str, Direction], Access] = {}
+        for access in node.op.accesses(self.body.operands(node), node.outputs):
+            key = access.tensor, access.direction
+            known = found.get(key)
+            more = access.bytes if known is None else known.bytes + access.bytes
+            found[key] = replace(access, bytes=more)
+        return found
 
     def _materialised_views(self, found: dict[tuple[str, Direction], Access]) -> tuple[Access, ...]:
         """Writes of outputs that a view makes: the view's memory is written after all."""

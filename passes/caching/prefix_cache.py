@@ -21,6 +21,7 @@ from costgraph.passes.caching.prompts import (
     is_tower,
     level_of,
     of_some,
+    of_the_mean,
     overlap_option,
     prompt_of,
     refuse_away,
@@ -37,9 +38,8 @@ from costgraph.symbols import S
 ONE = Integer(1)
 BY_CHANCE = (
     "prefix-cache: prompts find their part each on its own: work and traffic are the means over "
-    "all that can come (experts, tables, chunks of scans: of the mean tokens), the time is that of "
-    "these means, at most the mean time, and memory is that of the mean: without hits a batch "
-    "needs what it needs without the pass"
+    "all that can come, the time is that of these means, at most the mean time, and memory is that "
+    "of the mean: without hits a batch needs what it needs without the pass"
 )
 #: ``tokens`` where ``share`` says how many are found.
 SHARE = "share"
@@ -127,6 +127,8 @@ class PrefixCache(Pass):
         said = as_found(self.name, program)
         if self.chance != 1:
             said = (*said, BY_CHANCE)
+            if bent := of_the_mean(made.graph):
+                said = (*said, f"{self.name}: of the mean tokens by chance: {', '.join(bent)}")
         if level:
             graph = reloaded(made.graph, level, self.overlap, self.name)
             made, said = replace(made, graph=graph), (*said, *told(self.overlap))

@@ -7,16 +7,18 @@ from dataclasses import replace
 
 from sympy import Add, Expr, Integer, floor
 
+from costgraph.counting.count import rows
 from costgraph.errors import PipelineError
+from costgraph.formula.sums import affine
 from costgraph.hardware.systems import System
-from costgraph.ir.cost import Direction
+from costgraph.ir.cost import Cost, Direction
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.op import Op, Tensors
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
 from costgraph.ops import KVAppend
 from costgraph.ops.attending import repatterned
-from costgraph.ops.pattern import Budget, Dense, Distilled, Hit, Pattern
+from costgraph.ops.pattern import Dense, Hit, Kept, Pattern
 from costgraph.ops.transfer import Moved, Stream
 from costgraph.passes.context.seeing import is_whole
 from costgraph.passes.placement.shares import level_named
@@ -146,7 +148,7 @@ def as_found(name: str, program: Program) -> tuple[str, ...]:
     graphs = (g for p in program.phases for g in p.graph.walk())
     if any(t.role is Role.STATE for g in graphs for t in g.sources):
         said.append(f"{name}: states are kept as they were behind the last token that is found")
-    if any(isinstance(k, (Budget, Distilled)) for k in kept_of(program)):
+    if any(isinstance(k, Kept) for k in kept_of(program)):
         said.append(f"{name}: of the tokens found those rows are there that stayed of them")
     return tuple(said)
 
@@ -181,6 +183,19 @@ def hitting(name: str, graph: Graph, chance: Expr, cached: Expr) -> Graph:
         return repatterned(node.op, seen)
 
     return rebuild(graph, op)
+
+
+def of_the_mean(graph: Graph) -> tuple[str, ...]:
+    """Operations that do not cost a line in new tokens: their cost at the mean is not the mean.
+
+    Of what :func:`hitting` made: attention is not among them.
+    """
+
+    def bent(cost: Cost) -> bool:
+        amounts = (*cost.flops.values(), *cost.bytes.values(), cost.launches, cost.total_wire)
+        return any(affine(e, q) is None for e in amounts)
+
+    return tuple(dict.fromkeys(r.node.name for r in rows(graph) if bent(r.cost)))
 
 
 def level_of(name: str, word: str, system: System) -> str:

@@ -17,7 +17,7 @@ from costgraph.ops.index import Nearest
 from costgraph.ops.maps import Map
 from costgraph.ops.pattern import Selected, Window
 from costgraph.passes.context.adding import Added, renamed
-from costgraph.passes.context.seeing import Seen, keeping, told, walked
+from costgraph.passes.context.seeing import Seen, in_all_phases, keeping, told, walked
 from costgraph.passes.precision.layers import cut
 from costgraph.rewriting.pipeline import Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import rebuild
@@ -76,12 +76,11 @@ class KnnMemory(Pass):
                 f"knn-memory: size: a memory of {self.size} holds nothing that the last "
                 f"{self.local} positions do not show"
             )
-        seen = Seen()
 
-        def new(graph: Graph) -> Graph:
-            return rebuild(self._layers(graph, seen))
+        def done(program: Program, seen: Seen) -> Program:
+            return program.rewritten(lambda graph: rebuild(self._layers(graph, seen)))
 
-        return told(self.name, program, program.rewritten(new), seen)
+        return told(self.name, program, *in_all_phases(program, done))
 
     def _layers(self, graph: Graph, seen: Seen) -> Graph:
         """The graph with its layers cut at the one with the memory."""
@@ -104,7 +103,10 @@ class KnnMemory(Pass):
                 found = ranges.get(node.name)
                 here = total == 1 or (found is not None and found.start == place - 1)
                 change = self._remembering if here else self._near
-                inner = [walked(g, self.name, change, seen) for g in node.op.graphs]
+                inner = [
+                    walked(g, self.name, change, seen, f"{node.name}.{number}/")
+                    for number, g in enumerate(node.op.graphs)
+                ]
                 node = replace(node, op=node.op.with_graphs(inner))
             nodes.append(node)
         return replace(whole, nodes=tuple(nodes))

@@ -27,20 +27,38 @@ Change = Callable[[Graph], Graph | str]
 
 @dataclass
 class Seen:
-    """Layers that were changed, and those that were not and why."""
+    """Layers that were changed, and those that were not and why.
+
+    Attributes:
+        hits: operations that attend, by name.
+        layers: where the layers are that they are in: names of regions, from outside.
+        misses: why a layer stays, by where it is.
+    """
 
     hits: dict[str, None] = field(default_factory=dict)
+    layers: set[str] = field(default_factory=set)
     misses: dict[str, Miss] = field(default_factory=dict)
+
+
+def in_all_phases(
+    program: Program, done: Callable[[Program, Seen], Program]
+) -> tuple[Program, Seen]:
+    """What ``done`` makes of a program, where no layer is changed in some phases only.
+
+    A layer that cannot be changed in one phase stays in all of them: it is one layer.
+    """
+    made = done(program, seen := Seen())
+    apart = {n: m for n, m in seen.misses.items() if n in seen.layers}
+    return (done(program, seen := Seen(misses=apart)), seen) if apart else (made, seen)
 
 
 def changed(program: Program, name: str, change: Change) -> tuple[Program, Seen]:
     """The program with ``change`` done to every graph that attends a cache of the context."""
-    seen = Seen()
 
-    def new(graph: Graph) -> Graph:
-        return rebuild(walked(graph, name, change, seen))
+    def done(program: Program, seen: Seen) -> Program:
+        return program.rewritten(lambda graph: rebuild(walked(graph, name, change, seen)))
 
-    return program.rewritten(new), seen
+    return in_all_phases(program, done)
 
 
 def with_longer_prompt(
@@ -92,24 +110,30 @@ def told(
     none: str = "no layer attends a cache of its context",
 ) -> Outcome:
     """What a pass did to layers, and why not to others; ``none`` where there was none to change."""
-    misses = tuple(seen.misses.values())
+    misses = tuple(dict.fromkeys(seen.misses.values()))
     if not seen.hits and not misses:
         misses = (Miss(name, program.name, none),)
     return Outcome(made, tuple(seen.hits), misses)
 
 
-def walked(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
+def walked(graph: Graph, name: str, change: Change, seen: Seen, place: str = "") -> Graph:
     """A graph, its regions included, with ``change`` done to what attends a cache of the context.
 
-    ``seen`` notes what was changed; sizes are those of before until the graph is rebuilt.
+    ``place`` is where the graph is, as phases have it in common. ``seen`` notes what was changed;
+    sizes are those of before until the graph is rebuilt.
     """
     nodes = []
     for node in graph.nodes:
         if isinstance(node.op, Region):
-            inner = [walked(g, name, change, seen) for g in node.op.graphs]
+            inner = [
+                walked(g, name, change, seen, f"{place}{node.name}.{number}/")
+                for number, g in enumerate(node.op.graphs)
+            ]
             node = replace(node, op=node.op.with_graphs(inner))
         nodes.append(node)
     graph = replace(graph, nodes=tuple(nodes))
+    if place in seen.misses:
+        return graph
     for node in graph.nodes:
         if not isinstance(node.op, AttentionScores) or not node.op.pattern.causal:
             continue
@@ -117,14 +141,15 @@ def walked(graph: Graph, name: str, change: Change, seen: Seen) -> Graph:
             continue
         if not is_whole(node.op.pattern):
             why = f"its positions do not see all before them already: {node.op.pattern}"
-            seen.misses[graph.name] = Miss(name, node.name, why)
+            seen.misses[place] = Miss(name, node.name, why)
             return graph
         other = _handed_on(graph) or chosen(graph) or _between(graph, node)
         made = other or change(graph)
         if isinstance(made, str):
-            seen.misses[graph.name] = Miss(name, node.name, made)
+            seen.misses[place] = Miss(name, node.name, made)
             return graph
         seen.hits[node.name] = None
+        seen.layers.add(place)
         return made
     return graph
 

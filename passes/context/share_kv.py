@@ -17,7 +17,7 @@ from costgraph.ir.tensor import Tensor
 from costgraph.ops import AttentionScores, KVAppend, Linear, SelectLast, Split
 from costgraph.ops.pattern import Window
 from costgraph.ops.views import Slice
-from costgraph.passes.context.seeing import Seen, chosen, is_whole, keeping, told
+from costgraph.passes.context.seeing import Seen, chosen, in_all_phases, is_whole, keeping, told
 from costgraph.rewriting.binding import at
 from costgraph.rewriting.pipeline import Miss, Outcome, Pass, Stage, option
 from costgraph.rewriting.rewrite import live, rebuild
@@ -63,18 +63,19 @@ class ShareKV(Pass):
     )
 
     def run(self, program: Program, system: System) -> Outcome:
-        seen = Seen()
-        phases = tuple(self._phase(phase, seen) for phase in program.phases)
-        made = replace(program, phases=phases)
+        made, seen = in_all_phases(program, self._done)
         none = "no layers in a row attend a cache of their context"
         return told(self.name, program, made, seen, none)
+
+    def _done(self, program: Program, seen: Seen) -> Program:
+        return replace(program, phases=tuple(self._phase(p, seen) for p in program.phases))
 
     def _phase(self, phase: Phase, seen: Seen) -> Phase:
         # Only a prompt that gives one token can leave all but its last position behind.
         ends = phase.span is None and phase.generated == 1 and _gives_last(phase.graph)
 
         def new(graph: Graph) -> Graph:
-            return self._walk(graph, phase.graph, seen, ends and graph is phase.graph)
+            return self._walk(graph, graph, seen, ends and graph is phase.graph)
 
         return phase.rewritten(new)
 
@@ -87,6 +88,8 @@ class ShareKV(Pass):
             elif not keeps_caches(region):
                 inner = [self._walk(g, whole, seen, False) for g in region.graphs]
                 made.put(replace(node, op=region.with_graphs(inner)))
+            elif node.name in seen.misses:
+                made.put(node)
             elif why := unlike(region) or (
                 _unhalved(graph, region, whole) if self.by == "half" else ""
             ):
@@ -95,6 +98,7 @@ class ShareKV(Pass):
             else:
                 assert isinstance(region, Repeat)
                 seen.hits[node.name] = None
+                seen.layers.add(node.name)
                 shared = Shared.of(region.body)
                 if self.by == "half":
                     self._half(made, node, shared, ends)

@@ -349,10 +349,12 @@ def _rows(body: Graph, node: Node, found: bool) -> tuple[Expr, Expr]:
     ``found``: of rows that are chosen those that are read, not all that may be chosen.
     """
     assert isinstance(node.op, KVAppend)
-    cache, new = body.operands(node)
+    cache, new, *_ = body.operands(node)
     (result,) = node.outputs
     batch, _, *rest = result.shape
-    before = cache.bytes
+    keeps, added = node.op.keeps, new.shape[1]
+    made = keeps.made(added)  # they stand among the rows found, and are made of those they replace
+    before = cache.bytes + result.dtype.size((batch, made * (keeps.into_one - 1), *rest))
     if found and chooses_rows(body, node):
         # Users of one index need the same rows, which come once.
         users: dict[tuple[bool, str], list[Node]] = {}
@@ -360,7 +362,7 @@ def _rows(body: Graph, node: Node, found: bool) -> tuple[Expr, Expr]:
             chosen = _attends_chosen(n)
             users.setdefault((chosen, n.inputs[-1] if chosen else n.name), []).append(n)
         before = least(before, Add(*(_read(body, result, ns) for ns in users.values())))
-    return before, result.dtype.size((batch, node.op.keeps.written(new.shape[1]), *rest))
+    return before, result.dtype.size((batch, keeps.written(added) + made, *rest))
 
 
 def stays(body: Graph) -> bool:

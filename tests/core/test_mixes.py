@@ -321,3 +321,24 @@ def test_a_group_that_drafts_is_a_round(model, on, passes, fidelity):
     joint = mixed_step(made, Mix.of(("c", 1, "T"), (1, "C", "P")))(c=8, T=900, C=512, P=1024)
     alone = mixed_step(made, Mix.of((1, "C", "P")))(C=512, P=1024)
     assert max(alone, whole) <= joint < alone + whole
+
+
+@pytest.mark.parametrize(
+    ("passes", "chooses"),
+    [("", False), ("window", False), ("index", False), ("fuse,evict", True), ("snap-kv", True)],
+)
+def test_chunks_behind_caches_that_choose_are_said_to_find_what_stayed(passes, chooses):
+    said = compiled("llama-3.2-1b", passes).step((1, "C", "P")).assumptions
+    assert any("finds what stayed" in text for text in said) is chooses
+
+
+@pytest.mark.parametrize("fuse", ["", "fuse,"])
+@pytest.mark.parametrize("by", ["conv", "mean"])
+def test_rows_that_become_others_are_those_of_each_group(fuse, by):
+    """A step of one group is that of the phase, whichever kernels there are."""
+    made = compiled("llama-3.2-1b", f"{fuse}recur{{segment=48,compressed=2,by={by}}}")
+    step = made.program.phase("decode")
+    for context in (96, 97):
+        values = {B: Integer(3), T: Integer(context)}
+        alone = step.graph.cost.mapped(lambda e, at=values: step.bind(e).xreplace(at))
+        assert step_cost(made, Mix.of((3, 1, context))) == alone

@@ -413,3 +413,10 @@ def test_cached_prefixes_and_drafts_in_closed_form(times):
     steady = queue.at(0.6 * queue.stable_rate)
     seen = simulate(poisson(steady.rate, 3000, *lengths, 3), Pool(drafting, PrefillFirst(16)))
     assert steady.tpot == pytest.approx(seen.after(0.2).tpot.mean(), rel=0.05)
+
+
+def test_rows_chosen_of_each_prompt_are_no_servers():
+    """Its memory depends on a length that no step tells: refused with the reason, not with S."""
+    made = cg.compile("llama-3.2-1b", "h100", "snap-kv{keep=60}")
+    with pytest.raises(InputError, match=r"length of its own prompt \(S\), which is not followed"):
+        simulate(at_once(2, Lengths(64), Lengths(4)), Pool(StepTimes(made, 100), Continuous(8)))

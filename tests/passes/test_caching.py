@@ -126,6 +126,43 @@ def test_hits_and_misses_of_a_batch_are_a_mean_over_all_that_can_come(passes, ch
             assert weights == miss[name][2]
 
 
+@pytest.mark.parametrize(
+    ("model", "passes", "bent"),
+    [
+        (MODEL, "", set()),
+        (MODEL, "select{block=16,blocks=4}", {"page_append"}),
+        (MODEL, "quantize{kv=int4,kv-recent=32}", {"k_append", "v_append"}),
+        ("granite-4.0-h-micro", "", {"scan"}),
+        ("kimi-k2", "", {"expert_gate", "expert_up", "expert_down"}),
+    ],
+)
+def test_what_is_of_the_mean_prompt_is_named_and_nothing_else_is(model, passes, bent):
+    """Of one prompt by chance: all else is the mean of hit and miss, weights and all."""
+    found, head = [], "prefix-cache: of the mean tokens by chance: "
+    for more in ("prefix-cache{tokens=77,chance=1/3}", "prefix-cache{tokens=77}", ""):
+        program = made(",".join(p for p in (passes, more) if p), model, "h100").program
+        phase, at = program.phase("prefill"), {B: Integer(1), S: Integer(200)}
+        said = [a.removeprefix(head) for a in program.assumptions if a.startswith(head)]
+        assert {n for a in said for n in a.split(", ")} == (bent if "chance" in more else set())
+        found.append({
+            r.node.name: r.cost.mapped(lambda e, p=phase, at=at: p.bind(e).xreplace(at))
+            for r in rows(phase.graph)
+        })  # fmt: skip
+
+    def amounts(one):
+        return (one.total_flops, *(one.bytes_of(role=r) for r in Role))
+
+    mean, hit, miss = found
+    other = {
+        name
+        for name in mean
+        for a, b, c in zip(*(amounts(x[name]) for x in found), strict=True)
+        if a != (b + 2 * c) / 3
+    }
+    assert mean.keys() == hit.keys() == miss.keys()
+    assert other == bent
+
+
 def test_hits_by_a_symbol_lie_between_none_and_all():
     hit, h = made("fuse,prefix-cache{share=1/2,chance=h}"), symbol("h")
     for chance, passes in ((0, "fuse"), (1, "fuse,prefix-cache")):

@@ -29,6 +29,7 @@ from costgraph.models.catalog import config_at
 from costgraph.models.decoder import Decoder, build
 from costgraph.ops import AttentionScores
 from costgraph.symbols import B, S, T, q
+from costgraph.timing.roofline import memory_parts
 
 I = Integer  # noqa: E741
 SMALL = Decoder(
@@ -170,12 +171,14 @@ def test_layers_whose_scores_get_a_number_of_their_own_stay(passes):
 
 CONTEXT = (
     "window", "evict", "evict{by=merge}", "index", "select", "select{prompt=chosen}", "nsa",
-    "snap-kv", "landmark", "knn-memory",
+    "snap-kv", "landmark", "knn-memory", "recur{segment=4}",
 )  # fmt: skip
+#: Segments whose phases see what they hold of a text, each by a pattern of its own.
+SEGMENTS = ("memory-tokens{segment=5,tokens=2}", "memory-slots{segment=5,slots=3}")
 
 
-@pytest.mark.parametrize("first", CONTEXT)
-@pytest.mark.parametrize("second", CONTEXT)
+@pytest.mark.parametrize("first", CONTEXT + SEGMENTS)
+@pytest.mark.parametrize("second", [*CONTEXT, "share-kv{by=half}"])
 def test_a_layer_gets_one_pattern_in_all_phases(first, second):
     """A second pass does nothing, and says so: prompts that attend all are no exception."""
     both, one = small(f"{first},{second}"), small(first)
@@ -662,3 +665,67 @@ def test_a_million_tokens_lie_in_a_map():
         found = f.region_map("B", "T").at(2, 10**6)
         at = {B: I(2), T: I(10**6)}
         assert float(found.expr.xreplace(at).evalf(20)) == pytest.approx(f(B=2, T=10**6), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        "window{size=5}", "evict{by=merge,keep=1/2}", "index{top=3,heads=2,width=4}", "nsa",
+        "select{block=4,blocks=2}", "snap-kv{keep=3}", "knn-memory{local=4,size=8,top=2}",
+        "recur{segment=4,compressed=2,ratio=2}", "recur{segment=4,compressed=2,ratio=2,by=max}",
+        "recur{segment=4,distances=true}", "quantize{kv=int4,kv-recent=8}", "share-kv",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("new", "context"), [(23, 23), (1, 23), (1, 21), (5, 24)])
+def test_a_kernel_writes_to_caches_all_that_its_operations_write(passes, new, context):
+    """What one operation writes in parts (a row, and those that others become) adds up in a kernel.
+
+    Of what it reads a kernel may read less, and never more.
+    """
+    values = {B: I(2), q: I(new), T: I(context), S: I(20)}
+    apart, fused = (exact_cost(small(p).graph) for p in (passes, f"fuse,{passes}"))
+
+    def moved(cost, direction):
+        return cost.bytes_of(Role.KV, direction).xreplace(values)
+
+    assert moved(fused, Direction.WRITE) == moved(apart, Direction.WRITE)
+    assert moved(fused, Direction.READ) <= moved(apart, Direction.READ)
+
+
+@pytest.mark.parametrize(("model", "front"), [
+    ("llama-3.2-1b", "retrieve"), ("llama-3.2-1b", "memory-tokens"), ("qwen2-vl-7b", ""),
+    ("whisper-tiny", ""),
+])  # fmt: skip
+@pytest.mark.parametrize("passes", ["recur{compressed=4}", "share-kv", "share-kv{by=half}"])
+def test_what_rests_beside_a_phase_is_what_the_other_phases_run(model, front, passes):
+    """Weights in memory are the same in every phase, whichever of them a pass changes."""
+    made = cg.compile(model, "h100", ",".join(p for p in (front, passes) if p))
+    assert len({Add(*(h.weights for h in memory_parts(phase, made.accounting, at_end=False)))
+                for phase in made.program.phases}) == 1  # fmt: skip
+
+
+@pytest.mark.parametrize("passes", [
+    "", "window{size=50,rotate=false}", "evict{by=merge,keep=1/2}", "share-kv",
+    "recur{segment=48,compressed=2}", "recur{segment=48,compressed=2,by=mean}", "recur{segment=48}",
+    "knn-memory{local=50,size=150,top=8}",
+])  # fmt: skip
+@pytest.mark.parametrize("context", [96, 97, 98])
+def test_caches_elsewhere_get_what_is_written_and_bring_what_was_there(passes, context):
+    """What appending writes leaves; rows come that the step before left, as far as they are seen.
+
+    Rows that become others in this step are among them, what they become is not.
+    """
+    at = {B: I(2), T: I(context), S: I(90)}
+
+    def moved(*more: str):
+        made = cg.compile("llama-3.2-1b", "h100+epyc-9654", ",".join(p for p in more if p))
+        step = made.program.phase("decode")
+        return step.graph.cost.mapped(lambda e: step.bind(e).xreplace(at))
+
+    here, there = moved(passes), moved(passes, "offload{caches=host}")
+    written = here.bytes_of(Role.KV, Direction.WRITE)
+    assert there.bytes_of(Role.KV, Direction.WRITE, "ddr") == written
+    if passes.startswith("recur{segment=48,compressed"):
+        rows = {96: 48 + 47, 97: 48 + 48, 98: 48 + 1 + 12}[context]
+        token = 2 * 16 * 2 * 8 * 64 * 2
+        assert there.bytes_of(Role.KV, Direction.READ, "ddr") == rows * token

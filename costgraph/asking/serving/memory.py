@@ -18,7 +18,7 @@ from costgraph.asking.serving import forms
 from costgraph.compiling.capacity import at_level, room_of
 from costgraph.compiling.mixing import stepping
 from costgraph.errors import InputError
-from costgraph.symbols import B, T, q
+from costgraph.symbols import B, S, T, q
 from costgraph.timing import roofline
 
 if TYPE_CHECKING:
@@ -218,6 +218,11 @@ def _number(expr: Expr) -> float:
     Raises:
         InputError: a symbol of a pass is left in it.
     """
+    if expr.has(S):
+        raise InputError(
+            "what a sequence takes of memory depends on the length of its own prompt (S), which is "
+            "not followed here: of what chooses rows of a prompt (snap-kv) no server is planned"
+        )
     if not expr.is_number:
         names = ", ".join(sorted(s.name for s in expr.free_symbols))
         raise InputError(f"what a sequence takes of memory depends on {names}: give a number")

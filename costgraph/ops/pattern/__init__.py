@@ -15,7 +15,7 @@ from costgraph.ops.pattern.base import (
     counted,
 )
 from costgraph.ops.pattern.beside import WindowAndRows
-from costgraph.ops.pattern.budgets import Budget, Distilled
+from costgraph.ops.pattern.budgets import Budget, Distilled, Kept
 from costgraph.ops.pattern.chances import Hit
 from costgraph.ops.pattern.chunks import Chunks, Fronted, Segments
 from costgraph.ops.pattern.compressed import Compressed
@@ -41,6 +41,7 @@ __all__ = [
     "Full",
     "Hit",
     "InContext",
+    "Kept",
     "Parted",
     "Pattern",
     "Pooled",
