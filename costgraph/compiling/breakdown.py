@@ -164,9 +164,7 @@ def break_down(compiled: Compiled, phase_name: str, given: Mapping[str, int | No
     return Breakdown(compiled.setting, phase.name, bindings, tuple(rows), totals, fits, about, step)
 
 
-def unit_seconds(
-    compiled: Compiled, phase: Phase, values: Mapping[Expr, Expr]
-) -> dict[str, float]:
+def unit_seconds(compiled: Compiled, phase: Phase, values: Mapping[Expr, Expr]) -> dict[str, float]:
     """Seconds for which each unit is at work in one step, operation after operation."""
     machine = compiled.bound or compiled.machine
     timing = compiled.timing_on(machine) or roofline.ideal(machine)
