@@ -10,7 +10,7 @@ import pytest
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 TABLE = re.search(r"\| model \| device \| framework \| tpot ≤ .*\n\|[- |]+\n((?:\|.*\n)+)", PAGE)
 ROWS = [[c.strip() for c in x.strip("|").split("|")] for x in TABLE[1].splitlines()]
-#: Settings that are planned again: a dense model, and one of experts; the others take the same code.
+#: Settings planned again: a dense model and one of experts; the others take the same code.
 AGAIN = [2, 5]
 
 
