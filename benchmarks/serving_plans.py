@@ -67,35 +67,35 @@ def split(layout: Layout) -> tuple[tuple[str, int], ...]:
     return tuple((n, x) for n, x in (("tp", layout.tp), ("ep", layout.ep)) if x > 1)
 
 
+def rows(setting: tuple[str, ...], every: list[Run]) -> Iterator[tuple[str, ...]]:
+    """The table's lines of a setting, one a limit."""
+    found = own(setting, every)
+    uniform = Lengths(LENGTHS[0], "uniform", 1 / 9)
+    asked = Traffic(1, uniform, uniform, 1e9, 1e9)
+    front = []
+    for way in ways(found):
+        tried = {r.c for r in found if r.gpus == way.devices and split(r.layout) == way.degrees}
+        front += Planner(asked, [way], (8192,), sorted(tried), pools=False).front()
+    for limit in LIMITS:
+        within = [r for r in found if r.tpot <= limit]
+        best = max(within, key=per_device, default=None)
+        planned = max(
+            (p for p in front if p.steady.tpot <= limit), key=lambda p: p.per_device, default=None
+        )
+        head = (*setting, f"{1e3 * limit:.0f} ms", str(len(within)))
+        if best is None or planned is None:
+            yield (*head, *["–"] * 5)
+            continue
+        off = 100 * (planned.per_device / per_device(best) - 1)
+        yield (
+            *head, f"{per_device(best):.0f}", f"{planned.per_device:.0f}", f"{off:+.0f} %",
+            f"tp {best.layout.tp}", f"{planned.way.shared or '1'}, {planned.policy.limit} seqs",
+        )  # fmt: skip
+
+
 def main() -> None:
     every = runs(8)[0]
-    rows = []
-    for setting in SETTINGS:
-        found = own(setting, every)
-        made = list(ways(found))
-        uniform = Lengths(LENGTHS[0], "uniform", 1 / 9)
-        asked = Traffic(1, uniform, uniform, 1e9, 1e9)
-        front = []
-        for way in made:
-            tried = {r.c for r in found if r.gpus == way.devices and split(r.layout) == way.degrees}
-            front += Planner(asked, [way], (8192,), sorted(tried), pools=False).front()
-        for limit in LIMITS:
-            within = [r for r in found if r.tpot <= limit]
-            best = max(within, key=per_device, default=None)
-            planned = max(
-                (p for p in front if p.steady.tpot <= limit), key=lambda p: p.per_device,
-                default=None,
-            )  # fmt: skip
-            if best is None or planned is None:
-                rows.append((*setting, f"{1e3 * limit:.0f} ms", str(len(within)), *["–"] * 5))
-                continue
-            off = 100 * (planned.per_device / per_device(best) - 1)
-            rows.append((
-                *setting, f"{1e3 * limit:.0f} ms", str(len(within)), f"{per_device(best):.0f}",
-                f"{planned.per_device:.0f}", f"{off:+.0f} %", f"tp {best.layout.tp}",
-                f"{planned.way.shared or '1'}, {planned.policy.limit} seqs",
-            ))  # fmt: skip
-    print(plain_table(HEAD, rows))
+    print(plain_table(HEAD, [row for setting in SETTINGS for row in rows(setting, every)]))
 
 
 if __name__ == "__main__":

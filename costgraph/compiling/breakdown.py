@@ -173,6 +173,19 @@ def break_down(
     return Breakdown(setting, phase.name, bindings, tuple(rows), totals, fits, about, step)
 
 
+def unit_seconds(compiled: Compiled, phase: Phase, values: Mapping[Expr, Expr]) -> dict[str, float]:
+    """Seconds for which each unit is at work in one step, operation after operation."""
+    machine = compiled.bound or compiled.machine
+    timing = compiled.timing_on(machine) or roofline.ideal(machine)
+    at = {**values, **dict(compiled.program.dims)}
+    found: dict[str, float] = {}
+    for row in compiled.rows[phase.name]:
+        for term in timing(phase, row):
+            seconds = placed(term.count * term.value, at)
+            found[row.unit] = found.get(row.unit, 0.0) + float(seconds)
+    return found
+
+
 def _farther(
     compiled: Compiled, phase: Phase, machine: Machine, values: dict[Symbol, Expr]
 ) -> Iterator[Fit]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -164,9 +164,19 @@ def step_cost(compiled: Compiled, mix: Mix) -> Cost:
 
 def step_terms(compiled: Compiled, mix: Mix) -> tuple[Term, ...]:
     """Seconds of one step."""
+    return merged(operation_terms(compiled, mix))
+
+
+def operation_terms(
+    compiled: Compiled, mix: Mix, only: Collection[str] | None = None
+) -> Iterator[Term]:
+    """Seconds of one step operation by operation: nothing of two is added up.
+
+    Args:
+        only: names of operations; of what overlaps with one of them, all.
+    """
     hidden, names = mix.apart
-    items = step_items(compiled, hidden)
-    decode = stepping(compiled.program).decode
+    decode = replace(stepping(compiled.program).decode, bindings=(), span=None)
     timing = compiled.timing_on(compiled.machine) or roofline.ideal(compiled.machine)
 
     def own(_: Phase, row: Row) -> Iterator[Term]:
@@ -174,10 +184,10 @@ def step_terms(compiled: Compiled, mix: Mix) -> tuple[Term, ...]:
         assert row.phase is not None
         yield from timing(row.phase, row)
 
-    made = roofline.step_terms(
-        replace(decode, bindings=(), span=None), items, compiled.machine, own
-    )
-    return merged(t.mapped(lambda e: e.xreplace(names)) for t in made)
+    for item in step_items(compiled, hidden):
+        if only is None or any(row.name in only for row in flat((item,))):
+            for term in roofline.step_terms(decode, (item,), compiled.machine, own):
+                yield term.mapped(lambda e: e.xreplace(names))
 
 
 def mixed_step(compiled: Compiled, mix: Mix) -> Formula:

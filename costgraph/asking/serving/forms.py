@@ -217,7 +217,9 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
         begun = first(q, share, mean, many[0], tau)
         held = extra(q, max(mean, 1))
         last = late
-        late = share * begun[4] * held / max(1 - share * held, 1e-9)
+        # Who has one token is gone when the prompt is done; in a step that all join, they wait.
+        stays = q.further > 0 or joins(q, mean)
+        late = share * begun[4] * held / max(1 - share * held, 1e-9) if stays else 0.0
         if abs(late - last) <= 1e-12 * late:
             break
     return many, begun

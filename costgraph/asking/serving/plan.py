@@ -15,7 +15,7 @@ from costgraph.asking.serving.caches import RESERVED
 from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
 from costgraph.asking.serving.planner import CHUNKS, LIMITS, Planner
 from costgraph.asking.serving.plans import ServePlans
-from costgraph.asking.serving.queueing import CONDITIONS, LOW
+from costgraph.asking.serving.queueing import BRIEF, CONDITIONS, LOW
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.ways import Traffic, Wish, lengths_of, longest_of
 from costgraph.errors import InputError, clip
@@ -113,6 +113,8 @@ def serve_plan(
     points = planner.front() if front else ()
     if any(p.low for p in found) or any(p.steady.low for p in points):
         setting = setting.warned(LOW)
+    if any(p.brief for p in found) or any(p.steady.brief for p in points):
+        setting = setting.warned(BRIEF)
     setting = setting.warned(ways[0].times.compiled.program.beyond(longest_of(traffic)))
     return ServePlans(
         traffic, found, points, looser, tuple(left.items()), planner.tried,

@@ -85,6 +85,11 @@ class Plan:
         return tuple(n for g, n in zip(self.groups, ("ttft", "tpot"), strict=False) if g.steady.low)
 
     @property
+    def brief(self) -> bool:
+        """Whether answers are too short beside prompts for its times; see :data:`.BRIEF`."""
+        return any(g.steady.brief for g in self.groups)
+
+    @property
     def most(self) -> float:
         """Requests per second that it could serve within the limits."""
         return min(g.replicas * g.most for g in self.groups)
@@ -93,7 +98,7 @@ class Plan:
         """Plain values, for JSON."""
         return {
             "devices": self.devices, "usd_per_hour": self.price, "ttft": self.ttft,
-            "tpot": self.tpot, "lower_estimates": list(self.low),
+            "tpot": self.tpot, "lower_estimates": list(self.low), "brief_answers": self.brief,
             "most_requests_per_second": self.most,
             "groups": [g.to_dict() for g in self.groups],
         }  # fmt: skip
@@ -115,7 +120,7 @@ class FrontPoint:
             **self.way.to_dict(), "policy": self.policy.name,
             "chunk": getattr(self.policy, "budget", None), "sequences": self.policy.limit,
             "requests_per_second": self.steady.rate, "load": self.steady.load,
-            "ttft": self.steady.ttft,
+            "ttft": self.steady.ttft, "brief_answers": self.steady.brief,
             "tokens_per_second_and_user": self.speed,
             "tokens_per_second_and_device": self.per_device,
         }  # fmt: skip
@@ -163,6 +168,7 @@ class ServePlans:
             "traffic": {
                 "requests_per_second": t.rate, "prompt": t.prompt.mean,
                 "generate": t.generate.mean, "ttft": t.ttft, "tpot": t.tpot,
+                "prompt_lengths": str(t.prompt), "generate_lengths": str(t.generate),
             },
             "plans": [p.to_dict() for p in self.plans],
             "front": [p.to_dict() for p in self.front],

@@ -81,6 +81,13 @@ CONDITIONS = (
     "sequences that decode share the server equally (exact below the limit of sequences), those "
     "above it wait in a geometric queue"
 )
+#: Times a prompt's own that an answer takes at least where the forms are honest.
+ANSWERS = 20
+BRIEF = (
+    f"answers that take less than {ANSWERS} times as long as their prompts overlap too little for "
+    "the closed forms: first tokens were down to half of simulated ones there, times per token up "
+    "to twice: simulate"
+)
 LOW = (
     f"times marked ~: waits above {HONEST:.0%} of what a replica stands are mostly lower "
     f"estimates, by up to {SHORT:.0%} against the simulation: simulate such a plan"
@@ -194,6 +201,16 @@ class Queue:
         """``λ*``: requests per second below which the queue does not grow without end."""
         return float(self.servers * min(forms.stable(self)))
 
+    @property
+    def brief(self) -> bool:
+        """Whether answers are too short beside prompts for the forms: see :data:`BRIEF`.
+
+        Prompts alone, in steps of their own, are an M/G/1 queue.
+        """
+        if self.kind == "decode-only" or (self.kind == "prefill-first" and self.further == 0):
+            return False
+        return self.rounds * self.step(1) < ANSWERS * self.own(1)
+
     @cached_property
     def tables(self) -> tuple[NDArray[Any], ...]:
         """Numbers of sequences, and the steps and prompts beside them; all places."""
@@ -217,6 +234,7 @@ class Queue:
         return Steady(
             rate, self.stable_rate, many.inside, many.empty, ttft, tpot, place,
             self.further, first, many.full, spread * tpot / many.pace if many.pace else 0.0,
+            self.brief,
         )  # fmt: skip
 
 
@@ -267,6 +285,7 @@ class Steady:
         first: what the first token waits for beside it.
         full: share of time in which all places are taken.
         spread: standard deviation of a request's time per token.
+        brief: answers are too short beside prompts for the forms; see :data:`BRIEF`.
     """
 
     rate: float
@@ -280,6 +299,7 @@ class Steady:
     first: _First
     full: float
     spread: float
+    brief: bool = False
 
     @property
     def load(self) -> float:
@@ -345,5 +365,5 @@ class Steady:
         return {
             "rate": self.rate, "stable_rate": self.stable_rate, "load": self.load,
             "decoding": self.decoding, "ttft": self.ttft, "tpot": self.tpot,
-            "latency": self.latency, "in_system": self.in_system,
+            "latency": self.latency, "in_system": self.in_system, "brief": self.brief,
         }  # fmt: skip

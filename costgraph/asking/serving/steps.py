@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,10 +12,12 @@ from sympy import Integer, Rational, Symbol
 
 from costgraph.asking.serving import forms
 from costgraph.asking.serving.memory import MEMORY_SHARE, NOTHING, Memories
+from costgraph.compiling.breakdown import unit_seconds
 from costgraph.compiling.mixing import assumed as mixed_assumed
-from costgraph.compiling.mixing import step_terms, stepping
+from costgraph.compiling.mixing import operation_terms, stepping
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
+from costgraph.formula.terms import merged
 from costgraph.ir.mix import Mix
 from costgraph.symbols import B, S, T, symbol
 from costgraph.timing import roofline
@@ -114,11 +116,9 @@ class StepTimes:
         lanes = compiled.program.stages
         if lanes == 1:
             return cls(compiled, longest)
-        decode = stepping(compiled.program).decode
-        at = {B: USUAL_BATCH, T: max(1, longest // 2)}
-        each: dict[str, float] = {}
-        for row in compiled.breakdown(decode.name, **{s.name: v for s, v in at.items()}):
-            each[row.unit] = each.get(row.unit, 0.0) + row.seconds * row.count
+        each = unit_seconds(compiled, stepping(compiled.program).decode, {
+            B: Integer(USUAL_BATCH), T: Integer(max(1, longest // 2)),
+        })  # fmt: skip
         stretch = max(1.0, lanes * max(each.values()) / sum(each.values()))
         return cls(compiled, longest, lanes, stretch)
 
@@ -136,10 +136,11 @@ class StepTimes:
         said = ((SPREAD,) if spread else (), (LANES,) if self.lanes > 1 else ())
         return (*mixed, ASSUMED, *said[0], *said[1])
 
-    def _terms(self, mix: Mix) -> tuple[Term, ...]:
-        found = step_terms(self.compiled, mix)
+    def _terms(self, mix: Mix, only: Collection[str] | None = None) -> tuple[Term, ...]:
+        """What a step takes, operation by operation."""
+        found = operation_terms(self.compiled, mix, only)
         if self.stretch == 1:
-            return found
+            return tuple(found)
         return tuple(replace(t, count=t.count * Rational(str(self.stretch))) for t in found)
 
     @cached_property
@@ -157,8 +158,7 @@ class StepTimes:
     def _fresh(self) -> Formula:
         """What looks at positions, of a whole prompt: of equal sizes more is known to be less."""
         looking = {op for t in self._prompt_terms[0].terms for op in t.ops}
-        terms = self._terms(Mix.of((1, "C", "C")))
-        return _part(t for t in terms if looking.issuperset(t.ops))
+        return _part(self._terms(Mix.of((1, "C", "C")), looking))
 
     @cached_property
     def _joint_terms(self) -> tuple[Formula, Formula | None]:
@@ -167,7 +167,6 @@ class StepTimes:
         (decodes, _), (chunk, _) = _told(terms, T), _told(terms, P)
         if any(t.symbols & {T, c} and t.symbols & {P, C} for t in (*decodes.terms, *chunk.terms)):
             return _part(()), _part(terms)
-        # A floor that both have is one term here, and one in the tables of each.
         looking = {op for t in (*decodes.terms, *chunk.terms) for op in t.ops}
         return _part(t for t in terms if not looking.issuperset(t.ops)), None
 
@@ -345,7 +344,7 @@ def _told(terms: Iterable[Term], symbol: Symbol) -> tuple[Formula, Formula]:
 
 
 def _part(terms: Iterable[Term]) -> Formula:
-    return Formula("step", "s", tuple(terms))
+    return Formula("step", "s", merged(terms))
 
 
 def _at(formula: Formula, **values: object) -> NDArray[np.float64] | float:

@@ -26,10 +26,7 @@ def plan_text(found: ServePlans, width: int | None = None) -> str:
     Tables fit a line of ``width`` characters, if one is given.
     """
     traffic = found.traffic
-    asked = (
-        f"{traffic.rate:g} requests/s, prompt {traffic.prompt.mean:g}, "
-        f"generate {traffic.generate.mean:g}"
-    )
+    asked = f"{traffic.rate:g} requests/s, prompt {traffic.prompt}, generate {traffic.generate}"
     lines = [
         *found.setting.lines(asked),
         f"limits on means: ttft ≤ {seconds(traffic.ttft)}, tpot ≤ {seconds(traffic.tpot)}",
@@ -110,7 +107,8 @@ def simulated_text(
             rows.append([name, seconds(float(values.mean())), *quantiles])
     lines = [
         *setting.lines(
-            *(f"{name} {_plain(value)}" for name, value in asked.items()), policy_text(policy)
+            *(f"{name} {_plain(value) or 'none'}" for name, value in asked.items()),
+            policy_text(policy),
         ),
         f"{len(seen.served)} requests in {seconds(seen.span)}, {seen.steps} steps, "
         f"{seen.servers} server{'s' if seen.servers > 1 else ''} busy {seen.utilisation:.1%}",

@@ -12,7 +12,7 @@ from sympy import Expr
 from costgraph.asking.serving import forms
 from costgraph.asking.serving.caches import RESERVED
 from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
-from costgraph.asking.serving.queueing import CONDITIONS, LOW
+from costgraph.asking.serving.queueing import BRIEF, CONDITIONS, LOW
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.compiling.mixing import stepping
 from costgraph.errors import CostgraphError, InputError, clip
@@ -95,7 +95,7 @@ def _queue(compiled: Compiled, scripts: Scripts) -> dict[str, Any]:
         "overlaps": times.overlaps,
         "gain": values.index(stepping(program).tokens),
         "memory": _memory(times, values),
-        "said": [CONDITIONS, LOW, HELD, *times.assumed],
+        "said": [CONDITIONS, LOW, BRIEF, HELD, *times.assumed],
     }
     return found | {"values": scripts.add(values.formulas())}
 
