@@ -50,10 +50,8 @@ class Opened:
         self.settle()
 
     def settle(self) -> None:
-        """Two frames: the redraw has happened."""
-        self.page.evaluate(
-            "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
-        )
+        """What takes longer is drawn, too."""
+        self.page.wait_for_selector("html[data-drawn]")
 
     def card(self, metric: str) -> float:
         return float(self.page.get_attribute(f"#cards [data-metric={metric}]", "data-value"))
@@ -86,7 +84,7 @@ def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
         found.page.on("dialog", lambda d: (found.errors.append("dialog"), d.dismiss()))
         found.page.on("request", lambda r: found.requests.append(r.url))
         found.page.goto(target.as_uri())
-        found.page.wait_for_selector("html[data-ready]")
+        found.page.wait_for_selector("html[data-drawn]")
         return found
 
     yield opened
