@@ -362,8 +362,8 @@ def test_an_exported_graph_is_dropped(server: Server) -> None:
     assert '"latency"' in text
 
 
-#: Two moves of a slider, and what stands in the page right after the numbers of each are drawn. Every
-#: look at the clock finds a turn over, so that turns are as short as they can be.
+#: Two moves of a slider, and what stands in the page right after the numbers of each are drawn.
+#: Every look at the clock finds a turn over, so that turns are as short as they can be.
 MOVES = """async () => {
   const slider = document.getElementById('value-S-slider'), now = performance.now, seen = [];
   const post = MessagePort.prototype.postMessage;
@@ -371,18 +371,19 @@ MOVES = """async () => {
   performance.now = () => (clock += 1000);
   MessagePort.prototype.postMessage = function (...given) { turns += 1; post.apply(this, given); };
   const of = (place) => Number(document.querySelector(place).dataset.value);
-  const look = () => [of('#cards [data-metric=ttft]'), of('#loadtable [data-load=ttft]'), 'drawn' in document.documentElement.dataset];
+  const drawn = () => 'drawn' in document.documentElement.dataset;
+  const look = () => [of('#cards [data-metric=ttft]'), of('#loadtable [data-load=ttft]'), drawn()];
   for (let i = 0; i < 2; i++) {
     slider.value = Number(slider.value) + 1;
     slider.dispatchEvent(new Event('input'));
     await new Promise((done) => requestAnimationFrame(done));
     seen.push(look());
   }
-  while (!('drawn' in document.documentElement.dataset)) await new Promise((done) => setTimeout(done));
+  while (!drawn()) await new Promise((done) => setTimeout(done));
   Object.assign(performance, { now });
   MessagePort.prototype.postMessage = post;
   return { seen, last: look(), turns };
-}"""  # noqa: E501
+}"""
 
 
 def test_numbers_do_not_wait_for_what_takes_longer(
