@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from costgraph.showing.report import contents
+from costgraph.showing.report.formulas import Printed
+from costgraph.showing.report.graphs import Graphs
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -27,3 +33,76 @@ def browser() -> Iterator[Any]:
         made = p.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield made
         made.close()
+
+
+@dataclass
+class Opened:
+    """A page of the browser with what went wrong in it."""
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def set(self, name: str, value: object, kind: str = "value") -> None:
+        self.page.fill(f"#{kind}-{name}", str(value))
+        self.settle()
+
+    def settle(self) -> None:
+        """What takes longer is drawn, too."""
+        self.page.wait_for_selector("html[data-drawn]")
+
+    def card(self, metric: str) -> float:
+        return float(self.page.get_attribute(f"#cards [data-metric={metric}]", "data-value"))
+
+    def table(self, pipeline: int, metric: str) -> float:
+        row = f"#pipelines tbody tr:nth-child({pipeline + 1}) [data-metric={metric}]"
+        return float(self.page.get_attribute(row, "data-value"))
+
+    def clean(self) -> None:
+        assert self.errors == []
+        assert [u for u in self.requests if not u.startswith("file://")] == []
+        assert len(self.requests) == 1
+
+
+@pytest.fixture
+def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+    contexts = []
+
+    def opened(html: str, width: int = 1400, **options: Any) -> Opened:
+        target = tmp_path / "report.html"
+        target.write_text(html, encoding="utf-8")
+        context = browser.new_context(viewport={"width": width, "height": 1000}, **options)
+        contexts.append(context)
+        found = Opened(context.new_page())
+        found.page.on("pageerror", lambda e: found.errors.append(str(e)))
+        found.page.on(
+            "console",
+            lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None,
+        )
+        found.page.on("dialog", lambda d: (found.errors.append("dialog"), d.dismiss()))
+        found.page.on("request", lambda r: found.requests.append(r.url))
+        found.page.goto(target.as_uri())
+        found.page.wait_for_selector("html[data-drawn]")
+        return found
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def unprinted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without printed formulas, which take most of the time to make."""
+    monkeypatch.setattr(Printed, "of", lambda *_: {})
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures of graphs."""
+    monkeypatch.setattr(contents, "Graphs", lambda text, drawn: Graphs(text, drawn=False))
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without servers under load."""
+    monkeypatch.setattr(contents, "load_of", lambda *_: {"queue": None, "why": "left out"})

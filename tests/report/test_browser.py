@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -19,8 +17,11 @@ import costgraph as cg
 from costgraph.errors import CostgraphError
 from costgraph.showing.draw.render import can_render
 from costgraph.showing.report import report
+from tests.report.conftest import Opened
 
 pytestmark = pytest.mark.slow
+#: Pages for numbers alone.
+plain = pytest.mark.usefixtures("unprinted", "undrawn", "unloaded")
 drawn = pytest.mark.skipif(not can_render("svg"), reason="nothing here draws SVG")
 
 MODEL = "llama-3-8b"
@@ -35,63 +36,6 @@ METRICS = (
     "ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes",
     "energy", "energy_per_token", "cost_per_token",
 )  # fmt: skip
-
-
-@dataclass
-class Opened:
-    """A page of the browser with what went wrong in it."""
-
-    page: Any
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def set(self, name: str, value: object, kind: str = "value") -> None:
-        self.page.fill(f"#{kind}-{name}", str(value))
-        self.settle()
-
-    def settle(self) -> None:
-        """Two frames: the redraw has happened."""
-        self.page.evaluate(
-            "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
-        )
-
-    def card(self, metric: str) -> float:
-        return float(self.page.get_attribute(f"#cards [data-metric={metric}]", "data-value"))
-
-    def table(self, pipeline: int, metric: str) -> float:
-        row = f"#pipelines tbody tr:nth-child({pipeline + 1}) [data-metric={metric}]"
-        return float(self.page.get_attribute(row, "data-value"))
-
-    def clean(self) -> None:
-        assert self.errors == []
-        assert [u for u in self.requests if not u.startswith("file://")] == []
-        assert len(self.requests) == 1
-
-
-@pytest.fixture
-def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
-    contexts = []
-
-    def opened(html: str, **options: Any) -> Opened:
-        target = tmp_path / "report.html"
-        target.write_text(html, encoding="utf-8")
-        context = browser.new_context(viewport={"width": 1400, "height": 1000}, **options)
-        contexts.append(context)
-        found = Opened(context.new_page())
-        found.page.on("pageerror", lambda e: found.errors.append(str(e)))
-        found.page.on(
-            "console",
-            lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None,
-        )
-        found.page.on("dialog", lambda d: (found.errors.append("dialog"), d.dismiss()))
-        found.page.on("request", lambda r: found.requests.append(r.url))
-        found.page.goto(target.as_uri())
-        found.page.wait_for_selector("html[data-ready]")
-        return found
-
-    yield opened
-    for context in contexts:
-        context.close()
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +141,7 @@ PLACED = (
 )
 
 
+@plain
 @pytest.mark.parametrize(("model", "system", "passes"), PLACED, ids=[p[2] for p in PLACED])
 def test_rows_of_other_units_and_over_links_equal_the_breakdown(
     model: str, system: str, passes: str, opening: Callable[..., Opened]
@@ -236,6 +181,7 @@ CALIBRATED = (
 )
 
 
+@plain
 @pytest.mark.parametrize(("model", "device", "passes", "fidelity"), CALIBRATED)
 def test_calibrated_numbers_equal_pythons(
     model: str, device: str, passes: str, fidelity: str, opening: Callable[..., Opened]
@@ -286,6 +232,7 @@ NESTED = (
 )
 
 
+@plain
 @pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
 def test_systems_and_what_runs_at_once_equal_pythons(
     fidelity: str, opening: Callable[..., Opened]
@@ -336,6 +283,7 @@ def test_systems_and_what_runs_at_once_equal_pythons(
     page.clean()
 
 
+@plain
 def test_figures_of_links_move_the_numbers(opening: Callable[..., Opened]) -> None:
     page = opening(report(MODEL, "8xh100", [NESTED[0]]).html)
     assert "latency of a message" in page.page.inner_text("#figures")
@@ -353,6 +301,7 @@ def test_figures_of_links_move_the_numbers(opening: Callable[..., Opened]) -> No
     page.clean()
 
 
+@plain
 def test_a_calibrated_page_says_so_and_follows_the_figures(opening: Callable[..., Opened]) -> None:
     page = opening(report(MODEL, "h100", ["fuse"], fidelity="calibrated").html)
     assert "fixed times" in page.page.inner_text("#controls")
@@ -414,6 +363,7 @@ def test_wrong_values_are_refused_in_words(
     page.clean()
 
 
+@plain
 def test_nothing_is_said_of_an_unknown_memory(opening: Callable[..., Opened]) -> None:
     machine = cg.load_hardware("a6000")
     machine = replace(machine, memory=replace(machine.memory, capacity=None))
@@ -649,6 +599,7 @@ def test_narrow_pages_do_not_scroll_sideways(html: str, opening: Callable[..., O
     page.clean()
 
 
+@plain
 def test_per_token_figures_of_windowed_models(opening: Callable[..., Opened]) -> None:
     page = opening(report("mistral-7b", "h100").html)
     compiled = cg.compile("mistral-7b", "h100")
@@ -673,6 +624,7 @@ def test_hostile_names_do_nothing(opening: Callable[..., Opened]) -> None:
     page.clean()
 
 
+@plain
 def test_encoders_have_a_page_too(opening: Callable[..., Opened]) -> None:
     page = opening(report("bert-base", "a6000").html)
     assert page.page.is_hidden("#limits")
@@ -683,6 +635,7 @@ def test_encoders_have_a_page_too(opening: Callable[..., Opened]) -> None:
     page.clean()
 
 
+@plain
 def test_limits_are_shown(opening: Callable[..., Opened]) -> None:
     page = opening(report("bert-base", "a6000").html)
     assert page.page.is_hidden("#limits")  # the start is within what the model describes
@@ -694,6 +647,7 @@ def test_limits_are_shown(opening: Callable[..., Opened]) -> None:
     page.clean()
 
 
+@plain
 def test_positions_beyond_those_that_a_file_states_are_said(opening: Callable[..., Opened]) -> None:
     page = opening(report("pythia-160m", "a6000", S=2000, N=48).html)
     assert page.page.is_hidden("#limits")

@@ -25,7 +25,7 @@ import pytest
 
 import costgraph as cg
 from costgraph.cli import main
-from costgraph.errors import CostgraphError
+from costgraph.errors import CostgraphError, InputError
 from costgraph.showing.explorer.catalog import Start
 from costgraph.showing.explorer.parts import Asked, part
 
@@ -109,6 +109,7 @@ class Tab:
     def ready(self) -> None:
         self.page.wait_for_selector("html[data-ready]")
         self.page.wait_for_function("() => !document.body.hasAttribute('aria-busy')")
+        self.page.wait_for_selector("html[data-drawn]")
 
     def cards(self) -> dict[str, float]:
         found: dict[str, float] = self.page.eval_on_selector_all(
@@ -361,6 +362,76 @@ def test_an_exported_graph_is_dropped(server: Server) -> None:
     assert '"latency"' in text
 
 
+#: Two moves of a slider, and what stands in the page right after the numbers of each are drawn.
+#: Every look at the clock finds a turn over, so that turns are as short as they can be.
+MOVES = """async () => {
+  const slider = document.getElementById('value-S-slider'), now = performance.now, seen = [];
+  const post = MessagePort.prototype.postMessage;
+  let clock = 0, turns = 0;
+  performance.now = () => (clock += 1000);
+  MessagePort.prototype.postMessage = function (...given) { turns += 1; post.apply(this, given); };
+  const of = (place) => Number(document.querySelector(place).dataset.value);
+  const drawn = () => 'drawn' in document.documentElement.dataset;
+  const look = () => [of('#cards [data-metric=ttft]'), of('#loadtable [data-load=ttft]'), drawn()];
+  for (let i = 0; i < 2; i++) {
+    slider.value = Number(slider.value) + 1;
+    slider.dispatchEvent(new Event('input'));
+    await new Promise((done) => requestAnimationFrame(done));
+    seen.push(look());
+  }
+  while (!drawn()) await new Promise((done) => setTimeout(done));
+  Object.assign(performance, { now });
+  MessagePort.prototype.postMessage = post;
+  return { seen, last: look(), turns };
+}"""
+
+
+def test_numbers_do_not_wait_for_what_takes_longer(
+    server: Server, tabs: Callable[..., Tab]
+) -> None:
+    tab = tabs()
+    tab.go(server.address)
+    tab.choose(model=[MODEL], on=["h100"], passes=["", "fuse"], seqs=["1000"], rate=["1"])
+    tab.page.wait_for_selector("#loadtable [data-load=ttft]")
+    tab.page.wait_for_selector("#formula math")
+    tab.page.wait_for_selector("#graph svg")
+    tab.ready()
+    first = float(tab.page.get_attribute("#loadtable [data-load=ttft]", "data-value"))
+    found = tab.page.evaluate(MOVES)
+    wanted = [cg.compile(MODEL, "h100").ttft.evaluate(B=1, S=S) for S in (1536, 2048)]
+    for (ttft, load, drawn), value in zip(found["seen"], wanted, strict=True):
+        assert math.isclose(ttft, value, rel_tol=1e-9)
+        assert load == first  # it follows later
+        assert not drawn
+    assert found["last"][1] != first
+    assert found["turns"] > 300  # samples of curves and loads each may be the last of a turn
+    # What two moves left is what the address alone gives.
+    tab.page.wait_for_function("() => location.hash.includes('set.S=2048')")
+    tab.page.reload()
+    tab.page.wait_for_selector("#loadtable [data-load=ttft]")
+    tab.ready()
+    again = float(tab.page.get_attribute("#loadtable [data-load=ttft]", "data-value"))
+    assert again == found["last"][1]
+    tab.clean(f"http://127.0.0.1:{server.port}/")
+
+
+def test_how_far_plans_are_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from costgraph.showing.explorer.dropped import Dropped
+    from costgraph.showing.explorer.server import Parts
+    from costgraph.showing.report import plans
+
+    parts, asked, seen = Parts(Dropped()), Asked("plans", "gpt2", "2xh100", "fuse"), []
+
+    def compiling(*given: Any, **how: Any) -> None:
+        seen.append(parts.far(asked))
+        raise InputError("not now")
+
+    monkeypatch.setattr(plans, "compile", compiling)
+    assert '"not now"' in parts.get(asked)
+    assert seen == [(i, 4) for i in range(4)]
+    assert parts.far(asked) == (0, 0)
+
+
 def test_other_sites_get_nothing(server: Server) -> None:
     own = f"http://127.0.0.1:{server.port}"
     good = server.ask("/catalog.js")
@@ -446,9 +517,21 @@ def test_a_server_under_load_and_plans_follow_the_choice(
         "() => location.hash.includes('seqs=20') && location.hash.includes('policy=continuous')"
     )
     assert "rate=40" in page.url
+    page.evaluate(
+        """() => {
+      const far = document.getElementById('plans-far');
+      new MutationObserver(() => { if (!far.hidden) document.body.dataset.far = 'seen'; })
+        .observe(far, { attributes: true });
+    }"""
+    )
+    assert page.is_hidden("#plans-far")
+    assert page.is_hidden("#plans-by")
     page.focus("#plans-get")
     page.keyboard.press("Enter")
     page.wait_for_selector("#plans [data-plan]", timeout=60_000)
+    assert page.locator("body[data-far=seen]").count() == 1
+    assert page.is_hidden("#plans-far")
+    assert page.is_visible("#plans-by")
     page.wait_for_function("() => location.hash.includes('plans=1')")
     page.focus("#plans button:not([disabled])")
     page.keyboard.press("Enter")

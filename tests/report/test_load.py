@@ -7,7 +7,7 @@ steps from the model's formulas.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,9 +32,11 @@ from costgraph.showing.export.code.functions import javascript_functions
 from costgraph.showing.report import report
 from costgraph.showing.report.code import Scripts
 from costgraph.showing.report.load import load_of, queue_script
-from tests.report.test_browser import Opened
+from tests.report.conftest import Opened
 
 slow = pytest.mark.slow
+#: Pages without what is not looked at here.
+plain = pytest.mark.usefixtures("unprinted", "undrawn")
 drawn = pytest.mark.skipif(not can_render("svg"), reason="nothing here draws SVG")
 
 
@@ -87,32 +89,6 @@ def test_every_form_is_printed() -> None:
 # --- numbers
 
 
-@pytest.fixture
-def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
-    contexts = []
-
-    def opened(html: str, width: int = 1400, **options: Any) -> Opened:
-        target = tmp_path / "report.html"
-        target.write_text(html, encoding="utf-8")
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        found = Opened(context.new_page())
-        found.page.on("pageerror", lambda e: found.errors.append(str(e)))
-        found.page.on(
-            "console",
-            lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None,
-        )
-        found.page.on("request", lambda r: found.requests.append(r.url))
-        found.page.goto(target.as_uri())
-        found.page.wait_for_selector("html[data-ready]")
-        found.settle()
-        return found
-
-    yield opened
-    for context in contexts:
-        context.close()
-
-
 def table(page: Any) -> list[dict[str, float]]:
     found: list[dict[str, float]] = page.eval_on_selector_all(
         "#loadtable tbody tr",
@@ -142,6 +118,7 @@ POINTS = (
 )  # fmt: skip
 
 
+@plain
 @slow
 @pytest.mark.parametrize(("model", "on", "passes", "fidelity"), CASES)
 def test_the_load_is_that_of_the_serving_layer(
@@ -194,6 +171,7 @@ WHOLE = (
 )
 
 
+@plain
 @slow
 @pytest.mark.parametrize(("model", "on", "passes", "said"), WHOLE)
 def test_other_models_have_one_run_after_another(
@@ -223,6 +201,7 @@ def test_other_models_have_one_run_after_another(
     page.clean()
 
 
+@plain
 @slow
 def test_what_no_server_does_is_said_in_one_line(opening: Callable[..., Opened]) -> None:
     page = opening(report("llama-3-70b", "8xh100", ["fuse", "fuse,parallel{tp=8}"]).html)
@@ -249,6 +228,7 @@ def test_what_no_server_does_is_said_in_one_line(opening: Callable[..., Opened])
     page.clean()
 
 
+@plain
 @slow
 def test_the_rate_starts_where_it_is_told_or_at_half(
     tmp_path: Path, opening: Callable[..., Opened], capsys: Any
@@ -279,6 +259,7 @@ def test_the_rate_starts_where_it_is_told_or_at_half(
             report("gpt2", "h100", **bad)
 
 
+@plain
 @slow
 def test_a_simulation_stands_beside_the_forms(opening: Callable[..., Opened]) -> None:
     pytest.importorskip("simpy")
@@ -324,6 +305,7 @@ def test_every_model_has_functions_or_a_line(model: str) -> None:
         assert set(found["queue"][name]["args"]) <= known | {"c", "C", "T", "P", "q"}
 
 
+@plain
 @slow
 def test_plans_of_a_system_are_compiled_ways(opening: Callable[..., Opened]) -> None:
     page = opening(report("mixtral-8x7b", ["h100", "2xh100"], ["fuse"], plans=True).html)
@@ -355,6 +337,7 @@ def test_plans_of_a_system_are_compiled_ways(opening: Callable[..., Opened]) -> 
     page.clean()
 
 
+@pytest.mark.usefixtures("unprinted", "unloaded")
 @slow
 @drawn
 def test_a_large_graph_has_a_map_that_keys_move(opening: Callable[..., Opened]) -> None:

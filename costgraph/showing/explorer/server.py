@@ -40,6 +40,7 @@ from starlette.routing import Route
 
 from costgraph.errors import CostgraphError, InputError
 from costgraph.files.outside import size_text
+from costgraph.progress import listening
 from costgraph.showing.explorer import catalog, page
 from costgraph.showing.explorer.catalog import Start
 from costgraph.showing.explorer.dropped import Dropped, largest
@@ -127,6 +128,7 @@ class Parts:
         self._dropped = dropped
         self._kept: OrderedDict[Asked, str] = OrderedDict()
         self._size = 0
+        self._far: dict[Asked, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     def get(self, asked: Asked) -> str:
@@ -135,13 +137,21 @@ class Parts:
             if asked in self._kept:
                 self._kept.move_to_end(asked)
                 return self._kept[asked]
-        made = part(asked, self._dropped)
+        try:
+            with listening(lambda _, done, total: self._far.update({asked: (done, total)})):
+                made = part(asked, self._dropped)
+        finally:
+            self._far.pop(asked, None)
         with self._lock:
             self._size += len(made) - len(self._kept.get(asked, ""))
             self._kept[asked] = made
             while self._size > KEPT and len(self._kept) > 1:
                 self._size -= len(self._kept.popitem(last=False)[1])
         return made
+
+    def far(self, asked: Asked) -> tuple[int, int]:
+        """How far a part is: how much is done, and of how much; 0 of 0 where that is not known."""
+        return self._far.get(asked, (0, 0))
 
     def forget(self, model: str) -> None:
         """Drops what was derived of a model that has changed."""
@@ -183,13 +193,17 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
         return Response(received("catalog", value), media_type="text/javascript")
 
     async def one(request: Request) -> Response:
-        given = {f.name: request.query_params.get(f.name, "") for f in fields(Asked)}
-        if any(len(text) > LONGEST for text in given.values()):
+        asked = _asked(request)
+        if asked is None:
             return PlainTextResponse("too long\n", 414)
-        asked = Asked(**given)
         worker = workers.get(asked.kind, workers["numbers"])
         made = await worker.result(lambda: parts.get(asked))
         return Response(made, media_type="text/javascript")
+
+    async def far(request: Request) -> Response:
+        asked = _asked(request)
+        done, total = (0, 0) if asked is None else parts.far(asked)
+        return JSONResponse({"done": done, "total": total})
 
     async def pipeline(request: Request) -> Response:
         text = request.query_params.get("text", "")[: LONGEST + 1]
@@ -211,6 +225,7 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
         Route("/explorer.css", style),
         Route("/catalog.js", choices),
         Route("/part.js", one),
+        Route("/far", far),
         Route("/pipeline", pipeline),
         Route("/files", files, methods=["POST"]),
         Route("/favicon.ico", lambda _: Response(status_code=204)),
@@ -218,6 +233,12 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
     app = Starlette(routes=routes, exception_handlers={Stopped: _stopped, Exception: _broken})
     app.add_middleware(Guard, token=token)
     return app
+
+
+def _asked(request: Request) -> Asked | None:
+    """The part that a request names; nothing where a text of it is too long."""
+    given = {f.name: request.query_params.get(f.name, "") for f in fields(Asked)}
+    return None if any(len(text) > LONGEST for text in given.values()) else Asked(**given)
 
 
 async def _stopped(request: Request, error: Exception) -> Response:

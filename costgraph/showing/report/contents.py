@@ -14,7 +14,7 @@ from costgraph.counting.count import Row
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import ZERO, merged, remade
-from costgraph.ir.program import Phase
+from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import MEMORY, Role, level_of
 from costgraph.rewriting.pipeline import text_of
 from costgraph.showing.report.code import Scripts, Values
@@ -105,6 +105,7 @@ class Contents:
         return self.measured(compiled) | {
             "system": 1 if compiled.system is None else compiled.system.devices,
             "parameters": float(_number(compiled.parameters, compiled)),
+            "apart": compiled.program.devices != 1 and _width(compiled.program) != 1,
             "held": held_text(compiled),
             "phases": [self._phase(compiled, p) for p in phases],
             "formulas": None if self.later else self.printed.of(compiled, metrics),
@@ -266,11 +267,15 @@ def _memory_parts(phase: Phase, compiled: Compiled) -> Iterator[tuple[str, Expr,
         yield held.unit, held.weights, held.caches, whole
 
 
+def _width(program: Program) -> Expr:
+    """Devices of a row, which hold equal parts."""
+    return program.width if program.groups is None else program.devices
+
+
 def held_text(compiled: Compiled) -> str:
     """What each of several devices holds of the weights; empty for one, or without numbers."""
     program, most = compiled.program, dict[str, float]()
-    # All devices of a row hold equal parts.
-    width = program.width if program.groups is None else program.devices
+    width = _width(program)
     if program.devices == 1:
         return ""
     for phase in program.phases:

@@ -12,6 +12,7 @@ from costgraph.errors import CostgraphError, InputError
 from costgraph.hardware import load_system
 from costgraph.models import load_model
 from costgraph.passes.parallel import Parallelize
+from costgraph.progress import counted
 from costgraph.rewriting.pipeline import Pass, text_of
 from costgraph.showing.report.contents import Contents
 
@@ -48,7 +49,7 @@ def plans_of(
     except CostgraphError as error:
         return {"plans": [], "left": 0, "why": str(error), "figures": {}}
     made, figures = [], dict[str, float]()
-    for others, way in ways[:MOST]:
+    for others, way in counted(ways[:MOST], "ways to share the model"):
         said = {"passes": text_of((*others, way)), "shared": way.shared}
         try:
             compiled = compile(model, hardware, (*others, way), symbolic_hardware=True, **options)

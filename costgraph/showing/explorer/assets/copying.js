@@ -99,6 +99,7 @@ async function copyText(text) {
 
 async function copyWanted() {
   const what = $("copy").value, [kind, id] = what.split("-"), one = variant(), say = (t) => { $("copied").textContent = t; };
+  finish();
   if (!works(state.pipeline)) { say("nothing to copy here"); return; }
   if (kind === "svg" || kind === "png") {
     const svg = $(id).querySelector("svg");

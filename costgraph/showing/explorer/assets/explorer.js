@@ -124,6 +124,7 @@ function wireChooser() {
 
 // Takes the state from the address.
 async function restore() {
+  if (DATA) finish();
   const found = read(location.hash);
   const start = { ...CATALOG.start }, mine = turn;
   last = location.hash;

@@ -54,6 +54,12 @@ const fromServer = {
     const [kind, model, on, passes, fidelity] = texts;
     return once(JSON.stringify(texts), `part.js?${new URLSearchParams({ kind, model, on, passes, fidelity })}`);
   },
+  // Tells now and then how far a part is, until it is there.
+  async followed(loaded, told, ...texts) {
+    const [kind, model, on, passes, fidelity] = texts, address = `far?${new URLSearchParams({ kind, model, on, passes, fidelity })}`;
+    const timer = setInterval(() => fetch(address).then((answer) => answer.json()).then(({ done, total }) => told(done, total)).catch(() => {}), 500);
+    try { return await loaded; } finally { clearInterval(timer); }
+  },
   async numbers(...variant) {
     const { value, functions } = await this.part("numbers", ...variant);
     return value.error ? { error: value.error } : rowOf(value, functions, 0);
@@ -70,8 +76,8 @@ const fromServer = {
     const { value, functions } = await this.part("load", ...variant);
     return value.error ? { queue: null, why: value.error } : loadable(value, functions);
   },
-  async plans(...variant) {
-    const { value, functions } = await this.part("plans", ...variant);
+  async plans(told, ...variant) {
+    const { value, functions } = await this.followed(this.part("plans", ...variant), told, "plans", ...variant);
     return value.error ? { plans: [], left: 0, why: value.error, figures: {} } : planned(value, functions);
   },
   async written(metric, ...variant) {
@@ -107,7 +113,7 @@ const fromFiles = {
     const found = await once(JSON.stringify(["load", model, "", passes, "ideal"]), `parts/${name}-load.js`);
     return loadable(found.value[value.machines[on]], found.functions);
   },
-  async plans(model, on, passes) {
+  async plans(_, model, on, passes) {
     const { value } = await this.pair(model, on, passes), name = `${model}-${CATALOG.pipelines.indexOf(passes)}`;
     const found = await once(JSON.stringify(["plans", model, "", passes, "ideal"]), `parts/${name}-plans.js`);
     return planned(found.value[value.machines[on]], found.functions);
@@ -128,7 +134,7 @@ async function loadVariant(...variant) {
   const [[one]] = bundle.variants, failed = (problem) => fail(problem.message);
   one.more = (then) => source.formulas(...variant).then((found) => { one.formulas = found; then(); }, failed);
   one.moreLoad = (then) => source.load(...variant).then((found) => { one.load = found; then(); }, failed);
-  if (served || CATALOG.plans) one.morePlans = (then) => source.plans(...variant).then((found) => then(found), failed);
+  if (served || CATALOG.plans) one.morePlans = (then, told) => source.plans(told, ...variant).then((found) => then(found), (problem) => { then(null); failed(problem); });
   one.written = (metric) => source.written(metric, ...variant);
   [...new Set(one.phases.map((p) => p.graph))].forEach((graph, index) => {
     graph.more = (then) => source.picture(index, ...variant).then(({ every, folded }) => {

@@ -28,7 +28,7 @@ function change(f, a, b, whole) {
   return b;
 }
 
-function crossings(lines, name, metric, xs, whole) {
+function* crossings(lines, name, metric, xs, whole) {
   const found = [];
   for (let i = 0; i < lines.length; i++) {
     for (let j = i + 1; j < lines.length; j++) {
@@ -41,6 +41,7 @@ function crossings(lines, name, metric, xs, whole) {
         return Math.abs(a - b) <= 1e-12 * Math.abs(a) ? 0 : Math.sign(a - b);
       });
       for (let k = 1; k < xs.length; k++) {
+        yield;
         if (signs[k] === signs[k - 1] || Number.isNaN(signs[k]) || Number.isNaN(signs[k - 1])) continue;
         const at = change(sign, xs[k - 1], xs[k], whole), lower = sign(at) < 0 ? i : j;
         const text = sign(at) === 0 ? `${letter(lines[i].p)} and ${letter(lines[j].p)} become equal` : `${letter(lines[lower].p)} falls below ${letter(lines[lower === i ? j : i].p)}`;
@@ -51,7 +52,7 @@ function crossings(lines, name, metric, xs, whole) {
   return found.sort((a, b) => a.at - b.at).slice(0, 24);
 }
 
-function boundChanges(metric, name, xs, whole) {
+function* boundChanges(metric, name, xs, whole) {
   const wanted = metric === "ttft" ? (p) => p.context === null : metric === "tpot" ? (p) => p.context !== null : null;
   if (!wanted) return [];
   const found = new Map();
@@ -61,6 +62,7 @@ function boundChanges(metric, name, xs, whole) {
     const bounds = (v) => step(p, { [name]: v }).rows.map((r) => r.bound);
     let before = bounds(xs[0]);
     for (let k = 1; k < xs.length; k++) {
+      yield;
       const now = bounds(xs[k]);
       now.forEach((bound, i) => {
         if (bound === before[i]) return;
@@ -79,14 +81,16 @@ function symbolText(name, value) {
   return DATA.devices[state.device].figures[name] !== undefined ? figureText(name, value) : digits(value, 6);
 }
 
-function drawCurve() {
+function* drawCurve() {
   const { metric, symbol: name, log } = state.curve;
   const unit = unitOf(metric);
   const { points: xs, whole } = sampled(name, log);
-  const lines = compared().map((p) => {
-    const one = variant(p);
-    return { p, one, ys: xs.map((v) => evaluate(one, { [name]: v }).metrics[metric]) };
-  }).filter((line) => line.ys.every(Number.isFinite));
+  const lines = [];
+  for (const p of compared()) {
+    const one = variant(p), ys = [];
+    for (const v of xs) { ys.push(evaluate(one, { [name]: v }).metrics[metric]); yield; }
+    if (ys.every(Number.isFinite)) lines.push({ p, one, ys });
+  }
   if (!lines.length) { $("curve").replaceChildren(h("p", {}, "No chosen pipeline has this metric.")); $("crossovers").replaceChildren(); return; }
   const box = { left: 110, right: 800, top: 30, bottom: 360 };
   const all = lines.flatMap((line) => line.ys);
@@ -96,7 +100,7 @@ function drawCurve() {
   const y = axis(log ? least / (flat ? 2 : 1.2) : 0, most * (flat ? 2 : 1.2), box.bottom, box.top, log);
   const figure = DATA.devices[state.device].figures[name] !== undefined;
   const parts = frame(x, y, box, `${name}${figure ? "" : `: ${(DATA.controls.find((c) => c.name === name) || {}).meaning || ""}`}`, TITLES[metric] || metric, figure ? (name === "BW" ? "B/s" : "FLOP/s") : "", unit);
-  const found = crossings(lines, name, metric, xs, whole);
+  const found = yield* crossings(lines, name, metric, xs, whole);
   for (const { at } of found) parts.push(s("line", { class: "crossing", x1: x.place(at), x2: x.place(at), y1: box.top, y2: box.bottom }));
   let last = -Infinity;
   const end = (line) => y.place(line.ys[line.ys.length - 1]);
@@ -116,10 +120,10 @@ function drawCurve() {
       parts.push(s("circle", { class: `dot c${line.p % HUES}`, cx: x.place(now), cy: y.place(v), r: 4.5 }, s("title", {}, `${letter(line.p)}: ${shown(v, unit)}`)));
     }
   }
+  const changes = yield* boundChanges(metric, name, xs, whole);
   $("curve").replaceChildren(
     s("svg", { class: "chart", viewBox: "0 0 860 402", role: "img", "aria-label": `${TITLES[metric] || metric} over ${name} for ${lines.map((l) => letter(l.p)).join(", ")}` }, ...parts),
     h("ul", { class: "key" }, lines.map((line) => h("li", {}, s("svg", { class: "dash", viewBox: "0 0 34 10", "aria-hidden": "true" }, s("line", { class: `curve s${line.p % HUES}`, x1: 1, x2: 33, y1: 5, y2: 5 })), ` ${letter(line.p)}: ${DATA.pipelines[line.p]}`))));
-  const changes = boundChanges(metric, name, xs, whole);
   const list = (items) => h("ul", {}, items.map((t) => h("li", {}, t)));
   $("crossovers").replaceChildren(
     h("h3", {}, "Where pipelines cross"),

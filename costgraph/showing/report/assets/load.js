@@ -116,7 +116,7 @@ const lower = (found, text) => `${found.low ? "~" : ""}${text}`;
 
 let drawnLoad = {};
 // Everything of the panel. Functions of steps come with a report, and later in an explorer.
-function drawLoad() {
+function* drawLoad() {
   const one = variant(), shown = [...new Set([...compared(), state.pipeline])].sort((a, b) => a - b);
   for (const p of shown) if (variant(p).load === null) askLoad(variant(p));
   if (one.load === null) {
@@ -127,16 +127,17 @@ function drawLoad() {
   const queued = Boolean(one.load.queue), { B, T, ...sizes } = state.values;
   const now = JSON.stringify([state.device, state.pipeline, shown, queued ? sizes : state.values, state.figures[state.device], state.load, shown.map((p) => Boolean(variant(p).load))]);
   if (now === drawnLoad.key && one === drawnLoad.one) return;
-  drawnLoad = { key: now, one };
-  const servers = new Map(shown.map((p) => [p, serverOf(variant(p), state.device)]));
+  const servers = new Map();
+  for (const p of shown) { servers.set(p, serverOf(variant(p), state.device)); yield; }
   shownRate = rateOf(queued ? [...servers.values()] : [batchesOf(one, state.device, null)]);
   for (const node of loadControls) node.refresh();
   for (const id of ["load-seqs", "load-chunk", "load-policy"]) if ($(id)) $(id).closest(".control").hidden = !queued || (id === "load-chunk" && state.load.policy !== "chunked");
   $("load-half").hidden = state.load.rate === null;
   const usual = state.load.rate === null ? " The rate is half of what the first pipeline stands, unless another is set." : "";
   drawSimulated();
-  if (queued) drawQueue(servers, servers.get(state.pipeline), usual);
+  if (queued) yield* drawQueue(servers, servers.get(state.pipeline), usual);
   else drawBatches(shown, one, usual);
+  drawnLoad = { key: now, one }; // not before: what is broken off is not drawn
 }
 
 const timesText = () => (calibrated() ? `Times are fitted (fidelity ${DATA.setting.fidelity}).` : "Times are the roofline's: a lower bound, so real servers stand less.");
@@ -155,7 +156,7 @@ function askLoad(one) {
 
 const loadCard = (id, title, value, text, ...notes) => h("div", { class: "card" }, h("h3", {}, title), h("output", { "data-load": id, "data-value": value }, text), notes.filter(Boolean).map((n) => h("span", { class: "note" }, n)));
 
-function drawQueue(servers, q, usual) {
+function* drawQueue(servers, q, usual) {
   const rate = shownRate ?? NaN, S = valueOf("S"), N = valueOf("N");
   $("load-about").textContent = `One server, requests that arrive independently at a rate, prompts of ${digits(S, 12)} and answers of ${digits(N, 12)} tokens (S and N of the workload). ${timesText()}${usual}`;
   const found = loadedAt(q, rate), over = !q.why && rate >= q.largest;
@@ -163,7 +164,7 @@ function drawQueue(servers, q, usual) {
   if (q.why) { put($("load-cards")); put($("load-why")); }
   else { drawLoadCards(q, rate, found); drawStability(q, found); }
   drawLoadTable(servers, rate);
-  drawLoadCharts(servers, rate);
+  yield* drawLoadCharts(servers, rate);
   $("load-assumed").replaceChildren(...variant().load.queue.said.map((t) => h("li", {}, t)));
 }
 
@@ -232,8 +233,14 @@ function drawLoadTable(servers, rate) {
 }
 
 // Time per token and time to the first one over the rate, up to what each pipeline stands.
-function drawLoadCharts(servers, rate) {
-  const lines = [...servers].filter(([, q]) => !q.why && Number.isFinite(q.largest)).map(([p, q]) => ({ p, q, points: LOADS.map((x) => ({ rate: x * q.largest, ...loadedAt(q, x * q.largest) })) }));
+function* drawLoadCharts(servers, rate) {
+  const lines = [];
+  for (const [p, q] of servers) {
+    if (q.why || !Number.isFinite(q.largest)) continue;
+    const points = [];
+    for (const x of LOADS) { points.push({ rate: x * q.largest, ...loadedAt(q, x * q.largest) }); yield; }
+    lines.push({ p, q, points });
+  }
   for (const metric of ["tpot", "ttft"]) drawLoadChart(metric, lines, rate);
 }
 

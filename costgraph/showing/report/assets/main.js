@@ -1,13 +1,19 @@
 // Wiring: what happens once, and what is redrawn after every change.
-let waiting = 0, resting = 0;
+let waiting = 0;
 
 // One redraw a frame, numbers first; other pipelines also change what there is to choose from.
 function update(structure = false) {
+  interrupt();
   if (structure) setup();
   if (!waiting) waiting = requestAnimationFrame(() => { waiting = 0; draw(); });
 }
 
 function draw() {
+  drawNumbers();
+  begun(drawRest());
+}
+
+function drawNumbers() {
   const results = DATA.pipelines.map((_, p) => (works(p) ? evaluate(variant(p)) : null));
   $("refused").hidden = works(state.pipeline);
   $("refused").textContent = variant().error || "";
@@ -19,11 +25,17 @@ function draw() {
   drawBars(results);
   drawRates();
   speak(results);
-  if (!resting) resting = requestAnimationFrame(() => { resting = 0; drawRest(); });
 }
 
-// What takes longer: one step, operation by operation, and the curve.
-function drawRest() {
+// All at once, where somebody else is about to read the page.
+function finish() {
+  if (waiting) { cancelAnimationFrame(waiting); waiting = 0; draw(); }
+  proceed(Infinity);
+}
+
+// What takes longer: one step, operation by operation, the curve, plans and the load. Yields wherever
+// the page may go on to something else.
+function* drawRest() {
   if (!works(state.pipeline)) return;
   const now = step(phase());
   $("step-total").textContent = now.busy < now.total * (1 + 1e-9) ? `all operations: ${shown(now.total, "s")}`
@@ -33,11 +45,16 @@ function drawRest() {
   drawPanel(now.rows);
   paintGraph(now.rows);
   paintMap();
+  yield;
   keepFocus(() => drawRoofline(now.rows));
+  yield;
   drawTable(now.rows);
-  drawCurve();
-  drawLoad();
+  yield;
+  yield* drawCurve();
+  yield;
   drawPlans();
+  yield;
+  yield* drawLoad();
 }
 
 function setup() {
@@ -61,7 +78,7 @@ function facts() {
   const each = held ? `; ${held}` : "";
   const text = [DATA.devices.map((d) => d.title).join(", "), ...DATA.conventions].join(" · ");
   $("notes").replaceChildren(...DATA.remarks.map((note) => h("li", {}, note)));
-  $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")})${each} · ${text}` : text;
+  $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")})${variant().apart ? " on each device" : ""}${each} · ${text}` : text;
 }
 
 // Shows what there is to show; called again where that changes.
@@ -75,7 +92,6 @@ function present(data) {
   facts();
   setup();
   draw();
-  drawRest();
   document.documentElement.dataset.ready = "true";
 }
 
@@ -84,6 +100,7 @@ function wire() {
   wireControls();
   wireGraph();
   wireMap();
+  window.addEventListener("beforeprint", finish);
   const follow = (id, set, structure) => $(id).addEventListener("change", () => { set($(id)); update(structure); });
   follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; });
   follow("graph-level", (e) => { state.level = e.value; });

@@ -3,11 +3,14 @@ const PLANNED = ["ttft", "tpot", "latency", "throughput", "memory", "cost_per_to
 const plansShown = () => variant().plans && !variant().plans.waiting;
 
 function drawPlans() {
-  const one = variant(), device = DATA.devices[state.device], known = one.plans;
-  $("plans-part").hidden = !(known || one.morePlans) || !(one.system > 1);
+  const one = variant(), device = DATA.devices[state.device];
+  $("plans-part").hidden = !(one.plans || one.morePlans) || !(one.system > 1);
   if ($("plans-part").hidden) return;
+  if (state.plans) askPlans();
+  const known = one.plans;
   $("plans-get").hidden = Boolean(known);
-  if (!known && state.plans) askPlans();
+  $("plans-by").closest("label").hidden = !plansShown() || known.plans.length === 0;
+  drawFar(one);
   if (!plansShown()) {
     $("plans-said").textContent = known ? `Compiling every way to share ${device.name} …` : "";
     put($("plans"));
@@ -46,6 +49,17 @@ let usePlan = null;
 function askPlans() {
   const one = variant();
   if (one.plans || !one.morePlans) return;
-  one.plans = { waiting: true };
-  one.morePlans((found) => { one.plans = found; update(); });
+  one.plans = { waiting: true, done: 0, total: 0 };
+  one.morePlans(
+    (found) => { one.plans = found || undefined; if (!found) state.plans = false; update(); },
+    (done, total) => { Object.assign(one.plans, { done, total }); if (variant() === one) drawFar(one); });
+}
+
+// How far the server is with the plans.
+function drawFar({ plans }) {
+  const bar = $("plans-far"), waiting = Boolean(plans && plans.waiting);
+  bar.hidden = $("plans-count").hidden = !waiting;
+  if (!waiting) return;
+  if (plans.total) { bar.max = plans.total; bar.value = plans.done; } else bar.removeAttribute("value");
+  $("plans-count").textContent = plans.total ? `${plans.done} of ${plans.total}` : "";
 }
