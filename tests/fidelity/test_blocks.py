@@ -1,4 +1,4 @@
-"""Products whose scales belong to blocks of 128 take the fits of such products where there are any."""
+"""Products whose scales belong to blocks of 128 take the fits of such products, if any."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ SAID: dict[str, tuple[str, dict[str, Any]]] = {
     "compressed": (
         "fuse",
         {
-            "quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
+            "quant_method": "compressed-tensors", "format": "float-quantized",
+            "ignore": ["lm_head"],
             "config_groups": {"group_0": {
                 "targets": ["Linear"],
                 "weights": {"num_bits": 8, "type": "float", "strategy": "block",
