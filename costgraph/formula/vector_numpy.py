@@ -212,7 +212,7 @@ class _Machine:
         assert out is not None  # a loop has a buffer
         places = self._inner_place[step]
 
-        def at(points: Index) -> Callable[[Array], Array]:
+        def at(points: Index | slice) -> Callable[[Array], Array]:
             inner = {
                 a: values[a] if np.ndim(values[a]) == 0 else values[a][points]
                 for a in self._fixed[step]
