@@ -77,21 +77,27 @@ class _Machine:
             for i, n in enumerate(nodes)
             if n.op == "sym" and uses[i]
         ]
-        self._place = self._buffers(varying)
+        self._place = self._buffers(self._steps, set(program.dag.outputs))
+        self._count = max(self._place.values(), default=-1) + 1
+        self._inner_place = {
+            loop: self._buffers(body, {nodes[loop].args[3]}) for loop, body in self._inside.items()
+        }
 
-    def _buffers(self, varying: set[int]) -> dict[int, int]:
-        """A buffer per step, shared by values that are never needed together."""
+    def _buffers(self, steps: Sequence[int], forever: set[int]) -> dict[int, int]:
+        """A buffer per step, shared by values that are never needed together.
+
+        Few buffers stay in the cache. Those of ``forever`` are used for nothing else after.
+        """
         nodes = self._program.dag.nodes
         last: dict[int, int] = {}
-        for step in self._steps:
+        for step in steps:
             body = self._inside.get(step, [])
             for operand in (*nodes[step].args, *(a for i in body for a in nodes[i].args)):
                 last[operand] = step
-        forever = set(self._program.dag.outputs)
         place: dict[int, int] = {}
         free: list[int] = []
         count = 0
-        for step in self._steps:
+        for step in steps:
             if nodes[step].op not in _FREE:
                 if not free:
                     free.append(count)
@@ -101,7 +107,6 @@ class _Machine:
             free += [place[a] for a in done]
             for a in done:
                 del last[a]
-        self._count = count
         return place
 
     def runner(self) -> Run:
@@ -205,8 +210,9 @@ class _Machine:
         """A loop over a summand that may be integrated."""
         lower, upper, variable, summand = self._program.dag.nodes[step].args
         assert out is not None  # a loop has a buffer
+        places = self._inner_place[step]
 
-        def at(points: Index) -> Callable[[Array], Array]:
+        def at(points: Index | slice) -> Callable[[Array], Array]:
             inner = {
                 a: values[a] if np.ndim(values[a]) == 0 else values[a][points]
                 for a in self._fixed[step]
@@ -214,10 +220,14 @@ class _Machine:
 
             def f(t: Array) -> Array:
                 inner[variable] = t
+                shaped: dict[int, Array] = {}
                 for i in self._inside[step]:
-                    if i not in scratch:
-                        scratch[i] = np.empty(CHUNK)
-                    inner[i] = self._step(i, inner, scratch[i][: t.size].reshape(t.shape))
+                    buffer = places.get(i)
+                    if buffer is not None and buffer not in shaped:
+                        if buffer not in scratch:
+                            scratch[buffer] = np.empty(CHUNK)
+                        shaped[buffer] = scratch[buffer][: t.size].reshape(t.shape)
+                    inner[i] = self._step(i, inner, None if buffer is None else shaped[buffer])
                 made: Array = inner[summand]
                 return made
 

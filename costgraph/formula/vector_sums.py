@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 Index: TypeAlias = NDArray[np.intp]
 #: Takes points by their places, and gives a function to values: of a ``t`` for each, or of rows
 #: of them.
-Summand: TypeAlias = Callable[[Index], Callable[[NDArray[np.float64]], NDArray[np.float64]]]
+Summand: TypeAlias = Callable[[Index | slice], Callable[[NDArray[np.float64]], NDArray[np.float64]]]
 #: Values that are computed together: they stay in the cache.
 CHUNK = 1 << 14
-#: Points whose pieces are cut together.
-_POINTS = 1 << 13
 
 
 class _Pieces(NamedTuple):
@@ -41,10 +39,34 @@ class _Pieces(NamedTuple):
 def sum_smooth(lower: Array, upper: Array, summand: Summand) -> Array:
     """``Σ f(t)`` for ``t = lower … upper`` at each point; zero for empty ranges."""
     total = np.zeros(len(lower))
-    for first in range(0, len(total), _POINTS):
-        points = np.arange(first, min(first + _POINTS, len(total)))
-        _add(total, _doubling(points, lower[points], upper[points]), summand)
+    left = []
+    for first in range(0, len(total), CHUNK // len(rule().nodes)):
+        left += _first(
+            total, slice(first, first + CHUNK // len(rule().nodes)), lower, upper, summand
+        )
+    _add(total, _joined(left), summand)
     return total
+
+
+def _first(
+    total: Array, part: slice, lower: Array, upper: Array, summand: Summand
+) -> list[_Pieces]:
+    """Sets the sums of the first pieces of neighbouring points; the pieces that are left.
+
+    Most ranges are one piece: what they need lies side by side and is not gathered.
+    """
+    start, end = lower[part], upper[part]
+    points = np.arange(part.start, part.start + len(start))
+    n = np.minimum(end - start + 1, np.maximum(start, DIRECT))
+    long = n > DIRECT
+    rest = _doubling(points, start + np.maximum(n, 0), end)
+    if not long.any():
+        return [_Pieces(points, start, n).at(n > 0), rest]
+    # Others are carried along: they are added up one by one after.
+    found, settled = _by_rule(summand(part), start, np.maximum(n, 1))
+    total[part] = np.where(settled & long, found, 0.0)
+    pieces = _Pieces(points, start, n)
+    return [pieces.at(~long & (n > 0)), _halved([pieces.at(long & ~settled)]), rest]
 
 
 def _add(total: Array, pieces: _Pieces, summand: Summand) -> None:

@@ -217,6 +217,16 @@ class DType:
             return self
         return replace(self, group=row) if group > row else self
 
+    def splits(self, row: Expr) -> bool:
+        """Whether a sum over a row meets several scales, which its kernel has to apply.
+
+        Units that take block formats (8-bit scales) apply them themselves.
+        """
+        group = self.group if self.block is None else self.block[1]
+        if group is None or (self.is_float and self.scale_bits == 8):
+            return False
+        return not (group == row or (group.is_number and row.is_number and group >= row))
+
     def beside(self, shape: Sequence[Expr]) -> Expr:
         """Bytes that do not grow with the elements, of all matrices ``(…, oc, ic)`` together."""
         if self.matrix_bits == 0 and self.column_bits == 0:

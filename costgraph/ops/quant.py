@@ -202,10 +202,9 @@ def _rescaling(x: Tensor, w: Tensor, out: Tensor, executing: str) -> Work:
     if _converted(x.dtype, executing) or not _converted(x.dtype, out.dtype.compute):
         return {}
     work = 2 * out.numel
-    row, group = w.shape[-1], w.dtype.group if w.dtype.block is None else w.dtype.block[1]
-    block_format = w.dtype.is_float and w.dtype.scale_bits == 8
-    if group is not None and not block_format and not _converted(w.dtype, executing):
-        whole = group == row or bool(group.is_number and row.is_number and group >= row)
-        if not whole:
-            work += 2 * out.numel * Mul(row, 1 / group)
+    row, stored = w.shape[-1], w.dtype
+    if stored.splits(row) and not _converted(stored, executing):
+        group = stored.group if stored.block is None else stored.block[1]
+        assert group is not None  # what splits has groups
+        work += 2 * out.numel * Mul(row, 1 / group)
     return vector(work)

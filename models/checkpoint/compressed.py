@@ -198,6 +198,11 @@ _ALGORITHMS: Mapping[str, tuple[Layout, Operand | None]] = MappingProxyType(
             Operand(E4M3, whole=True, dynamic=False),
         ),
         "FP8_PER_CHANNEL_PER_TOKEN": (Layout(E4M3, None, 1, FP32), Operand(E4M3)),
+        # Blocks of 128 × 128, operands in stretches of 128; TensorRT-LLM's name for the same.
+        **dict.fromkeys(
+            ("FP8_PB_WO", "FP8_BLOCK_SCALES"),
+            (Layout(E4M3, 128, 128, FP32), Operand(E4M3, 128)),
+        ),
         "NVFP4": (
             NVFP4.with_side(FP32),
             Operand(DType("nvfp4", dtype("fp4").bits, "fp4"), 16, scale_bits=8),

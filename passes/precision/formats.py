@@ -7,7 +7,7 @@ plus what a format stores besides (:attr:`costgraph.ir.dtypes.DType.parts`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from costgraph.ir.dtypes import dtype
@@ -35,6 +35,8 @@ WEIGHTS: Mapping[str, Scheme] = MappingProxyType(
         "fp8": Scheme(dtype("fp8")),
         "e4m3": Scheme(dtype("e4m3")),
         "e5m2": Scheme(dtype("e5m2")),
+        # DeepSeek-V3 (arXiv 2412.19437, §3.3.2): an fp32 scale per 128 × 128 weights.
+        "fp8-block": replace(grouped("e4m3", 128, 32), rows=128),
         "fp6": grouped("fp6", ROW),
         "fp4": grouped("fp4", 128),
         # OCP Microscaling v1.0, and NVFP4: scales are part of the format.
@@ -59,6 +61,8 @@ ACTIVATIONS: Mapping[str, Scheme] = MappingProxyType(
     {
         **{name: grouped(name, ROW) for name in ("int8", "int6", "int4", "fp8", "e4m3", "e5m2")},
         **{name: WEIGHTS[name] for name in _BLOCKS if name.startswith(("mx", "nv"))},
+        # Beside weights in blocks: an fp32 scale per 128 elements of a token.
+        "fp8-block": grouped("e4m3", 128, 32),
         "fp6": grouped("fp6", ROW),
         "fp4": grouped("fp4", ROW),
         **schemes("activations"),
@@ -108,6 +112,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "kv4": Preset(kv="int4"),
         "fp8": Preset("e4m3", "e4m3"),
         "fp8kv8": Preset("e4m3", "e4m3", "e4m3"),
+        "fp8-block": Preset("fp8-block", "fp8-block"),
         "mxfp8": Preset("mxfp8", "mxfp8"),
         "mxfp4": Preset("mxfp4", "mxfp4"),
         "nvfp4": Preset("nvfp4", "nvfp4"),

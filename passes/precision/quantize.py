@@ -391,7 +391,7 @@ class _Plan:
             made = self._cache(graph, tensor, scheme)
         else:
             apart = self.activations is None
-            made = scheme.over(row_of(graph, tensor))
+            made = scheme.over(row_of(graph, tensor), height=tensor.shape[-2])
             own = self.made_by
             made = outlying(made, tensor.dtype, own.fraction, own.index_bits, apart)
         if made.bits_per_element == tensor.dtype.bits_per_element and made.bits.is_number:

@@ -34,6 +34,8 @@ class Scheme:
         base: format of the payload, with its outliers and extras; a block format brings
             its own scales.
         group: elements per scale, or :data:`ROW`, :data:`TOKEN` or :data:`TENSOR`.
+        rows: rows of a matrix that share the scales of their groups: blocks of ``rows`` by
+            ``group`` elements.
         scale_bits, zero_bits: bits of a group's scale and zero point.
         outer_group, outer_bits: second-level scales (groups per scale, bits).
         planar: a scale per group and bit of the payload, as of binary planes (BCQ).
@@ -55,9 +57,13 @@ class Scheme:
     recent: Expr = ZERO
     keys: Scheme | None = None
     unrotated: bool = False
+    rows: int = 1
 
-    def over(self, row: Expr, token: Expr | None = None) -> DType:
-        """The element format for rows of ``row`` elements, in a cache ``token`` per position."""
+    def over(self, row: Expr, token: Expr | None = None, height: Expr | None = None) -> DType:
+        """The element format for rows of ``row`` elements, in a cache ``token`` per position.
+
+        ``height`` is how many rows a matrix has, for scales that several rows share.
+        """
         base = self.base
         if self.book_bits != 0:
             book = ("code book", self.book_bits * 2**base.bits / row)
@@ -66,11 +72,17 @@ class Scheme:
             return base
         rows: dict[Expr | str, Expr] = {ROW: row, TOKEN: row if token is None else token}
         group = rows[self.group] if self.group in rows else _even(self.group, row)
+        if self.rows != 1:
+            base = replace(base, block=(Integer(self.rows), group))
+            shared = Integer(self.rows)
+            group *= shared if height is None else _even(shared, height)
         scale_bits = self.scale_bits * base.bits if self.planar else self.scale_bits
         made = with_groups(
             base, group, scale_bits, self.zero_bits, self.outer_group, self.outer_bits
         )
         shown = self.group if isinstance(self.group, Expr) else group
+        if self.rows != 1:
+            return replace(made, name=f"{base.name}-b{self.rows}x{shown}")
         # As checkpoints with double quantisation are called.
         double = "" if self.outer_group is None else "-dq"
         return replace(made, name=f"{base.name}-g{shown}{double}")

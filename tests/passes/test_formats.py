@@ -44,6 +44,7 @@ LAYOUTS: dict[str, Fraction | int] = {
     "e4m3": ROW * 8,
     "e5m2": ROW * 8,
     "cfloat8": ROW * 8,
+    "fp8-block": ROW * 8 + Fraction(ROW, 128) * Fraction(32, 128),  # a scale serves 128 rows
     "fp6": ROW * 2 + ROW * 4 + 16,  # two segments: the first two bits of all, then four
     "ternary": Fraction(ROW, 5) * 8 + 16,
     "ternary2": ROW * 2 + 16,

@@ -42,7 +42,7 @@ from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
 from costgraph.timing.fidelity.frameworks import Framework, exact, framework_names, kernels
 from costgraph.timing.fidelity.frameworks import framework as whole
 from costgraph.timing.fidelity.host import SUFFIX, host_time
-from costgraph.timing.fidelity.labels import unserved
+from costgraph.timing.fidelity.labels import alike, unserved
 from costgraph.timing.fidelity.relatives import inherited
 
 ONE, ZERO = Integer(1), Integer(0)
@@ -90,6 +90,8 @@ OTHER_KERNELS = (
     "{} {}: timed with kernels alone that servers of {} do not run; they take the fit of {}, at "
     "their own bytes and peak"
 )
+#: Said where an operation's own data type was not timed.
+OTHER_TYPE = "no timings of {} {} serve {}: it takes the fit of {}, at its own bytes and peak"
 #: The fit of an operation that nothing was fitted for.
 UNFITTED = "ideal: no fit"
 #: What ``fidelity`` may be, and the quantile of the errors that each stands for.
@@ -487,6 +489,7 @@ class Calibrated:
         few: tuple[str, ...] = ()
         untimed: dict[str, None] = {}
         others: dict[str, None] = {}
+        types: dict[str, None] = {}
         for phase, rows in steps:
             for row in rows:
                 for part in parts(phase, row, self.machine):
@@ -519,6 +522,9 @@ class Calibrated:
                         if unserved(case.kind, variant, self.framework) and fit.variant != variant:
                             what = (case.kind, variant, self.framework, fit.variant)
                             others[OTHER_KERNELS.format(*what)] = None
+                    if (wanted := self._missing(case, fit)) is not None:
+                        told = (case.kind, wanted, self.machine.name, fit.variant)
+                        types[OTHER_TYPE.format(*told)] = None
                     key = f"{case.kind} {fit.variant}"
                     how = "transferred, devices left out" if moved else "fitted, held out"
                     shown[key] = f"{key} {how}: {_errors(fit)} ({fit.trust(moved)})"
@@ -533,10 +539,21 @@ class Calibrated:
             IN_SEQUENCE if self.served is None else WHOLE_RUNS,
             *few,
             *others,
+            *types,
             *([HOSTED.format(f"{1e3 * self.host:.2g}", self.framework)] if self.host else ()),
             *([self._untimed.format(", ".join(untimed))] if untimed else ()),
             *(() if others else self._without_framework(shown.values())),
         )
+
+    def _missing(self, case: Case, fit: Fit) -> str | None:
+        """The variant that an operation would take, where its fit is one of another data type."""
+        if case.kind not in ("gemm", "moe", "prefill", "decode", "mla"):
+            return None
+        wanted = case.variants[0]
+        if unserved(case.kind, wanted, self.framework):
+            return None  # said as kernels of others
+        served = fit.variant.partition("@")[0]
+        return None if served in alike(wanted) else wanted
 
     @property
     def _untimed(self) -> str:

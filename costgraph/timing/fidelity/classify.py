@@ -56,8 +56,6 @@ GEMM = {
 }
 #: Variants fitted on products that quantise their operand.
 NARROW = ("fp8", "fp8_block", "nvfp4")
-#: Elements of a row that share a scale where weights have one per block.
-BLOCK = Integer(128)
 #: Queries per sequence that kernels of decode steps pack into tiles at most: above them a block
 #: of rows is full by itself (FlashAttention's tiles have 64 or 128 rows).
 FEW = Integer(128)
@@ -132,7 +130,7 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             return replace(LIGHT, floor=False, block=timed)
         if isinstance(op, QuantizeTo):
             narrow = GEMM.get(op.format.compute, ())
-            if op.format.group == BLOCK:
+            if op.format.splits(_summed_by_users(row)):
                 narrow = _in_blocks(narrow)
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
         return replace(LIGHT, variants=stand_ins(row.node, machine))
@@ -140,8 +138,10 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
     variants = GEMM.get(compute, ("bf16",))
     k, n = (phase.bind(x) for x in product_sizes(row.node, operands))
     main, given = main_node(row.node, operands)
-    if isinstance(main.op, Linear) and given[1].dtype.block is not None:
-        variants = _in_blocks(variants)
+    if isinstance(main.op, Linear):
+        weight = given[1]
+        if weight.dtype.compute == compute and weight.dtype.splits(weight.shape[-1]):
+            variants = _in_blocks(variants)
     sizes = {"k": k, "n": n}
     if machine.kind == "cpu":
         sizes |= {x: phase.bind(y) for x, y in _products_of(main, given).items()}
@@ -167,8 +167,17 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
 
 
 def _in_blocks(variants: tuple[str, ...]) -> tuple[str, ...]:
-    """The same with products whose scales belong to blocks first, where they are fitted."""
+    """The same with products that meet several scales in a sum first, where they are fitted."""
     return tuple(sorted(variants, key=lambda v: v != "fp8_block"))
+
+
+def _summed_by_users(row: Row) -> Expr:
+    """The summed size of the product that takes an operation's result; else the last axis."""
+    for user in row.graph.consumers[row.node.output]:
+        main, given = main_node(user, row.graph.operands(user))
+        if isinstance(main.op, Linear):
+            return given[1].shape[-1]
+    return row.node.outputs[0].shape[-1]
 
 
 def main_node(node: Node, operands: tuple[Tensor, ...]) -> tuple[Node, tuple[Tensor, ...]]:
