@@ -26,6 +26,8 @@ from costgraph.ops.latent import SplitScores
 from costgraph.symbols import B, G, S, T, q
 
 ONE = Integer(1)
+#: What is said of what hears beside eyes.
+RESTS = "the audio encoder rests in memory: a request with sound is not counted"
 
 
 def latent(graph: Graph) -> bool:

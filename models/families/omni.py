@@ -15,10 +15,9 @@ from costgraph.models.blocks import Stack
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.hearing import omni_ears, shrunk_ears
 from costgraph.models.families.multimodal import qwen2_5_vl, qwen3_vl_moe
-from costgraph.models.families.phi4 import RESTS
 from costgraph.models.fields import Fields
 from costgraph.models.hearing import Ears
-from costgraph.models.multimodal import Seeing
+from costgraph.models.multimodal import RESTS, Seeing
 
 #: The readers of thinkers, the types of their language models, and their audio encoders.
 THINKERS: Mapping[

@@ -40,7 +40,7 @@ from costgraph.models.families.vision import (
     sizes,
     tower_of,
 )
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, widened
 from costgraph.models.vision import Tower
 
 RMS = Norm()
@@ -95,6 +95,8 @@ def _gemma3(fields: Fields) -> Reading:
     return before(stack, reading, eyes.whole)
 
 
+#: Products of a projector that are believed.
+MOST_PRODUCTS = 64
 #: Tiles of a picture that are believed.
 MOST_TILES = 64
 CUT = (
@@ -295,6 +297,45 @@ def _deepseek_vl(fields: Fields) -> Reading:
     return before(stack, reading, eyes.whole)
 
 
+#: What is said of the parts of Janus that make images.
+DRAWS = (
+    "reading images is counted, in time and memory: what makes images (the image tokenizer, its "
+    "embeddings, aligner and head) is left out"
+)
+
+
+def _janus(fields: Fields) -> Reading:
+    """Janus, which reads images by SigLIP's layers and some products (arXiv 2410.13848)."""
+    stack, reading = language(fields, "llama", tied=True)
+    fields.values.get("vq_config")
+    seen = fields.section("vision_config").with_defaults(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=384
+    )
+    seen.require("use_qk_norm", False)
+    seen.values.get("num_image_tokens")
+    act = activation_of(seen, "hidden_act", default="gelu")
+    wide = widened(seen, "mlp_ratio", 4.0, seen.size("hidden_size"))
+    tower = siglip_tower(
+        seen.with_values(
+            intermediate_size=int(wide),
+            hidden_act=act,
+            qkv_bias=seen.flag("attention_bias", True),
+            vision_use_head=False,
+        )
+    )
+    d = stack.ends.d
+    if Integer(seen.size("projection_dim", default=2048)) != d:
+        raise ModelError(f"{seen.name}: 'projection_dim' must be the language model's {d}")
+    depth = seen.size("depth", default=2)
+    if depth > MOST_PRODUCTS:
+        raise ModelError(f"{seen.name}: 'depth' = {depth}: at most {MOST_PRODUCTS} products")
+    steps: Steps = (Product("1", d),)
+    for index in range(2, depth + 1):
+        steps += (Acted(act, f"act{index}"), Product(f"{index}", d))
+    made = before(stack, reading, FixedTower(tower, steps, d, normed=True).whole)
+    return replace(made, assumptions=(*made.assumptions, DRAWS))
+
+
 def _llava_next_video(fields: Fields) -> Reading:
     """LLaVA-NeXT, which pools the patches of frames; images are as there."""
     for key in ("spatial_pool_mode", "spatial_pool_stride", "video_seq_length"):
@@ -412,6 +453,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "llava_next": _llava_next,
         "llava_next_video": _llava_next_video,
         "deepseek_vl": _deepseek_vl,
+        "janus": _janus,
         "qianfan_ocr": _qianfan_ocr,
         "internvl": _internvl,
         "internvl_chat": _internvl_chat,
@@ -430,6 +472,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "LlavaNextForConditionalGeneration": "llava_next",
         "LlavaNextVideoForConditionalGeneration": "llava_next_video",
         "DeepseekVLForConditionalGeneration": "deepseek_vl",
+        "JanusForConditionalGeneration": "janus",
         "QianfanOCRForConditionalGeneration": "qianfan_ocr",
         "InternVLForConditionalGeneration": "internvl",
         "InternVLChatModel": "internvl_chat",
