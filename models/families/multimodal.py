@@ -297,7 +297,8 @@ def _video_llava(fields: Fields) -> Reading:
         fields.values.get(key)  # what the processor puts into prompts
     reading = _llava(fields)
     model = reading.model
-    assert isinstance(model, Seeing) and isinstance(model.eyes, FixedTower)
+    assert isinstance(model, Seeing)
+    assert isinstance(model.eyes, FixedTower)
     # Both towers share the projector.
     frames = replace(model.eyes, steps=(), out=model.eyes.tower.at.d, processor=None)
     both = replace(model, resting=(frames,))

@@ -37,7 +37,8 @@ def _thinker(fields: Fields, family: str, *said: str) -> Reading:
     for key in ("position_id_per_seconds", "seconds_per_chunk"):
         fields.values.get(key)  # places of tokens in time
     model = reading.model
-    assert isinstance(model, Seeing) and isinstance(model.text, Stack)
+    assert isinstance(model, Seeing)
+    assert isinstance(model.text, Stack)
     heard = ears(fields.section("audio_config"), model.text.ends.d)
     assumptions = (*reading.assumptions, RESTS, *said)
     return replace(reading, model=replace(model, resting=(heard,)), assumptions=assumptions)
