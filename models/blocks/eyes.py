@@ -7,6 +7,7 @@ Each adds its graph over ``B`` sequences with ``G`` image tokens: the result is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 from sympy import Expr, Integer
@@ -34,6 +35,7 @@ from costgraph.models.blocks.tower import TowerLayer
 from costgraph.models.vision import Tower
 from costgraph.ops import Add, Embedding, SelectLast
 from costgraph.ops.image import Cut, Interpolate, PackRows, Rearrange
+from costgraph.ops.views import Beside as Joined
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G
 
@@ -263,6 +265,8 @@ class FixedTower(Eyes):
         processor: what is made of pictures of a size, or None where that is not known.
         shown: what a request shows, where that is known.
         classed: the projector sees the class token, too.
+        taps: features are those behind each of so many layers, side by side; () for the last
+            alone.
     """
 
     tower: Tower
@@ -275,6 +279,7 @@ class FixedTower(Eyes):
     shown: Seen | None = None
     said: str = WHOLE
     classed: bool = False
+    taps: tuple[int, ...] = ()
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -316,7 +321,9 @@ class FixedTower(Eyes):
         """Adds tower and projector: rows, and what is made and not used."""
         tower, d, count = self.tower, self.tower.at.d, self._kept(m.style)
         images, first = B * self._images(m.style), self._dropped
-        x = seen = replace(tower, layers=tower.layers - self.late).add(m, images)
+        x = seen = replace(tower, layers=self._first).add(m, images)
+        if self.taps:
+            x, seen = self._tapped(m, x, images)
         if self.normed and tower.back is not None:
             seen = m.norm("final_norm", x, d, tower.back)
         kept = m.add_many("without_class", Cut((first, count)), seen)[1] if first else seen
@@ -327,6 +334,20 @@ class FixedTower(Eyes):
                 m.add("newline_row", Reshape((ONE, self.out)), m.vector("newline", self.out))
             )
         return (*made, *self._unused(m, x, seen, images))
+
+    @property
+    def _first(self) -> Expr:
+        """Layers that run in front of the first features."""
+        return Integer(min(self.taps)) if self.taps else self.tower.layers - self.late
+
+    def _tapped(self, m: Maker, x: str, images: Expr) -> tuple[str, str]:
+        """Adds the layers up to the last features: the hidden state, and all features."""
+        layer, ends = self.tower.layer(images, m.shape(x)[1]), sorted(set(self.taps))
+        found = {ends[0]: x}
+        for start, end in pairwise(ends):
+            segment = Segment(f"vision_layers{end}", layer, Integer(end - start))
+            found[end] = x = run(m, (segment,), x)
+        return x, m.add("features", Joined(2), *(found[tap] for tap in self.taps))
 
     def _packed(self, m: Maker, rows: str) -> str:
         """Rows of all images of a sequence; where lines end in a row, in the order of the grid."""
