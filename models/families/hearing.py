@@ -114,17 +114,7 @@ def _mels(heard: Fields) -> Integer:
 
 def _qwen3_asr(fields: Fields) -> Reading:
     """Qwen3-Omni's encoder, smaller, in front of Qwen3."""
-    stack, reading = language(
-        fields,
-        "qwen3",
-        tied=True,
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-    )
+    stack, reading = language(fields, "qwen3", tied=True)
     heard = fields.section("audio_config").with_defaults(
         d_model=1024, encoder_layers=24, encoder_attention_heads=16, encoder_ffn_dim=4096
     )
