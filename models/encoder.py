@@ -161,18 +161,25 @@ class RelativeRows:
         return {"relative_rows": rows}
 
 
+def fixed_positions(m: Maker, x: str) -> str:
+    """Adds sines of positions, which are no parameters, to ``x (batch, n, d)``."""
+    table = m.source(Tensor("positions", m.shape(x)[1:], m.style.acts))
+    return m.add("position_add", Add(), x, table)
+
+
 @dataclass(frozen=True)
 class AudioFront:
     """Whisper's front: two convolutions over a spectrogram, the second of stride 2.
 
     ``2q`` frames of ``mels`` bands become ``q`` positions; ``positions`` rows of
-    a table are added, where there is one.
+    a table are added, where there is one, or ``fixed`` ones that are no parameters.
     """
 
     d: Expr
     mels: Expr
     positions: Expr | None
     activation: str = "gelu"
+    fixed: bool = False
 
     def add(self, m: Maker, batch: Expr = B, length: Expr = q) -> tuple[str, str]:
         """Adds the front over ``batch`` sounds of ``length``: (hidden state, no table)."""
@@ -185,6 +192,8 @@ class AudioFront:
             x = m.add(name, op, x, kernel, m.vector(f"{name}.bias", d))
             x = m.add(f"{name}_act", Activation(self.activation), x)
         x = m.add("as_sequence", AsSequence(), x)
+        if self.fixed:
+            return fixed_positions(m, x), ""
         if self.positions is None:
             return x, ""
         places = m.source(Tensor("position_ids", (length,), INT64))

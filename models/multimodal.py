@@ -26,6 +26,8 @@ from costgraph.ops.latent import SplitScores
 from costgraph.symbols import B, G, S, T, q
 
 ONE = Integer(1)
+#: What is said of what hears beside eyes.
+RESTS = "the audio encoder rests in memory: a request with sound is not counted"
 
 
 def latent(graph: Graph) -> bool:
@@ -126,7 +128,8 @@ class Seeing:
         later = self.graph(name, style.decoding) if differs else step
         if not style.images:
             plain = autoregressive(name, step, limits=self.text.limits, decode_graph=later)
-            eyes = (Resident(seen, part=True), *self._rest(name, style))
+            unread = self._unread(name, style, step)
+            eyes = (Resident(seen, part=True), *self._rest(name, style), *unread)
             phases = tuple(replace(p, resident=eyes) for p in plain.phases)
             return replace(plain, phases=phases)
         made = autoregressive(name, self.prompt_graph(name, style), decode_graph=later)
@@ -140,8 +143,20 @@ class Seeing:
             resident=rest,
         )
         held = (Resident(seen), *others)
-        phases = (vision, *(replace(p, resident=held) for p in made.phases))
-        return Program(name, phases, self.eyes.assumptions, self.limits)
+        phases = tuple(
+            replace(p, resident=(*held, *self._unread(name, style, p.graph))) for p in made.phases
+        )
+        return Program(name, (vision, *phases), self.eyes.assumptions, self.limits)
+
+    def _unread(self, name: str, style: Style, step: Graph) -> tuple[Resident, ...]:
+        """What prompts with images alone read rests in memory in other steps."""
+        if isinstance(self.text, Stack):
+            return ()
+        prompt = self.prompt_graph(name, style)
+        read = {t.name for t, _ in step.weights()}
+        if all(t.name in read for t, _ in prompt.weights()):
+            return ()
+        return (Resident(prompt, shared=tuple(sorted(read)), part=True),)
 
 
 def tower_graph(eyes: Eyes, name: str, style: Style) -> Graph:

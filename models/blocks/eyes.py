@@ -7,6 +7,7 @@ Each adds its graph over ``B`` sequences with ``G`` image tokens: the result is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 from sympy import Expr, Integer
@@ -34,6 +35,7 @@ from costgraph.models.blocks.tower import TowerLayer
 from costgraph.models.vision import Tower
 from costgraph.ops import Add, Embedding, SelectLast
 from costgraph.ops.image import Cut, Interpolate, PackRows, Rearrange
+from costgraph.ops.views import Beside as Joined
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, G
 
@@ -190,11 +192,7 @@ class PatchTower(Eyes):
             table = m.add("position_resample", Interpolate(count), table)
             x = m.add("position_add", Add(), x, table)
         if self.places is not None:
-            for axis in ("across", "down"):
-                ids = m.source(Tensor(f"{axis}_ids", (batch, count), INT64))
-                table = m.weight(f"{axis}.weight", self.places, d)
-                found = m.add(f"{axis}_embed", Embedding(result=m.style.acts), ids, table)
-                x = m.add(f"{axis}_add", Add(), x, found)
+            x = placed(m, x, self.places)
         if self.front is not None:
             x = m.norm("front_norm", x, d, self.front)
         if self.window is not None:
@@ -267,6 +265,8 @@ class FixedTower(Eyes):
         processor: what is made of pictures of a size, or None where that is not known.
         shown: what a request shows, where that is known.
         classed: the projector sees the class token, too.
+        taps: features are those behind each of so many layers, side by side; () for the last
+            alone.
     """
 
     tower: Tower
@@ -279,6 +279,7 @@ class FixedTower(Eyes):
     shown: Seen | None = None
     said: str = WHOLE
     classed: bool = False
+    taps: tuple[int, ...] = ()
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -320,7 +321,9 @@ class FixedTower(Eyes):
         """Adds tower and projector: rows, and what is made and not used."""
         tower, d, count = self.tower, self.tower.at.d, self._kept(m.style)
         images, first = B * self._images(m.style), self._dropped
-        x = seen = replace(tower, layers=tower.layers - self.late).add(m, images)
+        x = seen = replace(tower, layers=self._first).add(m, images)
+        if self.taps:
+            x, seen = self._tapped(m, x, images)
         if self.normed and tower.back is not None:
             seen = m.norm("final_norm", x, d, tower.back)
         kept = m.add_many("without_class", Cut((first, count)), seen)[1] if first else seen
@@ -331,6 +334,20 @@ class FixedTower(Eyes):
                 m.add("newline_row", Reshape((ONE, self.out)), m.vector("newline", self.out))
             )
         return (*made, *self._unused(m, x, seen, images))
+
+    @property
+    def _first(self) -> Expr:
+        """Layers that run in front of the first features."""
+        return Integer(min(self.taps)) if self.taps else self.tower.layers - self.late
+
+    def _tapped(self, m: Maker, x: str, images: Expr) -> tuple[str, str]:
+        """Adds the layers up to the last features: the hidden state, and all features."""
+        layer, ends = self.tower.layer(images, m.shape(x)[1]), sorted(set(self.taps))
+        found = {ends[0]: x}
+        for start, end in pairwise(ends):
+            segment = Segment(f"vision_layers{end}", layer, Integer(end - start))
+            found[end] = x = run(m, (segment,), x)
+        return x, m.add("features", Joined(2), *(found[tap] for tap in self.taps))
 
     def _packed(self, m: Maker, rows: str) -> str:
         """Rows of all images of a sequence; where lines end in a row, in the order of the grid."""
@@ -359,32 +376,101 @@ class FixedTower(Eyes):
 
 @dataclass(frozen=True)
 class FlatEyes(Eyes):
-    """No tower: a product turns each patch of an image into a row of the language model.
+    """No tower: a product turns each patch of an image into a row, which may pass further steps.
 
     Attributes:
         channels, patch: of a patch: channels and side.
         out: width of the language model.
+        before: norm of a patch in front of the product, or None.
+        width: what the product makes, where that is not ``out``.
+        behind: norm behind the product, or None.
+        places: rows of two tables, from which each patch takes one for its place across and
+            one for its place down, or None.
+        steps: what follows.
+        processor: what is made of pictures of a size, or None where that is not known.
+        said: what its counts rest on.
     """
 
     channels: Expr
     patch: Expr
     out: Expr
+    before: Norm | None = None
+    width: Expr | None = None
+    behind: Norm | None = None
+    places: Expr | None = None
+    steps: Steps = ()
+    processor: Processor | None = None
+    said: str = "G patches of images are tokens of the prompt's S; ends of lines are none of them"
 
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Patches alone."""
-        return ("G patches of images are tokens of the prompt's S; ends of lines are none of them",)
+        return (self.said,)
 
     def positions(self, style: Style) -> Expr:
         """Patches per sequence."""
         return G
 
     def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[FlatEyes, Seen]:
-        """Refused: how the image processor scales pictures is not known here."""
-        return self, together(None, shown, name)
+        """The same: a patch sees itself alone."""
+        return self, together(self.processor, shown, name)
 
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds the product: rows ``(B, G, d)``."""
-        wide = self.channels * self.patch**2
+        wide, d = self.channels * self.patch**2, self.out if self.width is None else self.width
         x = m.source(Tensor("patches", (B, G, wide), m.style.acts))
-        return (m.linear("patch_proj", x, self.out, wide, True),)
+        if self.before is not None:
+            x = m.norm("patch_norm", x, wide, self.before)
+        x = m.linear("patch_proj", x, d, wide, True)
+        if self.behind is not None:
+            x = m.norm("row_norm", x, d, self.behind)
+        if self.places is not None:
+            x = placed(m, x, self.places)
+        return (project(m, "projector", x, self.steps),)
+
+
+def placed(m: Maker, x: str, rows: Expr) -> str:
+    """Adds to each patch of ``x (batch, n, d)`` rows for its place across and down."""
+    batch, count, d = m.shape(x)
+    for axis in ("across", "down"):
+        ids = m.source(Tensor(f"{axis}_ids", (batch, count), INT64))
+        table = m.weight(f"{axis}.weight", rows, d)
+        found = m.add(f"{axis}_embed", Embedding(result=m.style.acts), ids, table)
+        x = m.add(f"{axis}_add", Add(), x, found)
+    return x
+
+
+@dataclass(frozen=True)
+class FlatEars(Eyes):
+    """No encoder: each piece of a sound, ``samples`` wide, is a row behind ``steps``.
+
+    Attributes:
+        samples: of a piece.
+        steps: what makes rows of pieces.
+    """
+
+    samples: Expr
+    steps: Steps
+
+    @property
+    def sense(self) -> str:
+        """Name of the phase."""
+        return "audio"
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Pieces."""
+        return (f"G pieces of {self.samples} samples are tokens of the prompt's S",)
+
+    def positions(self, style: Style) -> Expr:
+        """Pieces per sequence."""
+        return G
+
+    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[FlatEars, Seen]:
+        """Refused: there are no images."""
+        raise InputError(f"{name}: it hears, and sees nothing")
+
+    def add(self, m: Maker) -> tuple[str, ...]:
+        """Adds the steps: rows ``(B, G, d)``."""
+        x = m.source(Tensor("pieces", (B, G, self.samples), m.style.acts))
+        return (project(m, "projector", x, self.steps),)

@@ -8,7 +8,7 @@ from sympy import Expr, Integer, Mul
 
 from costgraph.ir.dtypes import INT64
 from costgraph.ir.tensor import Tensor
-from costgraph.models.blocks.style import Maker
+from costgraph.models.blocks.style import Maker, Norm
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.ops import Activation, Add, AsSequence, Conv, Embedding, LayerNorm
 from costgraph.ops.arrays import Join
@@ -129,6 +129,7 @@ class Patches:
         registers: learned tokens in front that get no positions.
         stride: from patch to patch, where they overlap; None where they do not.
         fixed: positions are added from a table that is no weight.
+        norm: of patches, in front of positions, or None.
     """
 
     d: Expr
@@ -140,6 +141,7 @@ class Patches:
     registers: int = 0
     stride: Size | None = None
     fixed: bool = False
+    norm: Norm | None = None
 
     @property
     def lead(self) -> Expr:
@@ -160,6 +162,8 @@ class Patches:
         """Adds the patches of image ``x``: ``(B, n, d)``."""
         x = conv(m, "patch_embed", x, self.d, self.patch, self.stride or self.patch, bias=self.bias)
         x = m.add("as_sequence", AsSequence(), x)
+        if self.norm is not None:
+            x = m.norm("patch_norm", x, self.d, self.norm)
         if self.first == 1:
             token = m.vector("class_token", self.d)
             token = m.add("class_row", Reshape((ONE, self.d)), token)

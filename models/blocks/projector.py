@@ -17,7 +17,8 @@ from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Norm
 from costgraph.ops import Activation, Add, AsSequence, Multiply, Scale, Split
 from costgraph.ops.image import AsImage, Rearrange
-from costgraph.ops.pool import Pool
+from costgraph.ops.maps import SoftmaxOver
+from costgraph.ops.pool import Pool, Resize
 from costgraph.ops.views import Reshape
 
 ZERO, ONE = Integer(0), Integer(1)
@@ -120,6 +121,18 @@ class Product:
 
     def add(self, m: Maker, prefix: str, x: str) -> str:
         return m.linear(f"{prefix}_{self.name}", x, self.width, m.shape(x)[-1], self.bias)
+
+
+@dataclass(frozen=True)
+class Softly:
+    """A softmax over each row, behind which ``more`` zeros stand."""
+
+    more: Expr = ZERO
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        batch, n, d = m.shape(x)
+        x = m.add(f"{prefix}_softmax", SoftmaxOver(2), x)
+        return m.add(f"{prefix}_zeros", Resize((batch, n, d + self.more)), x)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ FILES = (
     "looking",
     "framed",
     "hunyuan_seeing",
+    "ernie_seeing",
     "aliased",
     "towers",
     "phi4",

@@ -172,8 +172,9 @@ _KEY_HEADS = {
         "qwen3_5_moe_text internlm3 qwen3_next starcoder2"
     ),
     4: (
-        "ernie4_5_moe flint gemma2 gemma3_text gemma4_text gemma4_unified_text "
-        "granite_docling_text granite_swa kolibri1 lara_mini lfm3 mellum mimo_v2_flash "
+        "ernie4_5_moe ernie4_5_vl_moe_text flint gemma2 gemma3_text gemma4_text "
+        "gemma4_unified_text granite_docling_text granite_swa kolibri1 lara_mini lfm3 mellum "
+        "mimo_v2_flash "
         "minimax_m3_vl_text qwen2_5_omni_text qwen3_5_text qwen3_moe qwen3_omni_moe_text "
         "sarvam_moe smollm3 t5_gemma_module vaultgemma"
     ),

@@ -16,11 +16,12 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Experts, FeedForward, Maker, Norm, Style
 from costgraph.models.blocks.altup import StreamLayer, Streams
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import PatchTower
+from costgraph.models.blocks.eyes import FlatEars, FlatEyes, PatchTower
 from costgraph.models.blocks.perlayer import SharingAttention, SharingLayer
 from costgraph.models.blocks.pictures import Budget
 from costgraph.models.blocks.projector import Normed, Product, Squares, Standardised, Steps
 from costgraph.models.blocks.stack import Uneven, close, embed
+from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.absent import part_of
 from costgraph.models.families.common import (
     FULL,
@@ -34,7 +35,7 @@ from costgraph.models.families.common import (
 from costgraph.models.families.experts import ends_of, experts_of
 from costgraph.models.families.hybrid import GATHERED
 from costgraph.models.fields import Fields, divided
-from costgraph.models.multimodal import Seeing, with_images
+from costgraph.models.multimodal import RESTS, Seeing, with_images
 from costgraph.ops import Add, Embedding, Route, Scale, Split
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B, q
@@ -259,6 +260,56 @@ def _whole(fields: Fields) -> Reading:
     return replace(text, model=Seeing(eyes, model))
 
 
+def _unified_whole(fields: Fields) -> Reading:
+    """Gemma 4 without encoders: patches and pieces of sound through products."""
+    inner = part_of(fields, "gemma4_unified_text")
+    text = _unified(inner)
+    model = text.model
+    assert isinstance(model, Sharing)
+    out = model.ends.d
+    ears: tuple[FlatEars, ...] = ()
+    if fields.values.get("audio_config"):
+        heard = fields.section("audio_config")
+        samples = Integer(heard.size("audio_embed_dim", default=640))
+        heard.require("output_proj_dims", int(samples))
+        heard.require("audio_samples_per_token", int(samples))
+        ears = (FlatEars(samples, (*_PLAIN, Product("1", out, False))),)
+    if not fields.values.get("vision_config"):
+        if ears:
+            raise ModelError(f"{fields.name}: a model that hears and does not see")
+        return text
+    eyes = _flat_eyes(fields.section("vision_config"), out)
+    if inner.values.get("use_bidirectional_attention", "vision") == "vision":
+        eyes = replace(eyes, said=f"{eyes.said}; {WITHIN}")
+    said = (*text.assumptions, RESTS) if ears else text.assumptions
+    return replace(text, model=Seeing(eyes, model, resting=ears), assumptions=said)
+
+
+#: A norm without weights, in front of the product to the language model.
+_PLAIN: Steps = (Normed(Norm(weight=False)),)
+
+
+def _flat_eyes(seen: Fields, out: Expr) -> FlatEyes:
+    """What Gemma 4 without encoders makes of a picture: one row of each square of patches."""
+    side = seen.size("patch_size", default=16) * seen.size("pooling_kernel_size", default=3)
+    seen.require("model_patch_size", side)
+    width = Integer(seen.size("mm_embed_dim", default=3840))
+    if seen.size("output_proj_dims", default=3840) != width:
+        raise ModelError(f"{seen.name}: 'output_proj_dims' must be 'mm_embed_dim' = {width}")
+    return FlatEyes(
+        channels=Integer(3),
+        patch=Integer(side),
+        out=out,
+        before=LAYER_NORM,
+        width=width,
+        behind=LAYER_NORM,
+        places=Integer(seen.size("mm_posemb_size", default=1120)),
+        steps=(Normed(LAYER_NORM, "place_norm"), *_PLAIN, Product("1", out, False)),
+        processor=Budget(280),  # of the published processor
+        said="G squares of patches of images are tokens of the prompt's S",
+    )
+
+
 #: What is not counted of a prompt with images.
 WITHIN = (
     "in sliding layers the tokens of an image see one another in both directions in the prompt: "
@@ -319,7 +370,12 @@ def gemma4_tower(seen: Fields, out: Expr, most: int) -> PatchTower:
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"gemma4_text": _text, "gemma4_unified_text": _unified, "gemma4": _whole}
+    {
+        "gemma4_text": _text,
+        "gemma4_unified_text": _unified,
+        "gemma4": _whole,
+        "gemma4_unified": _unified_whole,
+    }
 )
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
@@ -328,5 +384,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Gemma4ForCausalLM": "gemma4_text",
         "Gemma4UnifiedForCausalLM": "gemma4_unified_text",
         "Gemma4ForConditionalGeneration": "gemma4",
+        "Gemma4UnifiedForConditionalGeneration": "gemma4_unified",
     }
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from sympy import Integer
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward, Layer, Segment
@@ -15,6 +15,7 @@ from costgraph.models.blocks.projector import (
     Acted,
     Averaged,
     Beside,
+    Ended,
     Normed,
     Product,
     Steps,
@@ -25,10 +26,10 @@ from costgraph.models.encoder import AudioFront, Encoder, HalvedNorm
 from costgraph.models.families.common import Family, Reading, activation_of, rotary_of
 from costgraph.models.families.language import before, language
 from costgraph.models.fields import Fields, divided
-from costgraph.models.hearing import Ears
+from costgraph.models.hearing import Ears, ShrunkFront
 
 
-def _ears(heard: Fields, steps: Steps, out: Integer) -> Ears:
+def _ears(heard: Fields, steps: Steps, out: Expr) -> Ears:
     """Whisper's encoder, whose keys have two sets of names."""
     d = heard.size("d_model", "hidden_size", default=1280)
     heads = heard.size("encoder_attention_heads", "num_attention_heads", default=20)
@@ -44,12 +45,7 @@ def _ears(heard: Fields, steps: Steps, out: Integer) -> Ears:
     # A vocabulary stands in files that were made from Whisper's; the encoder has none.
     heard.values.get("vocab_size")
     return Ears(
-        front=AudioFront(
-            Integer(d),
-            Integer(heard.size("num_mel_bins", default=128)),
-            Integer(positions),
-            "gelu",
-        ),
+        front=AudioFront(Integer(d), _mels(heard), Integer(positions), "gelu"),
         at=Heads(Integer(d), Integer(heads), width, qv_bias=True, out_bias=True),
         feed=FeedForward(Integer(d), Integer(ffn), act, gated=False, bias=True),
         layers=Integer(heard.size("encoder_layers", "num_hidden_layers", default=32)),
@@ -57,6 +53,73 @@ def _ears(heard: Fields, steps: Steps, out: Integer) -> Ears:
         steps=steps,
         out=out,
     )
+
+
+def _made(heard: Fields, out: Expr) -> None:
+    """Refuses an encoder whose rows are not as wide as the language model takes them."""
+    if Integer(heard.size("output_dim", default=3584)) != out:
+        raise ModelError(
+            f"{heard.name}: the encoder makes rows of {heard.size('output_dim', default=3584)}, "
+            f"the language model takes {out}"
+        )
+
+
+def omni_ears(heard: Fields, out: Expr) -> Ears:
+    """Qwen2.5-Omni's encoder: pieces of a sound, of which each sees itself (arXiv 2503.20215).
+
+    Raises:
+        ModelError: a key of the section is wrong, or its rows are not ``out`` wide.
+    """
+    _made(heard, out)
+    heard.values.get("max_source_positions")  # the table of positions is no parameter
+    length = heard.size("n_window", default=100)
+    cut = heard.with_values(max_source_positions=length)
+    marks = Ended(("start_row", "end_row"), out)
+    ears = _ears(cut, (*_halved(cut), Product("1", out), marks), out)
+    front = AudioFront(ears.at.d, _mels(heard), None, fixed=True)
+    return replace(ears, front=front, near=Integer(1))
+
+
+def shrunk_ears(heard: Fields, out: Expr) -> Ears:
+    """Qwen3-Omni's encoder: three convolutions over pieces, windows of pieces behind them.
+
+    Raises:
+        ModelError: a key of the section is wrong, or its rows are not ``out`` wide.
+    """
+    _made(heard, out)
+    for key in ("max_source_positions", "max_position_embeddings", "conv_chunksize"):
+        heard.values.get(key)  # tables that are no parameters, and pieces at a time
+    half, seen = heard.size("n_window", default=50), heard.size("n_window_infer", default=800)
+    if seen < 2 * half:
+        raise ModelError(f"{heard.name}: 'n_window_infer' = {seen}: at least {2 * half}")
+    ears = _ears(heard, (), out)
+    d, at = ears.at.d, replace(ears.at, k_bias=True)
+    act = activation_of(heard, "activation_function", default="gelu")
+    steps: Steps = (Normed(LAYER_NORM), Product("1", d), Acted(act), Product("2", out))
+    channels = Integer(heard.size("downsample_hidden_size", default=480))
+    front = ShrunkFront(d, int(_mels(heard)), 2 * half, channels)
+    return replace(
+        ears,
+        front=front,
+        at=at,
+        length=Integer(front.length),
+        steps=steps,
+        near=Integer(seen // (2 * half)),
+    )
+
+
+def _mels(heard: Fields) -> Integer:
+    return Integer(heard.size("num_mel_bins", default=128))
+
+
+def _qwen3_asr(fields: Fields) -> Reading:
+    """Qwen3-Omni's encoder, smaller, in front of Qwen3."""
+    stack, reading = language(fields, "qwen3", tied=True)
+    heard = fields.section("audio_config").with_defaults(
+        d_model=1024, encoder_layers=24, encoder_attention_heads=16, encoder_ffn_dim=4096
+    )
+    fields.values.get("token_classification_bias")  # of the class that aligns words
+    return before(stack, reading, shrunk_ears(heard, stack.ends.d))
 
 
 def _halved(heard: Fields) -> Steps:
@@ -176,6 +239,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "voxtral": _voxtral,
         "audioflamingo3": _audioflamingo3,
         "glmasr": _glmasr,
+        "qwen3_asr": _qwen3_asr,
         "qwen2_audio_encoder": _alone(halved=True),
         "audioflamingo3_encoder": _alone(halved=True),
         "voxtral_encoder": _alone(halved=False),
@@ -189,6 +253,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "VoxtralForConditionalGeneration": "voxtral",
         "AudioFlamingo3ForConditionalGeneration": "audioflamingo3",
         "GlmAsrForConditionalGeneration": "glmasr",
+        "Qwen3ASRForConditionalGeneration": "qwen3_asr",
         "Qwen2AudioEncoder": "qwen2_audio_encoder",
         "AudioFlamingo3Encoder": "audioflamingo3_encoder",
         "VoxtralEncoder": "voxtral_encoder",

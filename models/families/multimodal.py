@@ -287,6 +287,24 @@ def _llava(fields: Fields) -> Reading:
     return Reading(Seeing(eyes.whole, model, reading.scans), assumptions=reading.assumptions)
 
 
+#: What is said of a second tower.
+FRAMES = "the tower for frames of videos rests in memory: a request with videos is not counted"
+
+
+def _video_llava(fields: Fields) -> Reading:
+    """LLaVA with a second tower, of the same sizes, for frames (arXiv 2311.10122)."""
+    for key in ("image_seq_length", "video_seq_length"):
+        fields.values.get(key)  # what the processor puts into prompts
+    reading = _llava(fields)
+    model = reading.model
+    assert isinstance(model, Seeing)
+    assert isinstance(model.eyes, FixedTower)
+    # Both towers share the projector.
+    frames = replace(model.eyes, steps=(), out=model.eyes.tower.at.d, processor=None)
+    both = replace(model, resting=(frames,))
+    return replace(reading, model=both, assumptions=(*reading.assumptions, FRAMES))
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -297,6 +315,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_5_moe": _qwen3_5_moe,
         "qwen3_vl_moe": qwen3_vl_moe,
         "llava": _llava,
+        "video_llava": _video_llava,
     }
 )
 
@@ -310,5 +329,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Qwen3_5MoeForConditionalGeneration": "qwen3_5_moe",
         "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
         "LlavaForConditionalGeneration": "llava",
+        "VideoLlavaForConditionalGeneration": "video_llava",
     }
 )

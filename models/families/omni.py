@@ -1,6 +1,6 @@
 """Qwen's Omni models: the thinker sees, and its language model answers in text.
 
-What hears and what speaks stands beside it and is left out, which the assumptions say.
+What hears rests in memory; what speaks is left out, which the assumptions say.
 """
 
 from __future__ import annotations
@@ -9,25 +9,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from sympy import Expr
+
+from costgraph.models.blocks import Stack
 from costgraph.models.families.common import Family, Reading
+from costgraph.models.families.hearing import omni_ears, shrunk_ears
 from costgraph.models.families.multimodal import qwen2_5_vl, qwen3_vl_moe
 from costgraph.models.fields import Fields
+from costgraph.models.hearing import Ears
+from costgraph.models.multimodal import RESTS, Seeing
 
-#: The readers of thinkers, and the types of their language models.
-THINKERS: Mapping[str, tuple[Callable[[Fields, str], Reading], str]] = MappingProxyType(
+#: The readers of thinkers, the types of their language models, and their audio encoders.
+THINKERS: Mapping[
+    str, tuple[Callable[[Fields, str], Reading], str, Callable[[Fields, Expr], Ears]]
+] = MappingProxyType(
     {
-        "qwen2_5_vl": (qwen2_5_vl, "qwen2_5_omni_text"),
-        "qwen3_vl_moe": (qwen3_vl_moe, "qwen3_omni_moe_text"),
+        "qwen2_5_vl": (qwen2_5_vl, "qwen2_5_omni_text", omni_ears),
+        "qwen3_vl_moe": (qwen3_vl_moe, "qwen3_omni_moe_text", shrunk_ears),
     }
 )
-HEARD = "the thinker's language model and eyes are counted, in time and memory: {left} left out"
+SPEAKS = "the thinker is counted, in time and memory: the talker and the vocoder are left out"
 
 
-def _thinker(fields: Fields, family: str, beside: str = "") -> Reading:
-    read, text = THINKERS[family]
+def _thinker(fields: Fields, family: str, *said: str) -> Reading:
+    read, text, ears = THINKERS[family]
     reading = read(fields.with_defaults(tie_word_embeddings=False), text)
-    said = HEARD.format(left=f"its audio encoder{beside} {'are' if beside else 'is'}")
-    return replace(reading, assumptions=(*reading.assumptions, said))
+    for key in ("position_id_per_seconds", "seconds_per_chunk"):
+        fields.values.get(key)  # places of tokens in time
+    model = reading.model
+    assert isinstance(model, Seeing)
+    assert isinstance(model.text, Stack)
+    heard = ears(fields.section("audio_config"), model.text.ends.d)
+    assumptions = (*reading.assumptions, RESTS, *said)
+    return replace(reading, model=replace(model, resting=(heard,)), assumptions=assumptions)
 
 
 def _part(family: str) -> Family:
@@ -42,7 +56,7 @@ def _whole(family: str) -> Family:
         # What only tells whether a vocoder is there.
         fields.values.get("enable_audio_output")
         inner = fields.section("thinker_config")
-        return _thinker(inner, family, ", the talker and the vocoder")
+        return _thinker(inner, family, SPEAKS)
 
     return read
 

@@ -18,11 +18,8 @@ from costgraph.models.families.llama import FAMILIES as LLAMA
 from costgraph.models.families.multimodal import stack_of
 from costgraph.models.families.seeing import CUT, siglip_tower
 from costgraph.models.fields import Fields, divided
-from costgraph.models.multimodal import Seeing
+from costgraph.models.multimodal import RESTS, Seeing
 from costgraph.models.phi4_audio import PhiEars, PhiLayer
-
-#: What is said of what hears.
-RESTS = "the audio encoder rests in memory: a request with sound is not counted"
 
 
 def _eyes(seen: Fields, out: Integer) -> FixedTower:

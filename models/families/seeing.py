@@ -40,7 +40,7 @@ from costgraph.models.families.vision import (
     sizes,
     tower_of,
 )
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, widened
 from costgraph.models.vision import Tower
 
 RMS = Norm()
@@ -95,6 +95,8 @@ def _gemma3(fields: Fields) -> Reading:
     return before(stack, reading, eyes.whole)
 
 
+#: Products of a projector that are believed.
+MOST_PRODUCTS = 64
 #: Tiles of a picture that are believed.
 MOST_TILES = 64
 CUT = (
@@ -198,6 +200,35 @@ def _llava_next(fields: Fields) -> Reading:
     return before(stack, reading, eyes)
 
 
+def _taps(fields: Fields, layers: int) -> tuple[int, ...]:
+    """Layers in front of the features under ``vision_feature_layer``; -1 is the last one."""
+    key = "vision_feature_layer"
+    found = fields.values.get(key, [-2, -5, -8, -11, 6])
+    given = [found] if type(found) is int else found
+    if not isinstance(given, list) or not 0 < len(given) <= MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: {key!r} must be a list of layers, not {clip(found)}")
+    if any(type(n) is not int for n in given):
+        raise ModelError(f"{fields.name}: {key!r} = {clip(found)}: numbers of layers")
+    taps = tuple(n if n >= 0 else layers + 1 + n for n in given)
+    if any(not 0 < tap <= layers for tap in taps):
+        raise ModelError(f"{fields.name}: {key!r} = {clip(found)} of {layers} layers")
+    return taps
+
+
+def _vipllava(fields: Fields) -> Reading:
+    """ViP-LLaVA: features of several layers of CLIP's tower side by side (arXiv 2312.00784)."""
+    stack, reading = language(fields, "llama", tied=False)
+    tower = clip_tower(
+        fields.section("vision_config").with_defaults(**SIGLIP, image_size=224, patch_size=32)
+    )
+    fields.values.get("image_seq_length")  # what the processor puts into prompts
+    taps, d = _taps(fields, int(tower.layers)), stack.ends.d
+    act = activation_of(fields, "projector_hidden_act", default="gelu")
+    steps: Steps = (Normed(LAYER_NORM), *two_products(d, act, True))
+    late = int(tower.layers) - max(taps)
+    return before(stack, reading, FixedTower(tower, steps, d, late=late, taps=taps).whole)
+
+
 #: How many tiles' rows are kept of a picture.
 _ANYRES = re.compile(r"anyres_max_(\d{1,3})\Z")
 
@@ -293,6 +324,45 @@ def _deepseek_vl(fields: Fields) -> Reading:
     d = stack.ends.d
     eyes = FixedTower(tower, two_products(d, "gelu", True), d, normed=True)
     return before(stack, reading, eyes.whole)
+
+
+#: What is said of the parts of Janus that make images.
+DRAWS = (
+    "reading images is counted, in time and memory: what makes images (the image tokenizer, its "
+    "embeddings, aligner and head) is left out"
+)
+
+
+def _janus(fields: Fields) -> Reading:
+    """Janus, which reads images by SigLIP's layers and some products (arXiv 2410.13848)."""
+    stack, reading = language(fields, "llama", tied=True)
+    fields.values.get("vq_config")
+    seen = fields.section("vision_config").with_defaults(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=384
+    )
+    seen.require("use_qk_norm", False)
+    seen.values.get("num_image_tokens")
+    act = activation_of(seen, "hidden_act", default="gelu")
+    wide = widened(seen, "mlp_ratio", 4.0, seen.size("hidden_size"))
+    tower = siglip_tower(
+        seen.with_values(
+            intermediate_size=int(wide),
+            hidden_act=act,
+            qkv_bias=seen.flag("attention_bias", True),
+            vision_use_head=False,
+        )
+    )
+    d = stack.ends.d
+    if Integer(seen.size("projection_dim", default=2048)) != d:
+        raise ModelError(f"{seen.name}: 'projection_dim' must be the language model's {d}")
+    depth = seen.size("depth", default=2)
+    if depth > MOST_PRODUCTS:
+        raise ModelError(f"{seen.name}: 'depth' = {depth}: at most {MOST_PRODUCTS} products")
+    steps: Steps = (Product("1", d),)
+    for index in range(2, depth + 1):
+        steps += (Acted(act, f"act{index}"), Product(f"{index}", d))
+    made = before(stack, reading, FixedTower(tower, steps, d, normed=True).whole)
+    return replace(made, assumptions=(*made.assumptions, DRAWS))
 
 
 def _llava_next_video(fields: Fields) -> Reading:
@@ -412,6 +482,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "llava_next": _llava_next,
         "llava_next_video": _llava_next_video,
         "deepseek_vl": _deepseek_vl,
+        "janus": _janus,
+        "vipllava": _vipllava,
         "qianfan_ocr": _qianfan_ocr,
         "internvl": _internvl,
         "internvl_chat": _internvl_chat,
@@ -430,6 +502,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "LlavaNextForConditionalGeneration": "llava_next",
         "LlavaNextVideoForConditionalGeneration": "llava_next_video",
         "DeepseekVLForConditionalGeneration": "deepseek_vl",
+        "JanusForConditionalGeneration": "janus",
+        "VipLlavaForConditionalGeneration": "vipllava",
         "QianfanOCRForConditionalGeneration": "qianfan_ocr",
         "InternVLForConditionalGeneration": "internvl",
         "InternVLChatModel": "internvl_chat",

@@ -1,4 +1,4 @@
-"""Towers of models that see, as models of their own: the files of their parts."""
+"""Towers of models that see or hear, as models of their own: the files of their parts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from sympy import Integer
+from sympy import Expr, Integer
 
 from costgraph.models.blocks.eyes import Eyes, PatchTower
 from costgraph.models.blocks.projector import Beside, Steps
 from costgraph.models.families.aliased import glimmer_tower, turned_tower
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.glm_seeing import glm_tower
+from costgraph.models.families.hearing import omni_ears, shrunk_ears
 from costgraph.models.families.hunyuan_seeing import hunyuan4_tower, ocr_tower
 from costgraph.models.families.multimodal import qwen2_tower, qwen3_tower, windowed_tower
 from costgraph.models.families.patched import exaone_tower, moon_tower, pixtral_tower
@@ -32,6 +33,11 @@ def _alone(tower: Callable[[Fields], Eyes]) -> Family:
         return Reading(Watching(tower(fields)))
 
     return read
+
+
+def _made(ears: Callable[[Fields, Expr], Eyes]) -> Callable[[Fields], Eyes]:
+    """An encoder that says how wide the rows are that it makes."""
+    return lambda heard: ears(heard, Integer(heard.size("output_dim", default=3584)))
 
 
 def _bare(eyes: PatchTower) -> PatchTower:
@@ -81,6 +87,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "pixtral": _alone(_pixtral),
         "kimi_k25_vision": _alone(lambda seen: _bare(moon_tower(seen))),
         "video_llama_3_vision": _alone(_turned),
+        "qwen2_5_omni_audio_encoder": _alone(_made(omni_ears)),
+        "qwen3_omni_moe_audio_encoder": _alone(_made(shrunk_ears)),
         "idefics3_vision": _idefics,
         "smolvlm_vision": _idefics,
     }
@@ -108,6 +116,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "PixtralVisionModel": "pixtral",
         "Kimi_K25VisionModel": "kimi_k25_vision",
         "VideoLlama3VisionModel": "video_llama_3_vision",
+        "Qwen2_5OmniAudioEncoder": "qwen2_5_omni_audio_encoder",
+        "Qwen3OmniMoeAudioEncoder": "qwen3_omni_moe_audio_encoder",
         "Idefics3VisionTransformer": "idefics3_vision",
         "SmolVLMVisionTransformer": "smolvlm_vision",
     }
