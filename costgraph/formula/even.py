@@ -45,8 +45,8 @@ def even(a: Formula, b: Formula, over: str) -> tuple[Even, ...]:
         over: the symbol.
 
     Raises:
-        InputError: they are no formulas, units differ, symbols are left, or a formula is not piecewise of
-            degree two at most and growing.
+        InputError: they are no formulas, units differ, symbols are left, or one is not
+            piecewise of degree two at most and growing.
     """
     only_formulas("even", a, b)
     if a.unit != b.unit:
