@@ -458,6 +458,20 @@ class Machine(Portable):
             tiers=MappingProxyType(tiers),
         )
 
+    def meanings(self) -> dict[str, str]:
+        """What the symbols that :meth:`symbolic` introduces stand for, with their units."""
+        found = {
+            peak_symbol_name(*key): f"peak of the {key[0].value} engine in {key[1]}, FLOP/s"
+            for key in self.peaks
+        }
+        found |= {"BW": "memory bandwidth, byte/s", "M": "memory that programs can have, byte"}
+        for name in self.tiers:
+            found[self._tier_symbol(name).name] = f"bandwidth of the memory {name}, byte/s"
+        for name in self.links:
+            found[link_symbol_name("BW", name)] = f"bandwidth of the link {name}, byte/s"
+            found[link_symbol_name("alpha", name)] = f"latency of the link {name}, s per message"
+        return found
+
     def reserving(self, kept: str | int | float | sympy.Expr | None) -> Machine:
         """The machine with less usable memory: what the driver and the framework keep.
 

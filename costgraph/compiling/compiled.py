@@ -342,9 +342,15 @@ class Compiled:
             not_done=self.trace.undone,
             warnings=(warning,) if warning else (),
             cautions=self._cautions if timing is None else (*self._cautions, *timing.cautions),
-            symbols=tuple(pipeline.meanings(self.trace.passes or self.passes).items()),
+            symbols=tuple(self._meanings().items()),
             whole=pipeline.whole_symbols(self.trace.passes or self.passes),
         )
+
+    def _meanings(self) -> dict[str, str]:
+        """What symbols stand for that passes bring, and those of a symbolic machine."""
+        symbolic = self.bound is not None and self.bound != self.machine
+        machine = self.machine.meanings() if symbolic else {}
+        return {**machine, **pipeline.meanings(self.trace.passes or self.passes)}
 
     @property
     def place(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sympy import Expr, Integer, Poly, Symbol, oo, sqrt
 
 from costgraph.errors import InputError
-from costgraph.formula.formula import Formula
+from costgraph.formula.formula import Formula, only_formulas
 from costgraph.formula.regimes import regimes
 from costgraph.symbols import symbol
 
@@ -45,9 +45,10 @@ def even(a: Formula, b: Formula, over: str) -> tuple[Even, ...]:
         over: the symbol.
 
     Raises:
-        InputError: units differ, symbols are left, or a formula is not piecewise of
-            degree two at most and growing.
+        InputError: they are no formulas, units differ, symbols are left, or one is not
+            piecewise of degree two at most and growing.
     """
+    only_formulas("even", a, b)
     if a.unit != b.unit:
         raise InputError(f"{a.name} in {a.unit} and {b.name} in {b.unit} cannot be equal")
     x = symbol(over)

@@ -433,3 +433,12 @@ def exact(value: Value | Expr) -> Expr:
     if isinstance(value, Expr):
         return value
     return Rational(bounded(value, "a value", BEYOND))
+
+
+def only_formulas(what: str, *given: object) -> None:
+    """Raises an InputError where something else than a formula was given to ``what``."""
+    for one in given:
+        if not isinstance(one, Formula):
+            raise InputError(
+                f"{what} compares formulas, such as compiled.tpot: {clip(one)} is none"
+            )

@@ -365,7 +365,7 @@ class _Namer:
         return {
             rate_symbol(resource): rate
             for resource, rate in self.formula.rates.items()
-            if resource in used
+            if resource in used and rate != rate_symbol(resource)  # else it is told as a symbol
         }
 
     def _shortened(self) -> tuple[dict[Symbol, Symbol], tuple[Constant, ...]]:

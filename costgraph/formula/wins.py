@@ -11,7 +11,7 @@ from sympy import Expr, oo
 from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
-from costgraph.formula.formula import Formula, exact
+from costgraph.formula.formula import Formula, exact, only_formulas
 from costgraph.formula.limits import start_of
 from costgraph.formula.regimes import regimes
 from costgraph.formula.signs import Judge
@@ -97,8 +97,9 @@ def wins(
 
     Raises:
         UndecidedError: the answer depends on symbols without a value.
-        InputError: the formulas are not piecewise polynomial in ``over``.
+        InputError: they are no formulas, or not piecewise polynomial in ``over``.
     """
+    only_formulas("wins", a, b)
     difference = b - a
     if not difference.terms:
         return ()

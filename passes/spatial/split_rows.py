@@ -50,8 +50,9 @@ class SplitRows(Pass):
         "parts, then the exchange; a window of k rows, stride s, reaches over (r − 1)·s + k"
     )
     source: ClassVar[str] = (
-        "Li, Iosifidis and Zhang, HALP, arXiv 2207.11294 and 2211.13778; Mao et al., MoDNN, "
-        "DATE 2017; Zhao et al., DeepThings, TCAD 37(11), 2018 (bands that overlap)"
+        "Li, Iosifidis and Zhang, HALP, arXiv 2207.11294; its prototype: Dong et al., arXiv "
+        "2211.13778; Mao et al., MoDNN, DATE 2017; Zhao et al., DeepThings, TCAD 37(11), 2018 "
+        "(bands that overlap)"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
         "split-rows: all parts begin a segment together; a part sends to one other at a time, "

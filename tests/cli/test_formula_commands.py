@@ -260,3 +260,19 @@ def test_an_answer_that_does_not_fit_the_device_says_so(name, capsys):
     assert found["warnings"] == ([said] if fits.full else [])
     for form in ("text", "csv"):
         assert ("does not fit" in out(capsys, *asked, "--format", form)) == bool(fits.full)
+
+
+@pytest.mark.parametrize("detail", ["ops", "summary"])
+@pytest.mark.parametrize("form", ["text", "html"])
+@pytest.mark.parametrize(
+    "line",
+    ["llama-3-8b --on h100", "llama-3-8b --on 2xh100 --passes parallel{tp=2} --metric ttft"],
+)
+def test_figures_that_stay_symbols_are_told_like_any_other(capsys, line, form, detail):
+    words = ["formula", *line.split(), "--symbolic-hardware"]
+    assert main([*words, "--detail", detail, "--format", form]) == 0
+    out = capsys.readouterr().out
+    assert "memory bandwidth, byte/s" in out
+    assert "peak of the tensor engine in bf16, FLOP/s" in out
+    assert ("bandwidth of the link nvlink" in out) == ("2xh100" in line)
+    assert "F_bf16 = F_bf16" not in out

@@ -408,6 +408,27 @@ def test_large_graphs_are_always_within_the_limit():
     assert sum(int(v.lines[0].split()[0]) for v in scene.vertices if v.kind == "part") >= 700
 
 
+@pytest.mark.parametrize("level", ["op", "layer"])
+def test_graphs_without_layers_fold_by_the_names_of_their_operations(level):
+    compiled = cg.compile("sdxl-unet", "h100")
+    found = draw(compiled, level=level, B=1, S=77)
+    parts = {v.name: v for v in found.scene.vertices if v.kind == "part"}
+    assert {"down1_1_…", "down3_2_…", "middle_2_…", "up1_3_…"} <= set(parts)
+    assert len(found.scene.vertices) < 100
+    assert "names begin alike" in found.scene.notes[-1] or level == "layer"
+    plain = networkx.DiGraph((x.start, x.end) for x in found.scene.links)
+    assert networkx.is_directed_acyclic_graph(plain)
+    # Nothing is lost: operations are counted with those of parts in parts, and times add up.
+    told = sum(int(v.lines[0].split()[0]) for v in parts.values())
+    alone = sum(v.kind not in ("part", "result") for v in found.scene.operations)
+    every = draw(compiled, B=1, S=77).whole
+    whole = [v for v in every.operations if v.kind != "result"]
+    assert told + alone == len(whole)
+    assert sum(v.seconds or 0 for v in found.scene.vertices) == pytest.approx(
+        sum(v.seconds or 0 for v in whole)
+    )
+
+
 def test_bodies_of_large_graphs_stay_in_their_frames():
     compiled = cg.compile("vgg-16", "edge-3x-gtx-1080-ti", "split-rows")
     found = draw(compiled, limit=300)

@@ -250,13 +250,19 @@ def _sent(graph: Graph, node: Node, row: OpRow | None) -> str:
     return "; ".join(f"{clean(name, 40)} of {ranks[name]}: {size}" for name, size in sent.items())
 
 
+#: What symbols of a graph stand for, which a phase has other values for.
+_BOUND = {"q": "positions per step", "T": "context", "S": "prompt", "B": "batch"}
+
+
 def program_scene(program: Program, title: str = "", subtitle: str = "") -> Scene:
     """One vertex a phase: what its symbols stand for and how often it steps."""
     vertices, links = [], []
     names = [clean(p.name) for p in program.phases]
     stepping = [clean(p.name) for p in program.phases if p.span is not None]
     for phase in program.phases:
-        lines = [clean(", ".join(f"{s} = {e}" for s, e in phase.bindings if s != e), 80)]
+        lines = [
+            clean(f"{_BOUND.get(s.name, s.name)}: {e}", 80) for s, e in phase.bindings if s != e
+        ]
         if phase.span is not None:
             span = phase.span
             lines.append(clean(f"for {span.symbol} = {span.lower} … {span.upper}", 80))

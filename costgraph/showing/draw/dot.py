@@ -62,6 +62,9 @@ MARK_STYLE: dict[str, dict[str, str]] = {
 MARK_SIGN = {"kept": "", "changed": "~ ", "created": "+ ", "erased": "✕ "}
 ROLE_NAME = {"activation": "activation", "weight": "weight", "kv": "KV cache", "state": "state"}
 _WRAP, _LONG = 26, 34
+#: Above so many vertices Graphviz is bounded in how long it looks for better places.
+_MANY = 100
+_LARGE = {"nslimit": "1", "nslimit1": "1", "mclimit": "0.5"}
 
 
 def text(value: str) -> str:
@@ -110,6 +113,7 @@ def dot_source(scene: Scene) -> str:
         bgcolor="white",
         pad="0.25",
         tooltip=" ",
+        **(_LARGE if len(scene.vertices) > _MANY else {}),
     )
     graph.attr("node", fontname=FONT, fontsize="10.5", margin="0.12,0.06", tooltip=" ")
     graph.attr("edge", fontname=FONT, fontsize="8.5", arrowsize="0.7", tooltip=" ")

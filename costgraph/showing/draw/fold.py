@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,6 +12,8 @@ from costgraph.showing.draw.scene import Cluster, Scene, Vertex, joined
 
 #: Above this many vertices a picture of operations is collapsed on its own.
 LIMIT = 300
+#: Most parts that operations become which belong together by their names: a page shows them.
+_PARTS = 100
 #: Candidate periods that the search for repeated parts tries.
 _PERIODS = 24
 _SHORTEST = 2
@@ -281,7 +284,8 @@ def contract(scene: Scene, group: Mapping[str, str], made: Mapping[str, Vertex])
 
 def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
     timed = [m for m in members if m.seconds is not None]
-    operations = sum(1 for m in members if not m.is_source)
+    # A part stands for all that was folded into it.
+    operations = sum(len(m.operations) if m.kind == "part" else not m.is_source for m in members)
     weights = sum(1 for m in members if m.role == "weight")
     line = _counted(operations, "operation")
     line += f", {_counted(weights, 'weight')}" if weights else ""
@@ -312,6 +316,8 @@ def layers(scene: Scene) -> Scene:
     Frames of units and of bodies that run at once stay around them.
     """
     scene = fold_repeats(scene)
+    if all(c.is_place for c in scene.clusters):
+        return named_alike(scene)
     frames = {c.id: c for c in scene.clusters}
 
     def outermost(cluster: str) -> str:
@@ -361,6 +367,45 @@ def bodies(scene: Scene) -> Scene:
         for c, who in units.items()
     }  # fmt: skip
     return contract(scene, {v: g for v, g in group.items() if g in made}, made)
+
+
+def named_alike(scene: Scene) -> Scene:
+    """Consecutive operations whose names begin alike as one vertex: ``down1_1_…``.
+
+    Names are compared up to as many of their words as leave at most :data:`_PARTS` parts; the
+    scene itself where none does, or nothing stands together.
+    """
+    operations = [v for v in scene.vertices if v.kind not in ("source", "result")]
+    words = [(v.cluster, *re.findall(r"[^_./]+[_./]?", v.name)) for v in operations]
+    for depth in range(max(map(len, words), default=0), 1, -1):
+        starts = [
+            i for i, name in enumerate(words) if not i or name[:depth] != words[i - 1][:depth]
+        ]
+        if len(starts) <= _PARTS:
+            break
+    else:
+        return scene
+    if len(starts) == len(operations):
+        return scene
+    group: dict[str, str] = {}
+    made: dict[str, Vertex] = {}
+    for begin, end in zip(starts, [*starts[1:], len(operations)], strict=True):
+        if end - begin == 1:
+            continue
+        name = f"named:{begin}"
+        title = "".join(words[begin][1:depth])
+        made[name] = Vertex(name, f"{title}…", "part", cluster=words[begin][0])
+        group.update((v.id, name) for v in operations[begin:end])
+    return contract(scene, _with_sources(scene, group), made)
+
+
+def _with_sources(scene: Scene, group: Mapping[str, str]) -> dict[str, str]:
+    """A grouping that takes each source in that only one of its groups reads."""
+    users: dict[str, set[str]] = defaultdict(set)
+    for link in scene.links:
+        users[link.start].add(group.get(link.end, ""))
+    own = {v.id: users[v.id] for v in scene.vertices if v.is_source and len(users[v.id]) == 1}
+    return {**group, **{source: name for source, (name,) in own.items() if name}}
 
 
 def blocks(scene: Scene, limit: int = LIMIT) -> Scene:
@@ -436,6 +481,14 @@ def within(scene: Scene, level: str, limit: int = LIMIT) -> Scene:
         scene = bodies(scene).noting(
             f"{size} vertices are more than {limit}: what runs at once is one vertex for each body"
         )
+    if len(scene.vertices) > limit:
+        size = len(scene.vertices)
+        scene = named_alike(scene)
+        if len(scene.vertices) < size:
+            scene = scene.noting(
+                f"{size} vertices are more than {limit}: operations whose names begin alike are "
+                "one vertex"
+            )
     if len(scene.vertices) > limit:
         size = len(scene.vertices)
         scene = blocks(scene, limit).noting(

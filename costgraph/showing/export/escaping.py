@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from costgraph.errors import InputError, clip
 
@@ -13,6 +14,11 @@ _ESCAPES = {
     "<": r"\textless{}", ">": r"\textgreater{}", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$",
     "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "‖": r"$\Vert$", "µ": r"$\mu$",
     "→": r"$\to$", "∞": r"$\infty$", "Σ": r"$\sum$", "√": r"$\surd$",
+}  # fmt: skip
+#: Marks on letters that the usual fonts lack with them, and what sets each.
+_MARKS = {
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u",
+    "\u0307": ".", "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
 }  # fmt: skip
 _LABEL = re.compile(r"[A-Za-z0-9:._-]{1,200}")
 #: What a caption may not hold: a brace that is left, and what would end its line.
@@ -29,7 +35,15 @@ def text_latex(text: str) -> str:
     """A text as it is shown; characters that LaTeX's usual fonts lack become ``?``."""
     if isinstance(text, Tex):
         return text
-    return "".join(_ESCAPES.get(c, c if ord(c) < 256 else "?") for c in text)
+    return "".join(_ESCAPES.get(c, c if ord(c) < 256 else _marked(c)) for c in text)
+
+
+def _marked(c: str) -> str:
+    """A letter with its mark (``\\={u}`` of ū); ``?`` for any other character."""
+    letter, mark = (*unicodedata.normalize("NFD", c), "")[:2]
+    if not (letter.isascii() and letter.isalpha() and mark in _MARKS):
+        return "?"
+    return rf"\{_MARKS[mark]}{{{letter}}}"
 
 
 def anchor_latex(label: str) -> str:
