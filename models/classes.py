@@ -55,6 +55,7 @@ NO_OUTPUT = (
     "{name} has no output layer: one pass over the prompt, whose result are hidden states; "
     "what pools them is not counted"
 )
+BOTH_WAYS = "attention in both directions: one pass over the prompt, which keeps no caches"
 SCORED = "{name} scores the last position ({labels}) in one pass over the prompt"
 
 
@@ -89,7 +90,11 @@ def form_of(fields: Fields, family: str) -> Form:
         bare = not known and name.endswith("Model") and not name.endswith(_WHOLE)
         return Form("bare" if bare else "whole", name)
     stems = {k.removesuffix(end) for k in known for end in _WHOLE if k.endswith(end)}
-    if name in {f"{stem}Model" for stem in stems}:
+    bare = {f"{stem}Model" for stem in stems}
+    if family.endswith("_text"):
+        # The language model's part of a whole has a bare class of its own.
+        bare |= {f"{stem}TextModel" for stem in stems}
+    if name in bare:
         return Form("bare", name)
     if name in {f"{stem}{_CLASSIFIER}" for stem in stems}:
         return Form("score", name)
@@ -114,12 +119,35 @@ def _refuse_single(fields: Fields, name: str) -> None:
         )
 
 
+def _both_ways(fields: Fields, reading: Reading) -> Reading:
+    """A decoder whose positions see later ones as well: one pass over the prompt.
+
+    Families say so by ``causal``; of the others ``is_causal``: false says it, which classes of
+    transformers 5 read, where no layer has a window.
+    """
+    model: Any = reading.model
+    if reading.phases != "autoregressive" or not isinstance(model, Decoder):
+        return reading
+    if model.causal and model.window is None and not fields.flag("is_causal", True):
+        model = replace(model, causal=False)
+    if model.causal:
+        return reading
+    return replace(
+        reading,
+        model=model,
+        phases="forward",
+        assumptions=(*reading.assumptions, BOTH_WAYS),
+        ahead=None,
+    )
+
+
 def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
     """The reading with the output that the class has in place of logits.
 
     Raises:
         ModelError: the family's model has no such form.
     """
+    reading = _both_ways(fields, reading)
     if form.kind == "whole":
         return reading
     output, said = BARE, NO_OUTPUT.format(name=form.name)
@@ -128,7 +156,10 @@ def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
         output = Output("score", Integer(labels))
         said = SCORED.format(name=form.name, labels=f"{labels} label{'s' if labels > 1 else ''}")
     model: Any = reading.model
-    if reading.phases != "autoregressive" or not isinstance(model, (Decoder, Stack, Uneven)):
+    both = isinstance(model, Decoder) and not model.causal
+    if (reading.phases != "autoregressive" and not both) or not isinstance(
+        model, (Decoder, Stack, Uneven)
+    ):
         raise ModelError(
             f"{fields.name}: 'architectures' names {clip(form.name)}, a form that is not read "
             "in this family"

@@ -26,7 +26,7 @@ from costgraph.models.blocks import (
     arranged,
 )
 from costgraph.models.blocks.stack import LOGITS, Output
-from costgraph.ops.pattern import sliding
+from costgraph.ops.pattern import Band, Pattern, sliding
 from costgraph.symbols import symbol
 
 
@@ -120,7 +120,7 @@ class Decoder:
             qk_norm_over=self.qk_norm_over,
             score_cap=self.score_cap,
             fused_qkv=self.fused_qkv,
-            pattern=sliding(self.window),
+            pattern=self._sees(),
             alibi=self.alibi,
             clip=self.clip,
             query_scale=self.query_scale,
@@ -149,6 +149,12 @@ class Decoder:
             pre_norms=self.pre_norms,
             residual_scale=self.residual_scale,
         )
+
+    def _sees(self) -> Pattern:
+        """Which positions of the window each one sees; in both directions it lies on both sides."""
+        if self.causal or self.window is None:
+            return sliding(self.window)
+        return Band(self.window - 1)
 
     def _qk_norm(self, norm: Norm) -> Norm:
         bias = self.norm_bias if self.qk_norm_bias is None else self.qk_norm_bias

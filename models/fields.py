@@ -230,9 +230,10 @@ class Fields:
     def flag(self, key: str, default: bool) -> bool:
         """The boolean under ``key``."""
         value = self.values.get(key)
-        if value is None:
+        if value is None and not (default and self.has(key)):
             return default
         if not isinstance(value, bool):
+            # Null is false in some classes and the default in others: the same where that is false.
             raise ModelError(f"{self.name}: {key!r} must be true or false, not {clip(value)}")
         return value
 

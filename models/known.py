@@ -365,6 +365,9 @@ def refuse_counted(fields: Fields, family: str) -> None:
                 f"{fields.name}: {path!r} = {clip(value)} means {COUNTED[key]}, which the family "
                 f"{family!r} does not have"
             )
+        section = path.rpartition(".")[0].rpartition(".")[2]
+        if key == "tie_word_embeddings" and section in PARTS:
+            continue  # what sees or hears has no logits
         if key in USUALLY_ON and value is False:
             raise ModelError(
                 f"{fields.name}: {path!r} = False: {USUALLY_ON[key]}, which the family "

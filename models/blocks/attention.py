@@ -43,7 +43,8 @@ class Attention:
         pattern: which positions each one sees.
         alibi: linear biases on the scores.
         clip: projections are clipped to a range.
-        causal: False for attention in both directions, which has no cache.
+        causal: False for attention in both directions, which has no cache: to all positions,
+            or to those that a ``pattern`` in both directions says.
         v_dim: size of values per head where it differs from ``head_dim``.
         value_scale: values are multiplied by a constant.
         query_scale: queries are multiplied by a number per position.
@@ -94,7 +95,7 @@ class Attention:
         hk, dh, keeps = self.kv_heads, self.head_dim, self.pattern
         dv = dh if self.v_dim is None else self.v_dim
         keys, values = key, value
-        pattern: Pattern = FULL
+        pattern: Pattern = FULL if keeps.causal else counted(m.style.mask, keeps)
         if self.causal:
             append, pattern = KVAppend(keeps), counted(m.style.mask, keeps)
             keys = m.add("k_append", append, m.cache("k_cache", hk, dh, keeps), key)

@@ -55,6 +55,7 @@ def _cohere(fields: Fields) -> Reading:
 
 
 def _cohere2(fields: Fields) -> Reading:
+    fields.refuse("use_qk_norm", "norms of queries and keys are not known in this family")
     every = fields.size("sliding_window_pattern", default=4)
     kinds = layer_types(fields, lambda i: (i + 1) % every != 0)
     # Layers that see everything do not rotate.

@@ -12,7 +12,7 @@ from sympy import Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import LatentAttention, Layer
 from costgraph.models.blocks.indexed import IndexedAttention, SelectedAttention
-from costgraph.models.families.common import Family, Reading
+from costgraph.models.families.common import Family, Reading, divided
 from costgraph.models.families.dense import scales_queries
 from costgraph.models.families.experts import (
     RMS,
@@ -181,6 +181,13 @@ def _dense(fields: Fields) -> Reading:
     return Reading(uniform(ends, layer, fields.size("num_hidden_layers")))
 
 
+def _minicpm3(fields: Fields) -> Reading:
+    """Values are as wide as the hidden size over the heads where the file does not say."""
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    each = divided(fields, d, heads, "hidden size over heads")
+    return _dense(fields.with_defaults(v_head_dim=int(each)))
+
+
 def _deepseek_v2(fields: Fields) -> Reading:
     limited = fields.word("topk_method", default="greedy") == "group_limited_greedy"
     route = replace(
@@ -205,7 +212,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "axk1": _axk1,
         "mistral4": _mistral4,
         "youtu": _dense,
-        "minicpm3": _dense,
+        "minicpm3": _minicpm3,
     }
 )
 

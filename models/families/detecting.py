@@ -167,7 +167,9 @@ def _yolos(fields: Fields) -> Reading:
 
 
 def _owlvit(fields: Fields, rated: bool = False) -> Reading:
-    seen = fields.section("vision_config").with_defaults(**SIGLIP, image_size=768)
+    # The second version's patches are half as long.
+    own = {**SIGLIP, "image_size": 768, **({"patch_size": 16} if rated else {})}
+    seen = fields.section("vision_config").with_defaults(**own)
     read = fields.section("text_config").with_defaults(max_position_embeddings=16)
     tower, text = clip_tower(seen), clip_reader(read)
     width = Integer(fields.size("projection_dim", default=512))

@@ -87,7 +87,7 @@ def _page_head(fields: Fields, d: Expr, seen: Expr) -> Head | None:
 
 
 def _layoutlmv3(fields: Fields) -> Reading:
-    fields = fields.with_defaults(type_vocab_size=1)
+    fields = fields.with_defaults(type_vocab_size=2)
     kin = Kin(unused=2)
     at = heads_for(fields, kin)
     act = activation_of(fields, "hidden_act", default="gelu")

@@ -67,7 +67,12 @@ def _gemma3_text(fields: Fields) -> Reading:
     # Five layers slide, the sixth sees everything.
     every = fields.size("sliding_window_pattern", default=6)
     kinds = layer_types(fields, lambda i: (i + 1) % every != 0)
-    return Reading(alternating(model, kinds, window_of(fields, 4096)))
+    window = window_of(fields, 4096)
+    if fields.flag("use_bidirectional_attention", False):
+        # Half of the window lies to either side.
+        model = replace(model, causal=False)
+        window = None if window is None else window // 2 + 1
+    return Reading(alternating(model, kinds, window))
 
 
 #: ``model_type`` to the function that reads it.

@@ -299,10 +299,11 @@ def _jetmoe(fields: Fields) -> Reading:
         packed=True,
         sum_bias=True,
     )
-    if fields.size("num_attention_heads", default=heads) != heads * experts.chosen:
+    chosen = int(heads * experts.chosen)
+    if fields.size("num_attention_heads", default=chosen) != chosen:
         raise ModelError(
             f"{fields.name}: 'num_attention_heads' must be 'num_key_value_heads' times "
-            f"'num_experts_per_tok': {heads * experts.chosen}"
+            f"'num_experts_per_tok': {chosen}"
         )
     mixer = HeadExperts(
         d=Integer(d),

@@ -25,6 +25,30 @@ LLAMA = {
     "hidden_size": 320, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 80,
     "vocab_size": 50,
 }  # fmt: skip
+OPT = {
+    "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 50, "word_embed_proj_dim": 64,
+}  # fmt: skip
+MLA = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "vocab_size": 50, "q_lora_rank": 24, "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 16,
+}  # fmt: skip
+MIXED = {
+    "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 50, "layer_types": ["mamba", "attention"],
+    "num_experts_per_tok": 2, "shared_intermediate_size": 96, "mamba_n_heads": 8,
+    "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2,
+    "mamba_d_conv": 4,
+}  # fmt: skip
+EYES = {
+    "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64,
+    "patch_size": 16,
+}  # fmt: skip
+EXAONE = {
+    "hidden_size": 320, "intermediate_size": 96, "num_layers": 2, "num_attention_heads": 80,
+    "vocab_size": 50, "activation_function": "silu",
+}  # fmt: skip
 #: Key heads of classes that do not take those of queries.
 FEW = {
     "bitnet": 5,
@@ -43,6 +67,12 @@ LEFT_OUT: list[tuple[dict[str, Any], str, int]] = [
     ({**BERT, "model_type": "tapas", "type_vocab_sizes": [3, 2]}, "max_position_embeddings", 1024),
     ({**BERT, "model_type": "esm"}, "max_position_embeddings", 1026),
     ({**BERT, "model_type": "xlm-roberta-xl"}, "max_position_embeddings", 514),
+    ({**OPT, "model_type": "opt"}, "max_position_embeddings", 2048),
+    ({**MLA, "model_type": "minicpm3"}, "v_head_dim", 16),
+    ({**MIXED, "model_type": "granitemoehybrid"}, "num_local_experts", 8),
+    ({**EYES, "model_type": "idefics3_vision"}, "hidden_size", 1152),
+    ({**EYES, "model_type": "smolvlm_vision"}, "hidden_size", 1152),
+    ({**EXAONE, "model_type": "exaone"}, "num_key_value_heads", 8),
     *[({**LLAMA, "model_type": kind}, "num_key_value_heads", count) for kind, count in FEW.items()],
 ]
 
@@ -176,3 +206,35 @@ def test_every_family_has_what_its_class_has_for_an_absent_key(
     silent = _read(config, section, _without(inner, key))
     stated = _read(config, section, {**_without(inner, key), key: value})
     assert isinstance(silent, str) or silent == stated
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({**MIXED, "model_type": "granitemoehybrid", "num_local_experts": 0}, "mamba_conv_bias"),
+        ({**OPT, "model_type": "opt"}, "enable_bias"),
+        ({**OPT, "model_type": "opt"}, "tie_word_embeddings"),
+        ({**LLAMA, "model_type": "seed_oss", "head_dim": 4}, "attention_bias"),
+    ],
+    ids=str,
+)
+def test_null_where_the_class_has_true_is_refused(config: dict[str, Any], key: str) -> None:
+    silent, off = import_config(config, "m"), import_config({**config, key: False}, "m")
+    assert parameters(silent) != parameters(off)
+    with pytest.raises(ModelError, match=key):
+        import_config({**config, key: None}, "m")
+
+
+def test_a_hybrid_granite_is_untied_where_it_does_not_say() -> None:
+    file = {**MIXED, "model_type": "granitemoehybrid"}
+    tied = import_config({**file, "tie_word_embeddings": True}, "m")
+    assert parameters(import_config(file, "m")) - parameters(tied) == 50 * 64
+
+
+def test_a_tower_has_no_logits_to_tie() -> None:
+    text = {**LLAMA, "hidden_size": 64, "num_attention_heads": 4, "model_type": "llama"}
+    eyes = {**EYES, "hidden_size": 64, "model_type": "idefics3_vision"}
+    file = {"model_type": "idefics3", "text_config": text, "vision_config": eyes, "scale_factor": 2}
+    plain = import_config(file, "m")
+    said = import_config({**file, "vision_config": {**eyes, "tie_word_embeddings": False}}, "m")
+    assert said.phases == plain.phases
