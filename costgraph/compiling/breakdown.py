@@ -177,7 +177,8 @@ def unit_seconds(compiled: Compiled, phase: Phase, values: Mapping[Expr, Expr]) 
     """Seconds for which each unit is at work in one step, operation after operation."""
     machine = compiled.bound or compiled.machine
     timing = compiled.timing_on(machine) or roofline.ideal(machine)
-    at = {**values, **dict(compiled.program.dims)}
+    at = dict(values)
+    at.update(compiled.program.dims)
     found: dict[str, float] = {}
     for row in compiled.rows[phase.name]:
         for term in timing(phase, row):

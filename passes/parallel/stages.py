@@ -144,7 +144,7 @@ def _cuts(sizes: Sequence[Expr], layers: Sequence[int], stages: int) -> list[int
     # Python's own numbers are exact as well, and compared some twenty times as fast.
     total = [Fraction(0)]
     for size in sizes:
-        total.append(total[-1] + Fraction(int(size.p), int(size.q)))
+        total.append(total[-1] + Fraction(str(size)))
     # What stands before the first layer belongs to it, what follows the last one to that.
     starts = [0, *layers[1:]]
     ends = [*layers[1:], len(sizes)]
