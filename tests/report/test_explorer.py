@@ -375,7 +375,7 @@ MOVES = """async () => {
   const look = () => [of('#cards [data-metric=ttft]'), of('#loadtable [data-load=ttft]'), drawn()];
   for (let i = 0; i < 2; i++) {
     slider.value = Number(slider.value) + 1;
-    slider.dispatchEvent(new Event('input'));
+    slider.dispatchEvent(new Event('input', { bubbles: true }));
     await new Promise((done) => requestAnimationFrame(done));
     seen.push(look());
   }
