@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sympy import Integer
@@ -232,3 +235,24 @@ def test_an_explanation_of_the_ideal_has_no_fits() -> None:
     told = cg.compile("llama-2-7b", "h200").explain("tpot", B=1, T=500)
     assert told.timed == ()
     assert "\nfit\n" not in str(told)
+
+
+def test_two_machines_of_one_card_never_overwrite_one_another(
+    from_benchmarks: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    bench = from_benchmarks("fidelity_write")
+    by_card: dict[str, list[str]] = {}
+    for machine, card in bench.DEVICES.items():
+        by_card.setdefault(card, []).append(machine)
+    one, other, *_ = next(names for names in by_card.values() if len(names) > 1)
+    found = shipped("h100")
+    assert found is not None
+    fit = found.fits["gemm", "bf16"]
+    made = {(name, "gemm", "bf16"): fit for name in (one, other)}
+    monkeypatch.setattr(bench, "FOLDER", tmp_path)
+    monkeypatch.setattr(bench, "groups", lambda _: made)
+    monkeypatch.setattr(bench, "beside", dict)
+    with pytest.raises(ValueError, match="two fits of gemm bf16: no calibration may be over"):
+        bench.write_all({}, None, None)
