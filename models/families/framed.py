@@ -58,7 +58,7 @@ def _git(fields: Fields) -> Reading:
     """GIT (arXiv 2205.14100): BERT's layers as a decoder behind CLIP's tower; or Grok 2."""
     if class_of(fields.values) == "Grok1ForCausalLM":
         return grok.grok2(fields)
-    if not fields.values.get("vision_config"):
+    if fields.values.get("vision_config") is None:
         raise ModelError(
             f"{fields.name}: model_type 'git' is read for GIT, which has a 'vision_config', and "
             "for Grok 2, whose class says so"

@@ -250,7 +250,7 @@ def _whole(fields: Fields) -> Reading:
     text = _text(inner)
     # Clipped products are not understood: then the tower is left out, which is said.
     clips = fields.glimpse("vision_config", "use_clipped_linears")
-    if not fields.values.get("vision_config") or clips:
+    if fields.values.get("vision_config") is None or clips:
         return text
     model = text.model
     assert isinstance(model, Sharing)
@@ -268,13 +268,13 @@ def _unified_whole(fields: Fields) -> Reading:
     assert isinstance(model, Sharing)
     out = model.ends.d
     ears: tuple[FlatEars, ...] = ()
-    if fields.values.get("audio_config"):
+    if fields.values.get("audio_config") is not None:
         heard = fields.section("audio_config")
         samples = Integer(heard.size("audio_embed_dim", default=640))
         heard.require("output_proj_dims", int(samples))
         heard.require("audio_samples_per_token", int(samples))
         ears = (FlatEars(samples, (*_PLAIN, Product("1", out, False))),)
-    if not fields.values.get("vision_config"):
+    if fields.values.get("vision_config") is None:
         if ears:
             raise ModelError(f"{fields.name}: a model that hears and does not see")
         return text

@@ -177,6 +177,7 @@ def _glmasr(fields: Fields) -> Reading:
         Acted(act),
         Product("2", out),
     )
+    assert isinstance(ears.front, AudioFront)
     front, at = replace(ears.front, positions=None), replace(ears.at, rotary=turned)
     return before(stack, reading, replace(ears, front=front, at=at, steps=steps))
 
@@ -187,6 +188,7 @@ def _alone(halved: bool) -> Family:
     def read(fields: Fields) -> Reading:
         ears = _ears(fields, (), Integer(0))
         d, length = ears.at.d, int(ears.length)
+        assert isinstance(ears.front, AudioFront)
         # Positions of clips of one length, as the table has them.
         layer = Layer(d, Bidirectional(ears.at), ears.feed, LAYER_NORM)
         model = Encoder(

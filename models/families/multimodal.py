@@ -222,7 +222,7 @@ def _qwen3_vl(fields: Fields) -> Reading:
 
 
 def _qwen3_5_seeing(fields: Fields, language: Family, text: str) -> Reading:
-    if not fields.values.get("vision_config"):
+    if fields.values.get("vision_config") is None:
         return language(text_of(fields, text))
     seen = fields.section("vision_config").with_defaults(deepstack_visual_indexes=[])
     return _seeing(fields, qwen3_tower(seen), language(text_of(fields, text)))

@@ -85,7 +85,7 @@ def _side(fields: Fields, tower: Tower, tokens: int) -> tuple[Any, Any]:
 def _gemma3(fields: Fields) -> Reading:
     stack, reading = language(fields, "gemma3_text")
     tokens = fields.size("mm_tokens_per_image", default=256)
-    if not fields.values.get("vision_config"):
+    if fields.values.get("vision_config") is None:
         return reading
     tower = siglip_tower(fields.section("vision_config"))
     grid, kernel = _side(fields, tower, tokens)
@@ -418,7 +418,7 @@ def _llama4(fields: Fields) -> Reading:
     fields.values.get("tie_word_embeddings")
     inner = fields.section("text_config").flag("tie_word_embeddings", False)
     stack, reading = language(fields.with_values(tie_word_embeddings=inner), "llama4_text")
-    if not fields.values.get("vision_config"):
+    if fields.values.get("vision_config") is None:
         return reading
     seen = fields.section("vision_config").with_defaults(
         hidden_size=768,

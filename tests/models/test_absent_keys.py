@@ -137,6 +137,15 @@ def test_sides_that_share_a_table_say_so_where_logits_have_their_own() -> None:
     assert not [s for s in tied.assumptions if "tie_word_embeddings" in s]
 
 
+@pytest.mark.parametrize("part", ["audio_config", "vision_config"])
+def test_an_empty_part_is_that_of_the_class_and_null_is_none(part: str) -> None:
+    config = json.loads((COUNTED / "configs" / "gemma4-unified-small.json").read_text())
+    empty = parameters(import_config({**config, part: {}}, "m"))
+    assert empty > parameters(import_config(config, "m"))  # the class is larger than the small one
+    if part == "audio_config":
+        assert empty - parameters(import_config({**config, part: None}, "m")) == 640 * 48
+
+
 def _shipped() -> list[tuple[str, str]]:
     found = []
     for path in sorted(CONFIGS.glob("*.json")):

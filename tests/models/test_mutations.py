@@ -88,6 +88,9 @@ BESIDE = {
     ("distilbert", "tie_word_embeddings"): "the class has no logits",
     ("distilbert", "sinusoidal_pos_embds"): "the values of a table that is there either way",
     ("ZImageTransformer2DModel", "all_f_patch_size"): "the list has one entry: the same again",
+    ("vipllava", "image_seq_length"): "of the processor; the tower's grid says how many",
+    ("video_llava", "image_seq_length"): "of the processor; the tower's grid says how many",
+    ("video_llava", "video_seq_length"): "of the processor; videos are not counted",
     **encoders_beside.BESIDE,
     # How the image processor cuts images: G says how many tokens there are.
     **{
@@ -105,7 +108,9 @@ TOWERS = ("gemma-4-26b-a4b", "lfm2.5-vl-1.6b", "paligemma-default", "pixart-512"
           "command-a-vision-small", "aya-vision-small", "siglip-default", "dinov2-default",
           "internvit-default", "moonshine-default", "mbart-small", "gte-small", "mpnet-small",
           "nomic-bert-small", "distilbert-small", "eurobert-small", "flux-2-default",
-          "z-image-small")  # fmt: skip
+          "z-image-small", "ovis2-small", "vipllava-small", "video-llava-small",
+          "gemma4-unified-small", "ernie-4.5-vl-small", "qwen3-asr-small",
+          "omni-moe-thinker-small")  # fmt: skip
 
 
 def _family(config: dict[str, Any]) -> str:
