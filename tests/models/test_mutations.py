@@ -18,7 +18,7 @@ import pytest
 
 from costgraph.errors import CostgraphError
 from costgraph.models.catalog import CONFIGS
-from costgraph.models.fields import HALVES
+from costgraph.models.fields import SECTIONS
 from costgraph.models.hf import import_config
 from costgraph.models.known import VALUES, harmless
 from tests.models import encoders_beside
@@ -134,7 +134,7 @@ def _other(value: Any) -> Any:
 def _paths(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for key, value in config.items():
         if isinstance(value, dict):
-            if key in HALVES or (key.endswith("_config") and key != "quantization_config"):
+            if key in SECTIONS or (key.endswith("_config") and key != "quantization_config"):
                 yield from ((key, inner) for inner, v in value.items() if not isinstance(v, dict))
         else:
             yield (key,)
