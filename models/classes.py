@@ -87,8 +87,8 @@ def form_of(fields: Fields, family: str) -> Form:
     known = known_classes(family)
     if name in known or not known:
         _refuse_single(fields, name)
-        bare = not known and name.endswith("Model") and not name.endswith(_WHOLE)
-        return Form("bare" if bare else "whole", name)
+        alone = not known and name.endswith("Model") and not name.endswith(_WHOLE)
+        return Form("bare" if alone else "whole", name)
     stems = {k.removesuffix(end) for k in known for end in _WHOLE if k.endswith(end)}
     bare = {f"{stem}Model" for stem in stems}
     if family.endswith("_text"):

@@ -12,7 +12,7 @@ from sympy import Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import LatentAttention, Layer
 from costgraph.models.blocks.indexed import IndexedAttention, SelectedAttention
-from costgraph.models.families.common import Family, Reading, divided
+from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.dense import scales_queries
 from costgraph.models.families.experts import (
     RMS,
@@ -25,7 +25,7 @@ from costgraph.models.families.experts import (
     shared_stack,
     uniform,
 )
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, divided
 from costgraph.ops import Route
 
 

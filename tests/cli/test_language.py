@@ -124,7 +124,7 @@ def test_every_command_shows_examples_that_parse(capsys):
         ("sweep gpt2 --on h100 -T 9 -o x.csv --format json", "the suffix of -o"),
         ("compare gpt2 --on h100 -o x.xlsx", "x.xlsx"),
         ("models a b", "more than is taken: 'b'"),
-        ("plot curve gpt2 --on h100 --over Xx -o x.svg", "give --from and --to"),
+        ("plot curve gpt2 --on h100 --over Xx -o x.svg", "has no symbol 'Xx'; known: B, T"),
         ("plot curve gpt2 --on h100 -B 1:9 -T 1:9 -o x.svg", "takes one range"),
         ("plot roofline gpt2 --on h100 -T 1:9 -o x.svg", "takes no range"),
         ("plot curve gpt2 --on h100 -T 1:9 --over T -o x.svg", "leave them out"),

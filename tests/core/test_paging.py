@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from dataclasses import replace
 
 import pytest
@@ -33,7 +31,7 @@ from costgraph.asking.serving import (
 from costgraph.asking.serving.caches import AHEAD, WATERMARK
 from costgraph.asking.serving.many import Case, simulate_many
 from costgraph.asking.serving.requests import hit
-from costgraph.cli import main, progress
+from costgraph.cli import main
 from costgraph.cli import serving as command
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.mixing import stepping
@@ -358,21 +356,6 @@ def test_a_link_must_be_known(capsys):
         main([*line, "--decode-replicas", "1"])
     assert "no network between nodes of l40s" in capsys.readouterr().err
     assert main([*line, "--decode-replicas", "1", "--link", "12.5 GB/s"]) == 0
-
-
-def test_bars_are_drawn_where_someone_looks_and_it_takes_long(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    for after, terminal, drawn in ((0, True, True), (9, True, False), (0, False, False)):
-        stream = Terminal() if terminal else io.StringIO()
-        monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setattr(progress, "AFTER", after)
-        with progress.bar("working") as told:
-            told(1, 2)
-            told(2, 2)
-        assert ("working" in stream.getvalue()) is drawn
 
 
 CASES = [

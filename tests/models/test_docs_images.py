@@ -14,7 +14,7 @@ TABLE = json.loads((HERE / "data" / "image_tokens.json").read_text())
 
 
 def test_every_example_runs():
-    space = run_examples(TEXT, "docs/images.md", 4)
+    space = run_examples(TEXT, "docs/images.md", 5)
     assert f"told  # {space['told']}" in TEXT
     vit, merged = (space[n].latency.evaluate(B=256) for n in ("vit", "merged"))
     assert f"# {vit / merged:.2f} times" in TEXT

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costgraph.compiling.breakdown import bound_of, symbols_of
+from costgraph.compiling.breakdown import bound_of, break_down, symbols_of
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.ir.graph import Graph
@@ -233,7 +233,7 @@ def draw(
         chosen = program.phase_for(values)
     rows, seconds, more, warning = None, None, [f"{chosen.name} step"], ""
     if compiled is not None and values:
-        table = compiled.breakdown(chosen.name, **values)
+        table = break_down(compiled, chosen.name, {"B": 1, **values})
         rows, warning = table.rows, table.fit.warning
         seconds = float(table.totals["seconds"])
         more.append(f"{shown(values)}: {_time(seconds)}")
@@ -288,7 +288,9 @@ def _timed(vertex: Vertex, compiled: Compiled, values: Mapping[str, Number]) -> 
     needed = {s.name for s in symbols_of(compiled, phase)}
     if not needed <= set(values):
         return vertex
-    table = compiled.breakdown(phase.name, **{k: v for k, v in values.items() if k in needed})
+    table = break_down(
+        compiled, phase.name, {"B": 1, **{k: v for k, v in values.items() if k in needed}}
+    )
     by_bound: dict[str, float] = {}
     for resource, share in table.waits.items():
         bound = bound_of(resource)

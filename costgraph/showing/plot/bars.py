@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from costgraph.compiling.breakdown import break_down
 from costgraph.compiling.capacity import room_of
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.steps import Breakdown
@@ -62,7 +63,7 @@ def breakdown(
         raise InputError("a breakdown needs at least one point")
     if over not in ("B", "T", "S"):
         raise InputError(f"a breakdown runs over B, T or S, not {clip(over)}")
-    tables = [compiled.breakdown(phase, **{**values, over: p}) for p in points]
+    tables = [break_down(compiled, phase, {"B": 1, **values, over: p}) for p in points]
     sums = [float(t.totals["seconds"]) for t in tables]
     bars = grouped_kinds(tables)
     figure, (left, right) = new_figure(*((1, 2) if width == "column" else (2, 1)))
@@ -137,7 +138,7 @@ def stack(
     for name, values in series.items():
         index = every.index(name)
         colour = _GREY if name == "other" else PALETTE[index % len(PALETTE)]
-        hatch = "" if name == "other" else HATCHES[index % len(HATCHES)]
+        hatch = HATCHES[-1] if name == "other" else HATCHES[index % len(HATCHES)]
         axes.bar(
             range(len(names)), values, bottom=base, label=name, color=colour, edgecolor="white",
             hatch=hatch, width=0.72, zorder=3, linewidth=0.4,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from costgraph.compiling.breakdown import own_of
+from costgraph.compiling.breakdown import break_down, own_of
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.steps import Breakdown
 from costgraph.errors import InputError, clip, nearest
@@ -156,8 +156,9 @@ def roofline(
     machine = compiled.bound or compiled.machine
     last = compiled if after is None else after
     # What only the passes of one of both depend on (a share) is given to that one.
-    shown = last.breakdown(phase, **values)
-    first = shown if after is None else compiled.breakdown(phase, **own_of(compiled, phase, values))
+    shown = break_down(last, phase, {"B": 1, **values})
+    its = own_of(compiled, phase, values)
+    first = shown if after is None else break_down(compiled, phase, {"B": 1, **its})
     wanted = [*dtypes_used(compiled, phase), *dtypes]
     if after is not None:
         wanted += dtypes_used(after, phase)
