@@ -62,6 +62,9 @@ if TYPE_CHECKING:
             """Memories that have less than is needed."""
             ...
 
+        @property
+        def parameters_on(self) -> str: ...
+
         def parameters(self, values: Mapping[str, Any]) -> int | None:
             """How many it has; None where they hang on a symbol."""
             ...
@@ -77,6 +80,8 @@ class Column:
         model, hardware, passes: the model, the device and the pipeline.
         lengths: sizes of the request that are the model's own, not those of all.
         parameters: of the model as the pipeline left it; None where they hang on a symbol.
+        parameters_on: whose they are where devices share the model (``on each device``);
+            empty where they are all of it.
         ttft: seconds to the first token.
         tpot: mean seconds per further token, ``(latency − ttft) / (N − 1)``, of all
             branches where a request has several; of one decode step where only one token is
@@ -112,6 +117,7 @@ class Column:
     full: tuple[str, ...]
     lengths: Mapping[str, int]
     parameters: int | None
+    parameters_on: str
     parameter_ratio: float | None
     memory_ratio: float
     even_length: int | None
@@ -273,6 +279,7 @@ def column(
         full=full,
         lengths=own,
         parameters=parameters,
+        parameters_on=place.parameters_on,
         parameter_ratio=_ratio(parameters, parameters if first is None else base),
         memory_ratio=1.0 if first is None else memory / first.memory,
         even_length=even_length,
@@ -417,6 +424,10 @@ class _Kept:
     def full(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         found = self.data["rooms"]
         return tuple(name for name, need, most in found if float(value_at(need, values)) > most)
+
+    @property
+    def parameters_on(self) -> str:
+        return str(self.data["parameters_on"])
 
     def parameters(self, values: Mapping[str, Any]) -> int | None:
         kept = self.data["parameters"]

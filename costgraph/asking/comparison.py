@@ -262,6 +262,10 @@ class _Place:
         found = rooms(self.compiled)
         return tuple(r.name for r in found if evaluated(r.need, values) > r.most)
 
+    @property
+    def parameters_on(self) -> str:
+        return self.compiled.parameters_on
+
     def parameters(self, values: Mapping[str, Any]) -> int | None:
         number = self.compiled.parameters.xreplace({symbol(k): v for k, v in values.items()})
         return int(number) if number.is_number else None
@@ -300,6 +304,7 @@ def _kept_column(place: _Place, steps: Steps) -> dict[str, Any]:
         "spans": [[kept_expr(span.lower), kept_expr(span.upper)] for span in spans],
         "rooms": [[r.name, kept_formula(r.need), r.most] for r in rooms(compiled)],
         "parameters": kept_expr(compiled.parameters),
+        "parameters_on": compiled.parameters_on,
         "steps": [made.base, made.whole, made.names, made.fall, made.without],
     }
 

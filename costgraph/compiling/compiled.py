@@ -14,7 +14,7 @@ from costgraph.compiling.breakdown import break_down
 from costgraph.compiling.capacity import fit, weights_fit
 from costgraph.compiling.steps import Breakdown
 from costgraph.counting.accounting import Accounting
-from costgraph.counting.count import Item, Row, flat, held_parameters
+from costgraph.counting.count import Item, Row, flat, held_on, held_parameters
 from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.envelope import dominates
@@ -308,6 +308,11 @@ class Compiled:
     def parameters(self) -> Expr:
         """Number of parameters that are held, those of drafts and heads too, shared ones once."""
         return held_parameters(self.program)
+
+    @property
+    def parameters_on(self) -> str:
+        """Whose they are where devices share the model; empty where they are all of it."""
+        return held_on(self.program)
 
     def fit(self, **values: Any) -> Fit:
         """The memory that a workload needs, against the device's; see :mod:`.capacity`.

@@ -239,6 +239,13 @@ def held_parameters(program: Program) -> Expr:
     return Add(*most.values())
 
 
+def held_on(program: Program) -> str:
+    """Whose the parameters are that :func:`held_parameters` counts; empty for all of them."""
+    if program.devices in (1, program.stages) or program.groups is not None:
+        return ""  # graphs of stages, or of a row of devices, are together all of it
+    return "on each device" if program.stages == 1 else "on one device of each stage"
+
+
 def gather_facts(graph: Graph) -> Facts:
     """Widest element formats of weights, activations and caches in the graph."""
     widest: dict[Role, Expr] = {}

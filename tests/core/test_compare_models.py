@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from sympy import Integer
@@ -133,3 +134,33 @@ def test_what_cannot_stand_beside_is_refused_in_one_line(beside, said, capsys):
 def test_a_size_of_all_is_no_length_of_one():
     with pytest.raises(CostgraphError, match="its own S and N, not 'T'"):
         cg.compare(TEACHER, "h100", [""], beside=[("llama-2-7b", {"T": 3})])
+
+
+#: Passes that share a model among devices, and whose parameters are counted then.
+SHARED = {
+    "fuse": "",
+    "parallel{tp=4}": "on each device",
+    "parallel{dp=4}": "on each device",
+    "parallel{pp=4}": "",
+    "parallel{tp=2,pp=2}": "on one device of each stage",
+    "chain{chips=4}": "",
+    "chain{chips=4,groups=4}": "",
+}
+
+
+def test_parameters_say_whose_they_are():
+    """All of the model, or what so many times is all of it: in text, HTML and data alike."""
+    table = cg.compare("gpt2", "4xh100", list(SHARED), beside=["llama-3.2-1b"], B=4, S=16, N=4)
+    whole = table.columns[0].parameters
+    for column, compiled in zip(table.columns, table.compiled, strict=True):
+        assert column.parameters_on == SHARED[column.passes] == compiled.parameters_on
+        if column.model == "gpt2" and not column.parameters_on:
+            assert column.parameters == whole
+        if column.model == "gpt2" and "tp" in column.passes:  # norms lie on all
+            ways = 4 if "tp=4" in column.passes else 2
+            assert whole / ways <= column.parameters < 1.03 * whole / ways
+    for text in (str(table), table._repr_html_()):
+        assert len(re.findall(r"\d[GM] on each device", text)) == 4
+        assert len(re.findall(r"\d[GM] on one device of each stage", text)) == 2
+    told = [p["parameters_on"] for p in table.to_dict()["pipelines"]]
+    assert told == list(SHARED.values()) * 2

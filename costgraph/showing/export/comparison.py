@@ -43,7 +43,7 @@ _MODELS: tuple[_Cell, ...] = (
     ("lengths", lambda c: ", ".join(f"{k}={v}" for k, v in c.lengths.items()) or None),
     (
         "parameters",
-        lambda c: None if c.parameters is None else si(c.parameters) + _times(c.parameter_ratio),
+        lambda c: None if c.parameters is None else _parameters(c),
     ),
 )
 #: And behind them.
@@ -51,6 +51,11 @@ _EVEN: tuple[_Cell, ...] = (
     ("memory ratio", lambda c: f"{c.memory_ratio:.2f}x"),
     ("N at equal latency", lambda c: None if c.even_length is None else f"{c.even_length}"),
 )
+
+
+def _parameters(column: Column) -> str:
+    whose = f" {column.parameters_on}" if column.parameters_on else ""
+    return si(column.parameters or 0) + whose + _times(column.parameter_ratio)
 
 
 def _times(ratio: float | None) -> str:

@@ -196,6 +196,7 @@ def sizes(
     for index, (compiled, (size, value)) in enumerate(zip(choices, points, strict=True)):
         colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
         name = ",".join(p.spec() for p in compiled.passes) or "no passes"
+        name += f", parameters {compiled.parameters_on}" if compiled.parameters_on else ""
         (line,) = axes.plot([size], [value], color=colour, marker=marker, linestyle="", zorder=3,
                             label=plain(name, 90))  # fmt: skip
         handles.append(line)

@@ -105,7 +105,7 @@ class Contents:
         return self.measured(compiled) | {
             "system": 1 if compiled.system is None else compiled.system.devices,
             "parameters": float(_number(compiled.parameters, compiled)),
-            "apart": compiled.program.devices != 1 and _width(compiled.program) != 1,
+            "parameters_on": compiled.parameters_on,
             "held": held_text(compiled),
             "phases": [self._phase(compiled, p) for p in phases],
             "formulas": None if self.later else self.printed.of(compiled, metrics),

@@ -78,7 +78,7 @@ function facts() {
   const each = held ? `; ${held}` : "";
   const text = [DATA.devices.map((d) => d.title).join(", "), ...DATA.conventions].join(" · ");
   $("notes").replaceChildren(...DATA.remarks.map((note) => h("li", {}, note)));
-  $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")})${variant().apart ? " on each device" : ""}${each} · ${text}` : text;
+  $("facts").textContent = count ? `${shown(count, "").replace("G", "B").trim()} parameters (${Math.round(count).toLocaleString("en")})${variant().parameters_on ? ` ${variant().parameters_on}` : ""}${each} · ${text}` : text;
 }
 
 // Shows what there is to show; called again where that changes.
