@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -84,12 +84,31 @@ def parse_number(text: str, where: str, what: str = "a number" + _SUCH) -> Fract
     return _sized(Fraction(top) / below, where, text)
 
 
-def positive(text: str, where: str, what: str = "a positive number" + _SUCH) -> Fraction:
-    """:func:`parse_number` of what must be above zero."""
+def positive(
+    text: str, where: str, what: str = "a positive number" + _SUCH, symbol: str = ""
+) -> Fraction:
+    """:func:`parse_number` of what must be above zero; of a ``symbol`` of a pass, if named."""
     value = parse_number(text, where, what)
     if value <= 0:
-        raise InputError(f"{where} must be positive, not {clip(text)}")
+        said = for_zero(symbol, value) if symbol else ""
+        raise InputError(f"{where} must be positive, not {clip(text)}{said}")
     return value
+
+
+def for_zero(symbol: str, value: Any, sizes: Collection[str] = ()) -> str:
+    """What is said behind the refusal of a zero for a symbol: what would be right.
+
+    Symbols are positive. Where a share is zero a pass leaves out what the share is of, such
+    as buffers, and a formula over the symbol has it still.
+
+    Args:
+        symbol: its name.
+        value: what was given; only of a zero something is said.
+        sizes: names of those that no pass brings, of which nothing is said.
+    """
+    if value != 0 or symbol in sizes:
+        return ""
+    return f"; where a pass takes 0, write 0 in the pass in place of {symbol}"
 
 
 def number(value: Any, where: str) -> Number:

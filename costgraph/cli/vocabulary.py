@@ -352,7 +352,9 @@ def values(arguments: argparse.Namespace, but: Collection[str] = ()) -> dict[str
         InputError: an item does not parse, or a symbol is given twice.
     """
     return {
-        name: number(value, where) if isinstance(value, str) else value
+        name: number(value, where, "" if name in SIZES else name)
+        if isinstance(value, str)
+        else value
         for name, (where, value) in _given(arguments).items()
         if name not in but
     }
@@ -368,7 +370,9 @@ def ranges(arguments: argparse.Namespace) -> dict[str, Sequence[int | float]]:
     from costgraph.ir.workload import WHOLE
 
     return {
-        name: parse_values(str(value), where, whole=name in WHOLE)
+        name: parse_values(
+            str(value), where, whole=name in WHOLE, symbol="" if name in SIZES else name
+        )
         for name, (where, value) in _given(arguments).items()
     }
 
@@ -446,8 +450,13 @@ def assignment(item: str, where: str) -> tuple[str, str]:
     return symbol_name(name), value
 
 
-def number(text: str, where: str) -> Any:
+def number(text: str, where: str, symbol: str = "") -> Any:
     """A positive number, exact: an int where it is whole, else a fraction.
+
+    Args:
+        text: what was given.
+        where: what is being read, for messages.
+        symbol: the name of one of a pass that it is the value of, if it is.
 
     Raises:
         InputError: it is none.
@@ -456,7 +465,7 @@ def number(text: str, where: str) -> Any:
 
     if said := several(text):
         raise InputError(f"{where}: {said}")
-    found = positive(text, where)
+    found = positive(text, where, symbol=symbol)
     return int(found) if found.denominator == 1 else found
 
 

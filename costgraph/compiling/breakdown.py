@@ -25,9 +25,9 @@ from costgraph.hardware.machine import Machine
 from costgraph.ir.cost import Cost
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import Role
-from costgraph.number import Number, whole
+from costgraph.number import Number, for_zero, whole
 from costgraph.progress import counted
-from costgraph.symbols import LEGEND, B, T, q
+from costgraph.symbols import LEGEND, SIZES, B, T, q
 from costgraph.timing import roofline
 
 if TYPE_CHECKING:
@@ -392,7 +392,8 @@ def _value(compiled: Compiled, name: str, value: Number) -> Expr:
         return Integer(whole(value, name))
     found = exact(value)
     if not found > 0:
-        raise InputError(f"{name} must be positive, not {clip(value)}")
+        said = for_zero(name, value, SIZES)
+        raise InputError(f"{name} must be positive, not {clip(value)}{said}")
     return found
 
 

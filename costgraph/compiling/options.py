@@ -13,6 +13,8 @@ from costgraph.formula.formula import exact
 from costgraph.hardware.machine import Machine
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
+from costgraph.number import for_zero
+from costgraph.symbols import SIZES
 
 if TYPE_CHECKING:
     from costgraph.compiling.compilation import Hardware
@@ -99,5 +101,6 @@ def fixing(compiled: Compiled, values: Mapping[str, Any]) -> Program:
             )
         fixed[known[name]] = exact(value)
         if not fixed[known[name]] > 0:
-            raise InputError(f"{name} must be positive, not {clip(value)}")
+            said = for_zero(name, value, SIZES)
+            raise InputError(f"{name} must be positive, not {clip(value)}{said}")
     return program.fixing(fixed)

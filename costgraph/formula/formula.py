@@ -16,8 +16,8 @@ from costgraph.formula.limits import check, is_whole
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Stated, Term, beyond, collected, merged, remade
-from costgraph.number import BEYOND, PLAIN, bounded, is_array, number
-from costgraph.symbols import LEGEND, N, S
+from costgraph.number import BEYOND, PLAIN, bounded, for_zero, is_array, number
+from costgraph.symbols import LEGEND, SIZES, N, S
 from costgraph.views import view_text
 
 if TYPE_CHECKING:
@@ -201,6 +201,7 @@ class Formula:
             if not 0 < value < math.inf:
                 raise InputError(
                     f"{self.name}: {name} must be a positive finite number, not {clip(value)}"
+                    f"{for_zero(name, value, SIZES)}"
                 )
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:

@@ -22,8 +22,8 @@ from costgraph.formula.formula import Formula
 from costgraph.formula.lower import Lowering
 from costgraph.formula.program import Program
 from costgraph.formula.terms import ZERO, Limit
-from costgraph.number import number
-from costgraph.symbols import LEGEND, N, S
+from costgraph.number import for_zero, number
+from costgraph.symbols import LEGEND, SIZES, N, S
 
 Array: TypeAlias = NDArray[np.float64]
 #: Computes flat inputs of one length into flat outputs; True if a check failed.
@@ -124,7 +124,7 @@ class VectorFunction:
                 where, value = _first(~usable, array)
                 raise InputError(
                     f"{self._title}: {name} must be a positive finite number, "
-                    f"not {value} ({name}{where})"
+                    f"not {value} ({name}{where}){for_zero(name, value, SIZES)}"
                 )
         for name, array in zip(self.names, inputs, strict=True):
             if name in (S.name, N.name) and (array != np.floor(array)).any():

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from costgraph.errors import InputError, clip, nearest, unbound
-from costgraph.number import MOST, Number, number, whole
+from costgraph.number import MOST, Number, for_zero, number, whole
 
 if TYPE_CHECKING:
     from costgraph.formula import Formula
@@ -39,7 +39,8 @@ def _checked(name: str, value: Any) -> Number:
         return whole(value, name)
     found = number(value, name)
     if not 0 < found <= MOST:
-        raise InputError(f"{name} must be above 0 and at most 1e12, not {clip(value)}")
+        said = for_zero(name, found, WHOLE)
+        raise InputError(f"{name} must be above 0 and at most 1e12, not {clip(value)}{said}")
     return found
 
 

@@ -19,13 +19,16 @@ _FORMS = "write values as 1,2,4, or a range a:b, a:b:step or a:b:xfactor"
 MOST_VALUES = 10_000_000
 
 
-def parse_values(text: str, where: str, whole: bool = True) -> Sequence[int | float]:
+def parse_values(
+    text: str, where: str, whole: bool = True, symbol: str = ""
+) -> Sequence[int | float]:
     """The values that ``text`` lists, in order.
 
     Args:
         text: see the module.
         where: what is being read, for messages.
         whole: only whole numbers are allowed.
+        symbol: the name of one of a pass that they are values of, if they are.
 
     Returns:
         Whole values as ``int``, others as ``float``; one range of whole steps as a
@@ -37,10 +40,10 @@ def parse_values(text: str, where: str, whole: bool = True) -> Sequence[int | fl
     """
     items = text.split(",")
     if len(items) == 1:
-        return _item(text.strip(), where, whole, MOST_VALUES)
+        return _item(text.strip(), where, whole, MOST_VALUES, symbol)
     found: list[int | float] = []
     for item in items:
-        found += _item(item.strip(), where, whole, MOST_VALUES - len(found))
+        found += _item(item.strip(), where, whole, MOST_VALUES - len(found), symbol)
     if len(set(found)) < len(found):
         seen: set[int | float] = set()
         twice = next(v for v in found if v in seen or seen.add(v))  # type: ignore[func-returns-value]
@@ -48,11 +51,11 @@ def parse_values(text: str, where: str, whole: bool = True) -> Sequence[int | fl
     return found
 
 
-def _item(text: str, where: str, whole: bool, room: int) -> Sequence[int | float]:
+def _item(text: str, where: str, whole: bool, room: int, symbol: str) -> Sequence[int | float]:
     parts = [p.strip() for p in text.split(":")]
     if len(parts) > 3:
         raise InputError(f"{where}: {clip(text)} has too many ':'; {_FORMS}")
-    first = _number(parts[0], text, where, whole)
+    first = _number(parts[0], text, where, whole, symbol)
     if len(parts) == 1:
         return _fitting([_shortest(first.numerator, first.denominator)], where, text, room)
     last = _number(parts[1], text, where, whole)
@@ -97,11 +100,11 @@ def _geometric(
     return values
 
 
-def _number(part: str, text: str, where: str, whole: bool) -> Fraction:
+def _number(part: str, text: str, where: str, whole: bool, symbol: str = "") -> Fraction:
     inside = "" if part == text else f" in {clip(text)}"
     if not part:
         raise InputError(f"{where}: an empty value{inside}; {_FORMS}")
-    value = positive(part, where, f"a positive number{inside}; {_FORMS}")
+    value = positive(part, where, f"a positive number{inside}; {_FORMS}", symbol)
     if whole and value.denominator != 1:
         raise InputError(f"{where}: {clip(part)}{inside} is not a whole number")
     if value > MOST:
