@@ -271,6 +271,10 @@ def _about(program: Program, phase: Phase, values: dict[Symbol, Expr]) -> Iterat
                 f"rows are of one device of each of the {program.stages} stages; {width} devices "
                 "of a stage work alike"
             )
+        if program.groups is not None:
+            yield "memory is that of one device, parameters are those of the row"
+        else:
+            yield "memory and parameters are of the device that holds most"
     if phase.rounds != 1:
         groups = placed(phase.rounds, values)
         yield f"rows are of one of {groups} groups of the batch; the time is that of all"

@@ -32,7 +32,10 @@ def test_several_devices_are_told_what_each_holds(model, on, passes, held, about
     assert held_text(made) == held
     values = {"B": 1} if model == "vgg-16" else {"B": 1, "T": 9}
     table = made.breakdown(made.program.phases[-1].name, **values)
-    assert "".join(table.about) == about
+    whose = "parameters are those of the row" if "chain" in passes else "the device that holds most"
+    assert "".join(table.about[:1]) == about
+    assert all(line.endswith(whose) for line in table.about[1:])
+    assert len(table.about) == (2 if about else 0)
 
 
 @pytest.mark.parametrize(
