@@ -109,7 +109,7 @@ def less(given: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     if not found:
         return ""
     usual = shown({n: open_[n] for n in found})
-    return f"{shown(found)}, where none is given: the model has no room for the usual {usual}"
+    return f"{shown(found)}, where none is given: there is no room for the usual {usual}"
 
 
 def filled(

@@ -215,9 +215,9 @@ def test_the_size_of_an_image_gives_its_tokens() -> None:
     lambda **given: cg.compare("llama-2-7b", "h100", beside=["gpt2"], **given),
 ])  # fmt: skip
 @pytest.mark.parametrize(("given", "lengths", "said"), [
-    ({}, (512, 128), "S=512, N=128, where none is given: the model has no room for the usual "
+    ({}, (512, 128), "S=512, N=128, where none is given: there is no room for the usual "
                      "S=1024, N=256"),
-    ({"S": 1000}, (1000, 25), "N=25, where none is given: the model has no room for the usual "
+    ({"S": 1000}, (1000, 25), "N=25, where none is given: there is no room for the usual "
                               "N=256"),
     ({"S": 512}, (512, 256), ""),
     ({"S": 512, "N": 128}, (512, 128), ""),
