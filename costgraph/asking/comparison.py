@@ -32,7 +32,7 @@ from costgraph.formula.bounds import bound_shares
 from costgraph.formula.even import Even, even
 from costgraph.formula.kept import kept_bounds, kept_expr, kept_formula
 from costgraph.formula.trees import Unknown
-from costgraph.ir.workload import evaluated, workload
+from costgraph.ir.workload import USUAL, evaluated, lengths, less, workload
 from costgraph.progress import counted
 from costgraph.symbols import N, S, symbol
 
@@ -75,7 +75,7 @@ def compare(
             pipelines; with lengths of its own (``S``, ``N``) where it needs other ones for
             the same work, such as a distilled chain of thought.
         B, S, N: sequences, prompt tokens and generated tokens: 1, 1024 and 256 where
-            the model has them.
+            the model has them, or less where a model has no room, which is said.
         progress: told how many of the columns are done, and of how many.
         options: how the model is read, and numbers for its symbols and those of
             passes (``K`` denoising steps, ``G`` image tokens).
@@ -113,13 +113,19 @@ def compare(
         for device, index, text in counted(pairs, "pipelines compiled")
     ]
     everything = tuple(p.compiled for p in grid)
-    workloads: list[dict[str, Any]] = []
-    known: list[set[str]] = []
-    for index, (_, own) in enumerate(models):
-        mine = [p.compiled for p in grid if p.index == index]
-        formulas = [getattr(c, m) for c in mine for m in ("latency", "memory")]
-        known.append({s.name for f in formulas for s in f.symbols})
-        workloads.append(workload(formulas, {"B": B, "S": S, "N": N, **symbols, **own}))
+    asked_of = [
+        [getattr(p.compiled, m) for p in grid if p.index == i for m in ("latency", "memory")]
+        for i in range(len(models))
+    ]
+    given = [{"B": B, "S": S, "N": N, **symbols, **own} for _, own in models]
+    usual = dict(USUAL)
+    for formulas, told in zip(asked_of, given, strict=True):
+        # What one model has no room for is asked of none: all stand at one workload.
+        usual |= {n: v for n, v in lengths(formulas, told, usual).items() if n in usual}
+    known = [{s.name for f in formulas for s in f.symbols} for formulas in asked_of]
+    workloads: list[dict[str, Any]] = [
+        workload(formulas, told, usual) for formulas, told in zip(asked_of, given, strict=True)
+    ]
 
     def latency_of(place: _Place, passes: Any) -> Formula | str:
         """Of a part of a pipeline: a formula, or why there is none."""
@@ -163,7 +169,11 @@ def compare(
             progress(len(columns), len(grid))
     apart = any(own for _, own in models)
     settings = [
-        p.compiled.setting.warned(p.compiled.latency.beyond(**workloads[p.index])) for p in grid
+        p.compiled.setting.warned(
+            p.compiled.latency.beyond(**workloads[p.index]),
+            less(given[p.index], workloads[p.index]),
+        )
+        for p in grid
     ]
     return Comparison(
         joined(settings),

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from costgraph.compiling.capacity import farther_rooms, room_of
 from costgraph.errors import CostgraphError
-from costgraph.formula.limits import fitted
 from costgraph.ir.metrics import METRICS, require
-from costgraph.ir.workload import USUAL, least_batch, workload
+from costgraph.ir.workload import least_batch, lengths, workload
 from costgraph.rewriting.choosing import Goal, Score
 from costgraph.rewriting.pipeline import Pass
 
@@ -107,5 +106,4 @@ def _scored(compiled: Compiled, goal: Goal) -> Score:
 def _sizes(compiled: Compiled, given: Mapping[str, int]) -> dict[str, int]:
     """Prompt and generated tokens: those given, else the usual ones as far as there is room."""
     told = {name: given[name] for name in ("S", "N") if name in given}
-    usual = {name: USUAL[name] for name in ("S", "N") if name not in given}
-    return {**told, **fitted(compiled.latency.limits, told, usual)}
+    return {**told, **lengths([compiled.latency], told)}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 USUAL: Mapping[str, int] = {"B": 1, "S": 1024, "N": 256}
 #: Sizes of a request and of a model's answer: counts of something.
 WHOLE = frozenset("BSNTKG")
+#: Sizes of a request that share a model's positions.
+_LENGTHS = ("S", "N", "T")
 #: Sizes that every formula may be asked at, whether it depends on them or not.
 _ALWAYS = frozenset(("B",))
 
@@ -52,6 +54,8 @@ def workload(
 ) -> dict[str, Number]:
     """A value for every symbol of ``formulas``, as :func:`checked` has it.
 
+    Lengths that are not given are the usual ones as far as there is room: see :func:`lengths`.
+
     Args:
         formulas: of one model.
         given: values by name; None stands for what was not given.
@@ -72,11 +76,41 @@ def workload(
             what = f"{name} ({LEGEND[name]})" if name in LEGEND else clip(name)
             raise InputError(f"{_model(every)} has no symbol {what}{_hint(name, known)}")
     values = filled(told, known, usual)
+    values |= lengths(every, told, values)
     missing = sorted(known - set(values) - set(free))
     if missing:
         meanings = {k: v for f in every for k, v in f.meanings.items()}
         raise unbound(_model(every), missing, meanings)
     return values
+
+
+def lengths(
+    formulas: Iterable[Formula], given: Mapping[str, Any], usual: Mapping[str, Any] = USUAL
+) -> dict[str, int]:
+    """Usual lengths, or less where models have no room for them beside what is given.
+
+    Args:
+        formulas: what is asked there.
+        given: values by name, which stay; None stands for what was not given.
+        usual: what sizes are where nothing is given.
+    """
+    from costgraph.formula.limits import fitted
+
+    told = {name: value for name, value in given.items() if value is not None}
+    stay = {"B": usual.get("B", USUAL["B"]), **told}
+    open_ = {n: v for n in _LENGTHS if n not in told and type(v := usual.get(n)) is int}
+    limits = [limit for f in formulas for limit in f.limits]
+    return fitted(limits, {n: v for n, v in stay.items() if type(v) is int}, open_)
+
+
+def less(given: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """A sentence where lengths that were not given are not the usual ones, or nothing."""
+    open_ = {n: v for n, v in USUAL.items() if n in _LENGTHS and given.get(n) is None}
+    found = {n: values[n] for n, v in open_.items() if values.get(n, v) != v}
+    if not found:
+        return ""
+    usual = shown({n: open_[n] for n in found})
+    return f"{shown(found)}, where none is given: there is no room for the usual {usual}"
 
 
 def filled(

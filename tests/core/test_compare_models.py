@@ -118,7 +118,7 @@ def test_models_without_tokens_have_no_length():
         ("llama-2-7b:B=3", "has its own S and N, not 'B'"),
         ("llama-2-7b:N=1,N=2", "'N' is given twice"),
         ("llama-2-7", "did you mean 'llama-2-7b'"),
-        ("bert-base", "exceeds 512"),
+        ("bert-base:S=600", "exceeds 512"),
         ("bert-base:S=100,N=9", "bert-base has no symbol N"),
     ],
 )

@@ -207,3 +207,34 @@ def test_the_size_of_an_image_gives_its_tokens() -> None:
     flux = cg.compile("flux-1-dev", "h100", "fuse", image=1024)
     given = cg.compile("flux-1-dev", "h100", "fuse").latency.evaluate(B=1, S=512, K=4, G=4096)
     assert flux.latency.evaluate(B=1, S=512, K=4) == pytest.approx(given, rel=1e-12)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda **given: cg.compare("gpt2", "h100", **given),
+    lambda **given: cg.search("gpt2", "h100", **given),
+    lambda **given: cg.compare("llama-2-7b", "h100", beside=["gpt2"], **given),
+])  # fmt: skip
+@pytest.mark.parametrize(("given", "lengths", "said"), [
+    ({}, (512, 128), "S=512, N=128, where none is given: there is no room for the usual "
+                     "S=1024, N=256"),
+    ({"S": 1000}, (1000, 25), "N=25, where none is given: there is no room for the usual "
+                              "N=256"),
+    ({"S": 512}, (512, 256), ""),
+    ({"S": 512, "N": 128}, (512, 128), ""),
+])  # fmt: skip
+def test_usual_lengths_are_those_that_there_is_room_for_and_said(
+    ask: Callable[..., Any], given: dict[str, int], lengths: tuple[int, int], said: str
+) -> None:
+    found = ask(**given)
+    values = found.symbols if hasattr(found, "symbols") else found.bindings
+    assert (values["S"], values["N"]) == lengths
+    told = [x for x in found.setting.cautions if "where none is given" in x]
+    assert told == ([said] if said else [])
+    assert not said or said in str(found)
+    assert not said or said in str(found.to_dict())
+
+
+def test_given_lengths_stay_and_are_refused() -> None:
+    for ask in (cg.compare, cg.search):
+        with pytest.raises(InputError, match="N \\+ S - 1 = 1028 exceeds 1024"):
+            ask("gpt2", "h100", S=1024, N=5)

@@ -486,6 +486,45 @@ def test_speculation_replaces_phases():
     assert sum("pass 2: speculative" in c.title for c in both.clusters) == 1
 
 
+def test_frames_of_a_difference_say_whose_operations_they_show():
+    compiled = cg.compile("deepseek-v3", "h100", "fuse,speculative")
+    frames = [c.title for c in draw(compiled, diff=True).scene.clusters if "pass " in c.title]
+    assert len(frames) == len(set(frames)) >= 3
+    assert "pass 1: fuse (operations of prefill)" in frames
+    one = draw(compiled, diff=True, phase="decode").scene
+    assert [c.title for c in one.clusters if "pass " in c.title] == [
+        "pass 1: fuse (operations of decode)"
+    ]
+    assert any("nothing changed in the graph of decode" in n for n in one.notes)
+
+
+@pytest.mark.parametrize(("given", "error"), [
+    ({"phase": "decod"}, "no phase 'decod'; did you mean 'decode'"),
+    ({"level": "layer"}, "level layer has no part"),
+    ({"B": 2, "T": 9}, "B, T have no part"),
+])  # fmt: skip
+def test_what_a_difference_has_no_part_for_is_refused(fused, given, error):
+    with pytest.raises(InputError, match=error):
+        draw(fused, diff=True, **given)
+
+
+@needs_svg
+@pytest.mark.parametrize("diff", [True, False])
+@pytest.mark.parametrize("name", ["gpt2", "deepseek-v3"])
+def test_the_legend_stands_left_of_what_is_beside_it(name, diff):
+    root = ET.fromstring(draw(cg.compile(name, "h100", "fuse"), diff=diff).svg)
+    svg = "{http://www.w3.org/2000/svg}"
+    at: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    for node in root.iter(f"{svg}g"):
+        title, text = node.findtext(f"{svg}title") or "", node.find(f".//{svg}text")
+        if node.get("class") == "node" and text is not None and title != "notes":
+            place = float(text.get("x", "nan")), float(text.get("y", "nan"))
+            at[title.startswith("legend")].append(place)
+    lowest = max(y for _, y in at[True])
+    beside = [x for x, y in at[False] if y <= lowest]
+    assert max(x for x, _ in at[True]) < min(beside)
+
+
 @pytest.mark.parametrize(("limit", "note"), [(600, "neighbours"), (40, "blocks")])
 def test_large_differences_stay_within_the_limit(limit, note):
     program = cg.load_model("gpt2")

@@ -719,3 +719,19 @@ def test_offloaded_models_have_the_roofs_of_levels_and_links(tmp_path):
     ):
         assert text in shown
     assert "the step, by bytes of ddr" in shown
+
+
+@pytest.mark.parametrize("width", ["column", "slide"])
+def test_long_titles_and_legends_make_figures_higher_not_axes_flat(width):
+    compiled = cg.compile("llama-3-70b", "b200", "fuse")
+    figure = plot.regime_map(
+        compiled, "B", "T", (1, 4096), (128, 131072), width=width, title="A title. " * 20
+    )
+    (wide, high), _ = WIDTHS[width]
+    found = figure.get_size_inches()
+    assert found[0] == wide
+    assert found[1] >= high
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().height * found[1] >= 0.42 * high
+    boxes = [t.get_window_extent() for t in figure.axes[0].get_yticklabels() if t.get_text()]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

@@ -21,7 +21,7 @@ from costgraph.formula.batch import Bound, Line, Range, best_batch
 from costgraph.hardware.systems import System
 from costgraph.ir.metrics import RANKED, check_metric, has, require
 from costgraph.ir.program import Program
-from costgraph.ir.workload import USUAL, checked, least_batch, of_step, workload
+from costgraph.ir.workload import USUAL, checked, least_batch, lengths, less, of_step, workload
 from costgraph.number import Number, bounded, is_array, is_number, parse_number, whole, wholes
 from costgraph.progress import counted
 from costgraph.rewriting.pipeline import text_of
@@ -265,7 +265,9 @@ def search(
     front = () if wanted is None else front_of(clouds, (_up(wanted[0]), _up(wanted[1])))
     shown = {m: v for m, v in bounds.items() if v is not None}
     setting = Setting.shared([
-        compiled.setting.warned(*(f.beyond(**values) for f in formulas.values()))
+        compiled.setting.warned(
+            *(f.beyond(**values) for f in formulas.values()), less(given, values)
+        )
         for _, _, compiled, formulas in made
     ])  # fmt: skip
     setting = replace(setting, passes="", warnings=())
@@ -382,7 +384,7 @@ def _values(
     program: Program, formulas: list[Formula], given: Mapping[str, Number]
 ) -> dict[str, float]:
     """A value for every symbol but the batch; the context is that of the last step."""
-    usual = dict(USUAL)
+    usual = {**USUAL, **lengths(formulas, given)}
     sizes = {**usual, **given}
     ends = program.contexts(int(sizes["S"]), int(sizes["N"]))
     if ends is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from costgraph.errors import InputError, clip, nearest
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Phase
 from costgraph.ir.regions import Region
@@ -76,22 +77,28 @@ def _facts(graph: Graph, prefix: str) -> Iterator[tuple[str, tuple[Node, object]
         yield path, (node, (node, operands))
 
 
-def step_scene(step: Step, title: str, subtitle: str = "") -> tuple[Scene, ...]:
-    """Scenes of one pass: its graphs, and its phases where those changed."""
+def step_scene(
+    step: Step, title: str, subtitle: str = "", phase: str | None = None
+) -> tuple[tuple[str, Scene], ...]:
+    """Scenes of one pass, and what each is of: its graphs, and its phases where those changed.
+
+    With ``phase`` that one's graph alone.
+    """
     after = {p.name: p for p in step.after.phases}
-    scenes = []
-    drawn: set[tuple[int, int]] = set()
+    pairs: dict[tuple[int, int], list[tuple[Phase, Phase]]] = {}
     for old in step.before.phases:
         new = after.get(old.name)
-        if new is None:
-            continue
-        pair = (id(old.graph), id(new.graph))
-        if pair in drawn or old.graph == new.graph:
-            continue
-        drawn.add(pair)
-        scenes.append(_graph_difference(old, new, title, subtitle))
+        if new is not None and old.graph != new.graph and phase in (None, old.name):
+            pairs.setdefault((id(old.graph), id(new.graph)), []).append((old, new))
+    scenes = []
+    for alike in pairs.values():
+        names = ", ".join(clean(old.name) for old, _ in alike)
+        scene = _graph_difference(*alike[0], title, subtitle)
+        scenes.append((f"operations of {names}", scene))
+    if phase is not None:
+        return tuple(scenes)
     if [_phase_fact(p) for p in step.before.phases] != [_phase_fact(p) for p in step.after.phases]:
-        scenes.append(_phase_difference(step, title, subtitle))
+        scenes.append(("phases", _phase_difference(step, title, subtitle)))
     return tuple(scenes)
 
 
@@ -204,11 +211,23 @@ def _phase_difference(step: Step, title: str, subtitle: str) -> Scene:
     return Scene(title, subtitle, (), tuple(vertices), tuple(links), tuple(notes), True)
 
 
-def trace_scene(trace: Trace, title: str, subtitle: str = "") -> Scene:
+def trace_scene(trace: Trace, title: str, subtitle: str = "", phase: str | None = None) -> Scene:
     """All passes of a pipeline in one scene, a frame for each, in the order in which they ran.
 
     Their numbers are their places in the pipeline as it is written.
+
+    Args:
+        trace: what the passes did.
+        title, subtitle: head lines.
+        phase: whose graphs are shown, of all where none is given.
+
+    Raises:
+        InputError: no pass has seen such a phase.
     """
+    sides = (program for step in trace.steps for program in (step.before, step.after))
+    names = dict.fromkeys(p.name for program in sides for p in program.phases)
+    if phase is not None and phase not in names:
+        raise InputError(f"no phase {clip(phase)}{nearest(phase, names)}")
     clusters: list[Cluster] = []
     vertices: list[Vertex] = []
     links: list[Link] = []
@@ -216,13 +235,13 @@ def trace_scene(trace: Trace, title: str, subtitle: str = "") -> Scene:
     for step in trace.steps:
         index = step.place + 1
         name = clean(step.made_by.spec(), 120)
-        parts = step_scene(step, title, subtitle)
+        parts = step_scene(step, title, subtitle, phase)
         if not parts:
-            notes.append(f"{index}. {name}: nothing changed in a graph or phase")
-        for number, part in enumerate(parts):
+            where = "a graph or phase" if phase is None else f"the graph of {phase}"
+            notes.append(f"{index}. {name}: nothing changed in {where}")
+        for number, (what, part) in enumerate(parts):
             prefix = f"{index}.{number}:"
             frame = f"{prefix}pass"
-            what = "phases" if part.vertices and part.vertices[0].kind == "phase" else "operations"
             clusters.append(Cluster(frame, f"pass {index}: {name} ({what})"))
             clusters += [
                 replace(c, id=prefix + c.id, parent=prefix + c.parent if c.parent else frame)
@@ -233,7 +252,10 @@ def trace_scene(trace: Trace, title: str, subtitle: str = "") -> Scene:
                 for v in part.vertices
             ]
             links += [replace(x, start=prefix + x.start, end=prefix + x.end) for x in part.links]
-            notes += [f"{index}. {name}: {part.notes[0]}", *(f"      {n}" for n in part.notes[1:])]
+            notes += [
+                f"{index}. {name}, {what}: {part.notes[0]}",
+                *(f"      {n}" for n in part.notes[1:]),
+            ]
         for miss in step.misses:
             notes.append(
                 f"{index}. {name}: {clean(miss.rule)} did not apply at "

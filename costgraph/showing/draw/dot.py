@@ -60,6 +60,13 @@ MARK_STYLE: dict[str, dict[str, str]] = {
     },
 }
 MARK_SIGN = {"kept": "", "changed": "~ ", "created": "+ ", "erased": "✕ "}
+#: On which side of a pass what is marked so stands.
+MARK_SIDE = {
+    "kept": "alike before and after",
+    "changed": "other before than after",
+    "created": "only after",
+    "erased": "only before",
+}
 ROLE_NAME = {"activation": "activation", "weight": "weight", "kv": "KV cache", "state": "state"}
 _WRAP, _LONG = 26, 34
 #: Above so many vertices Graphviz is bounded in how long it looks for better places.
@@ -118,12 +125,13 @@ def dot_source(scene: Scene) -> str:
     graph.attr("node", fontname=FONT, fontsize="10.5", margin="0.12,0.06", tooltip=" ")
     graph.attr("edge", fontname=FONT, fontsize="8.5", arrowsize="0.7", tooltip=" ")
     names = {v.id: f"n{i}" for i, v in enumerate(scene.vertices)}
+    # What is declared first stands at the left, under the title, however wide the graph is.
+    _legend(graph, scene)
+    _notes(graph, scene)
     _cluster(graph, scene, "", names)
     loud = {v.id for v in scene.vertices if not v.is_source}
     for link in scene.links:
         graph.edge(names[link.start], names[link.end], **_link(link, link.start in loud))
-    _legend(graph, scene)
-    _notes(graph, scene)
     return str(graph.source)
 
 
@@ -268,7 +276,8 @@ def _legend(graph: Any, scene: Scene) -> None:
             )  # fmt: skip
         for mark in marks:
             frame.node(
-                f"legend_mark_{mark}", label=f"{MARK_SIGN[mark]}{mark}", shape="box",
+                f"legend_mark_{mark}", label=label([f"{MARK_SIGN[mark]}{mark}", MARK_SIDE[mark]]),
+                shape="box",
                 **{"style": "rounded,filled", **MARK_STYLE[mark]},
             )  # fmt: skip
 

@@ -187,7 +187,7 @@ def draw(
         level: ``op`` (every operation), ``layer`` (each repeated part as one
             vertex) or ``model`` (one vertex a phase).
         phase: whose step graph; by default the last stepping phase if ``T`` is
-            given, the first phase otherwise.
+            given, the first phase otherwise, and all of a difference.
         diff: what each pass erased, changed, created and kept (compiled models).
         step: with ``diff``, only this pass of the pipeline, counted from 1 as it is written.
         B, T, S, symbols: the sizes of a step: operations are coloured by bound and
@@ -197,7 +197,7 @@ def draw(
 
     Raises:
         InputError: an unknown level or phase, a symbol without a value, or a
-            difference asked of something that no pass has made.
+            difference asked of something that no pass has made, or with a level or sizes.
     """
     if level not in LEVELS:
         raise InputError(f"unknown level {clip(level)}{nearest(level, LEVELS)}")
@@ -217,13 +217,17 @@ def draw(
     if diff:
         if compiled is None or not compiled.trace.steps:
             raise InputError("a difference needs a model that was compiled with passes")
+        if level != "op":
+            raise InputError(f"a difference shows operations; level {level} has no part in it")
+        if values:
+            raise InputError(f"a difference has no times; {', '.join(values)} have no part in it")
         trace = compiled.trace
         if step is not None:
             if isinstance(step, bool) or not 1 <= step <= len(trace.steps):
                 raise InputError(f"step must be from 1 to {len(trace.steps)}, not {clip(step)}")
             trace = Trace(tuple(s for s in trace.steps if s.place == step - 1))
         head = _head(program, compiled, device, False)
-        whole = trace_scene(trace, *head)
+        whole = trace_scene(trace, *head, phase)
         return Drawing(near_changes(whole, limit), whole)
     if level == "model":
         scene = _model(program, compiled, values, device)

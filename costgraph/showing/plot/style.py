@@ -54,6 +54,8 @@ _MORE_SHADES = (("#E2E2E2", "---"), ("#D9D4EC", "+++"), ("#E9F2C6", "ooo"))
 AREAS = (*SHADE.values(), *_MORE_SHADES)
 #: Inches and font size.
 WIDTHS = {"column": ((3.3, 2.45), 7.0), "slide": ((10.0, 5.625), 13.0)}
+#: The least height of the axes in a figure of the usual size, as a share of it.
+_LEAST_AXES = 0.45
 _P = ParamSpec("_P")
 
 
@@ -117,14 +119,32 @@ def look(width: str) -> Iterator[None]:
 
 
 def styled(make: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """A figure function whose keyword ``width`` sets the look while it runs."""
+    """A figure function whose keyword ``width`` sets the look while it runs.
+
+    Titles and legends that need many lines make the figure higher, not its axes flat.
+    """
 
     @wraps(make)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         with look(str(kwargs.get("width", "slide"))):
-            return make(*args, **kwargs)
+            figure = make(*args, **kwargs)
+            _raise_axes(figure)
+            return figure
 
     return wrapper
+
+
+def _raise_axes(figure: Figure) -> None:
+    """Makes a figure of the usual size as much higher as its only axes are too flat."""
+    wide, high = figure.get_size_inches()
+    if len(figure.axes) != 1 or high != matplotlib.rcParams["figure.figsize"][1]:
+        return
+    # What is around the axes is as high in any figure: it is seen where there is room for all.
+    figure.set_size_inches(wide, 3 * high)
+    figure.draw_without_rendering()
+    around = 3 * high * (1 - figure.axes[0].get_position().height)
+    figure.set_size_inches(wide, max(high, around + _LEAST_AXES * high))
+    figure.draw_without_rendering()
 
 
 class Picture(Figure):
