@@ -67,14 +67,14 @@ def gathered(layers: Iterable[tuple[str, Repeatable]]) -> tuple[Segment, ...]:
     Times, traffic and memory do not depend on where equal layers stand; passes that cut
     between layers find their places.
     """
-    places: dict[str, tuple[int, ...]] = {}
+    places: dict[str, list[int]] = {}
     kinds: dict[str, Repeatable] = {}
     for index, (name, layer) in enumerate(layers):
-        places[name] = (*places.get(name, ()), index)
+        places.setdefault(name, []).append(index)
         kinds[name] = layer
     several = len(places) > 1
     return tuple(
-        Segment(name, kinds[name], Integer(len(at)), at if several else ())
+        Segment(name, kinds[name], Integer(len(at)), tuple(at) if several else ())
         for name, at in places.items()
     )
 

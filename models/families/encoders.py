@@ -197,7 +197,7 @@ def _modernbert(fields: Fields) -> Reading:
     fields.refuse("classifier_bias", "biases are not supported in this family")
     require_tied(fields)
     norm = Norm("layer")
-    layers = fields.size("num_hidden_layers")
+    layers = layer_count(fields)
     every = fields.size("global_attn_every_n_layers", default=3)
     reach = fields.size("local_attention", default=128) // 2
     act = activation_of(fields, "hidden_activation", default="gelu")

@@ -193,7 +193,7 @@ def qwen_delta(fields: Fields, fused: bool, experts: Block | None = None) -> Rea
         kinds = words(text, "layer_types", known)
     else:
         every = text.size("full_attention_interval", default=4)
-        layers = text.size("num_hidden_layers")
+        layers = layer_count(text)
         kinds = ["delta" if (i + 1) % every else "attention" for i in range(layers)]
     net = GatedDeltaNet(
         d=Integer(d),

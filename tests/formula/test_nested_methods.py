@@ -318,6 +318,18 @@ def check_fields(f: Formula) -> None:
     assert all(a["terms"] for a in nested)
 
 
+def check_beyond(f: Formula) -> None:
+    """What is said beyond a stated context is a sentence or nothing, and open sizes assume it."""
+    at = {s.name: value for s, value in ((s, 10**7) for s in f.symbols) if s.name in ("S", "T")}
+    assert bool(f.beyond(**at)) is bool(f.stated and at)
+    assert f.beyond(**dict.fromkeys(at, 1)) == ""
+    if f.setting is not None:
+        told = f.open_in(*f.symbols)
+        assert told is not None
+        asked = set(told.assumptions) - set(f.setting.assumptions)
+        assert asked == {x.asks for x in f.stated if x.expr.free_symbols & set(f.symbols)}
+
+
 def check_meanings(f: Formula) -> None:
     assert set(f.meanings) <= {s.name for s in f.symbols}
     assert all(f.meanings.values()), "a symbol without a meaning is not listed"
@@ -328,6 +340,7 @@ CHECKS: dict[str, Callable[[Formula], None]] = {
     "expr": check_expr, "symbols": check_symbols, "meanings": check_meanings,
     "assumptions": check_assumptions,
     "computed": check_computed,
+    "beyond": check_beyond, "open_in": check_beyond,
     "evaluate": check_evaluate, "__call__": check_evaluate, "bind": check_bind,
     "given": check_given, "substitute": check_substitute, "regimes": check_regimes,
     "crossover": check_crossover, "region_map": check_region_map, "solve_for": check_solve_for,
