@@ -367,6 +367,7 @@ class Encoder:
         buckets: what layers share of positions, or None.
         longest: most positions, where a table bounds them.
         shortest: fewest positions, where some are none of the text.
+        why: what those are, where fewer are refused.
     """
 
     front: Front
@@ -377,6 +378,7 @@ class Encoder:
     buckets: Shared | None = None
     longest: int | None = None
     shortest: int = 0
+    why: str = "S counts positions that are no text, too"
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -384,7 +386,7 @@ class Encoder:
         ends = positions_end(S, self.longest)
         if not self.shortest:
             return ends
-        return (*ends, Limit(Integer(self.shortest), S, "S counts positions that are no text, too"))
+        return (*ends, Limit(Integer(self.shortest), S, self.why))
 
     def graph(self, name: str, style: Style) -> Graph:
         """The graph over ``B`` and ``q``."""

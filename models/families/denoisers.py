@@ -261,7 +261,9 @@ def _pixart(fields: Fields) -> Reading:
     if fields.size("cross_attention_dim", default=1152) != d:
         raise ModelError(f"{fields.name}: 'cross_attention_dim' must be {d}, the hidden size")
     size = fields.size("sample_size", default=128)
-    sized = fields.flag("use_additional_conditions", size == 128)
+    sized = size == 128  # what the published code takes null for, too
+    if fields.values.get("use_additional_conditions") is not None:
+        sized = fields.flag("use_additional_conditions", sized)
     if sized and d % 3:
         raise ModelError(f"{fields.name}: a width of {d} does not divide into three sizes")
     channels, patch = fields.size("in_channels", default=4), fields.size("patch_size", default=2)

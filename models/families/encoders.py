@@ -320,8 +320,14 @@ def _t5gemma(fields: Fields) -> Reading:
         for part in ("encoder", "decoder")
     )
     (at, feed), (own, fed) = _t5gemma_side(first), _t5gemma_side(second)
-    vocab = Integer(second.size("vocab_size"))
-    for side in (first, second):
+    vocab, tied = Integer(second.size("vocab_size")), fields.flag("tie_word_embeddings", True)
+    for part, side in (("encoder", first), ("decoder", second)):
+        inner = side.values.get("tie_word_embeddings")
+        if isinstance(inner, bool) and inner != tied:
+            fields.tell(
+                f"'{part}.tie_word_embeddings' = {str(inner).lower()} is not followed: the class "
+                f"goes by the whole model's, which is {str(tied).lower()}"
+            )
         # Which layers slide plays no part here, see the sentence below.
         side.values.get("layer_types")
         if side.size("vocab_size") != vocab:
@@ -350,7 +356,7 @@ def _t5gemma(fields: Fields) -> Reading:
             own.d,
             vocab,
             embed_scale=True,
-            tied=fields.flag("tie_word_embeddings", True),
+            tied=tied,
             logit_cap=second.values.get("final_logit_softcapping") is not None,
         ),
         shared=(),

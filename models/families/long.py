@@ -274,6 +274,7 @@ def _etc(fields: Fields) -> Reading:
         segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers", default=12))),),
         d=at.d,
         shortest=int(wide) + 1,
+        why=f"S counts the {wide} positions that see all, too",
     )
     return Reading(model, assumptions=(said, BARE))
 

@@ -79,9 +79,7 @@ def _heard(heard: Fields) -> SpectrogramSwin:
             raise ModelError(f"{heard.name}: 'mlp_ratio' = {ratio} gives no whole width")
     if side % mels or side % patch or (side // patch) % 2 ** (len(depths) - 1):
         raise ModelError(f"{heard.name}: {mels} bands folded into {side} x {side}")
-    if heard.size("hidden_size", default=width * 2 ** (len(depths) - 1)) != width * 2 ** (
-        len(depths) - 1
-    ):
+    if heard.size("hidden_size", default=768) != width * 2 ** (len(depths) - 1):
         raise ModelError(f"{heard.name}: 'hidden_size' must be the last stage's width")
     if side * side // mels < FRAMES:
         raise ModelError(f"{heard.name}: {FRAMES} frames of {mels} bands exceed {side} x {side}")

@@ -190,7 +190,7 @@ def _neck(seen: Fields) -> Neck:
     if kind != "sam2_hiera_det_model":
         raise ModelError(f"{seen.name}: {clip(kind)} is no encoder that is known in this family")
     pyramid = _pyramid(seen.section("backbone_config"))
-    listed = sizes(seen, "backbone_channel_list", tuple(reversed(pyramid.widths)))
+    listed = sizes(seen, "backbone_channel_list", (768, 384, 192, 96))
     if listed != tuple(reversed(pyramid.widths)):
         raise ModelError(f"{seen.name}: 'backbone_channel_list' must be the stages' widths")
     for key, usual in (("fpn_kernel_size", 1), ("fpn_stride", 1), ("fpn_padding", 0)):

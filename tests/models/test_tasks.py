@@ -17,10 +17,11 @@ from costgraph.errors import ModelError
 from costgraph.models import load_model
 
 COUNTED: dict[str, Any] = json.loads((Path(__file__).parent / "counted" / "tasks.json").read_text())
-#: Families without types, and those whose classes have none where nothing is said.
-WITHOUT, EMPTY = (
-    {"bert-generation", "esm", "modernbert", "mpnet", "tapas", "layoutlmv3"},
+#: Families without types, and those whose classes have none, or two, where nothing is said.
+WITHOUT, EMPTY, TWO = (
+    {"bert-generation", "esm", "modernbert", "mpnet", "tapas"},
     {"deberta", "deberta-v2"},
+    {"layoutlmv3"},
 )
 CASES = [(kind, name) for kind, entry in COUNTED.items() for name in entry["classes"]]
 
@@ -57,6 +58,9 @@ def test_absent_types_are_no_empty_table(kind):
         assert parameters(load_model(config)) == parameters(load_model(whole))
     elif kind in EMPTY:
         assert parameters(load_model(config)) < parameters(load_model(whole))
+    elif kind in TWO:
+        two = {**whole, "type_vocab_size": 2}
+        assert parameters(load_model(config)) == parameters(load_model(two))
     else:
         with pytest.raises(ModelError, match="type_vocab_size"):
             load_model(config)
