@@ -200,7 +200,7 @@ def test_each_kind_of_operations_is_decided_by_itself():
     (said,) = [a for a in one.assumptions if "decided" in a]
     assert "attention on hbm-pim, ffn on hbm-pim" in said
     # It says at which batch that changes: there both take as long.
-    limit = float(said.rpartition("< B < ")[2])
+    limit = float(said.rpartition(" B < ")[2])
     near, far = (
         cg.compile("llama-2-7b", SYSTEM, f"fuse,place{{attention=hbm-pim{x}}}").tpot
         for x in ("", ",ffn=hbm-pim")
