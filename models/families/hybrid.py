@@ -238,7 +238,7 @@ def _recurrent_gemma(fields: Fields) -> Reading:
         "block_types",
         {"recurrent": "recurrent", "attention": "attention"},
     )
-    layers = fields.size("num_hidden_layers")
+    layers = layer_count(fields)
     act = activation_of(fields, "hidden_activation", default="gelu_pytorch_tanh")
     head_dim = Integer(fields.size("head_dim", default=d // heads))
     recurrent = RecurrentBlock(
