@@ -375,10 +375,13 @@ class Program:
     def phase_for(self, given: Collection[str]) -> Phase:
         """The phase whose step a workload with these sizes means.
 
-        With a context the last that steps over contexts; with a prompt, and where
-        nothing steps, the first phase.
+        With a context the last that steps over contexts, not one that runs between such
+        steps at a length of its own; with a prompt, and where nothing steps, the first phase.
         """
-        stepping = [p for p in self.phases if p.span is not None]
+        stepping = [
+            p for p in self.phases
+            if p.span is not None and not (p.walks_contexts and p.bind(T).is_number)
+        ]  # fmt: skip
         if stepping and ("T" in given or "S" not in given):
             return stepping[-1]
         return self.phases[0]

@@ -14,6 +14,8 @@ MODEL = "llama-3.2-1b"
 #: Tokens of images leave models that see.
 SEEING = {"merge-tokens", "prune-tokens"}
 NAMES = sorted({n for n, p in PASSES.items() if p.stage is Stage.CONTEXT} - SEEING)
+#: An answer of these has several kinds of steps, and its sums a test of their own.
+SEVERAL = {"memory-slots", "memory-tokens"}
 CONTEXTS = {
     "window", "evict", "index", "select", "nsa", "snap-kv", "landmark", "retrieve", "recur",
     "knn-memory",
@@ -53,8 +55,7 @@ def test_commands_answer(name, capsys, tmp_path):
     assert len(table.read_text().splitlines()) == 3
 
 
-# An answer of the others has several kinds of steps, and its sums a test of their own.
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "memory-tokens"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in SEVERAL])
 def test_calibrated_sums_are_the_loop(name):
     c = cg.compile(MODEL, "h100", f"fuse,{name}", fidelity="calibrated")
     given = {"S": 300} if "S" in {s.name for s in c.tpot.symbols} else {}
