@@ -173,11 +173,11 @@ def _nemotron_h(fields: Fields) -> Reading:
     return Reading(Stack(ends_of(fields, d), segments), scans=True, assumptions=(GATHERED,))
 
 
-def text_of(fields: Fields) -> Fields:
-    """The language model's part of a multimodal configuration."""
+def text_of(fields: Fields, tied: bool | None = None) -> Fields:
+    """The language model's part of a multimodal configuration; ``tied`` as the whole's class."""
     if fields.values.get("text_config") is None:
         return fields
-    return tied_as_whole(fields, fields.section("text_config"))
+    return tied_as_whole(fields, fields.section("text_config"), tied)
 
 
 def qwen_delta(fields: Fields, fused: bool, experts: Block | None = None) -> Reading:

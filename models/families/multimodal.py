@@ -29,14 +29,16 @@ RMS = Norm()
 MOST_LAYERS = 1024
 
 
-def text_of(fields: Fields, kind: str) -> Fields:
+def text_of(fields: Fields, kind: str, tied: bool | None = None) -> Fields:
     """The language model's keys: a section of their own, or the configuration itself.
 
-    ``kind`` is the type of the part, whose class says what absent keys are.
+    ``kind`` is the type of the part, whose class says what absent keys are; ``tied`` is what
+    the class of the whole takes where the file does not say it.
     """
-    text = hybrid.text_of(fields)
+    text = hybrid.text_of(fields, tied)
     if text is fields:  # the whole file's type is not that of the part
         text = text.with_values(model_type=kind)
+        text = text if tied is None else text.with_defaults(tie_word_embeddings=tied)
     return named(text, kind)
 
 
@@ -191,10 +193,10 @@ def windowed_tower(
     )
 
 
-def qwen2_5_vl(fields: Fields, text: str = "qwen2_5_vl_text") -> Reading:
+def qwen2_5_vl(fields: Fields, text: str = "qwen2_5_vl_text", tied: bool | None = None) -> Reading:
     """Qwen2.5-VL, or what has another type of language model behind its tower."""
     eyes = windowed_tower(fields.section("vision_config"), pixels=_PIXELS)
-    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields, text)))
+    return _seeing(fields, eyes, qwen.FAMILIES["qwen2"](text_of(fields, text, tied)))
 
 
 def qwen3_tower(seen: Fields) -> PatchTower:
@@ -236,10 +238,12 @@ def _qwen3_5_moe(fields: Fields) -> Reading:
     return _qwen3_5_seeing(fields, hybrid_experts.qwen3_5_moe, "qwen3_5_moe_text")
 
 
-def qwen3_vl_moe(fields: Fields, text: str = "qwen3_vl_moe_text") -> Reading:
+def qwen3_vl_moe(
+    fields: Fields, text: str = "qwen3_vl_moe_text", tied: bool | None = None
+) -> Reading:
     """Qwen3-VL with experts, or what has another type of language model behind its tower."""
     eyes = qwen3_tower(fields.section("vision_config"))
-    return _seeing(fields, eyes, experts.FAMILIES["qwen3_moe"](text_of(fields, text)))
+    return _seeing(fields, eyes, experts.FAMILIES["qwen3_moe"](text_of(fields, text, tied)))
 
 
 #: What LLaVA's configurations leave to the defaults of the classes that they name.

@@ -21,7 +21,7 @@ from costgraph.models.multimodal import RESTS, Seeing
 
 #: The readers of thinkers, the types of their language models, and their audio encoders.
 THINKERS: Mapping[
-    str, tuple[Callable[[Fields, str], Reading], str, Callable[[Fields, Expr], Ears]]
+    str, tuple[Callable[[Fields, str, bool], Reading], str, Callable[[Fields, Expr], Ears]]
 ] = MappingProxyType(
     {
         "qwen2_5_vl": (qwen2_5_vl, "qwen2_5_omni_text", omni_ears),
@@ -33,7 +33,7 @@ SPEAKS = "the thinker is counted, in time and memory: the talker and the vocoder
 
 def _thinker(fields: Fields, family: str, *said: str) -> Reading:
     read, text, ears = THINKERS[family]
-    reading = read(fields.with_defaults(tie_word_embeddings=False), text)
+    reading = read(fields, text, False)
     for key in ("position_id_per_seconds", "seconds_per_chunk"):
         fields.values.get(key)  # places of tokens in time
     model = reading.model
