@@ -59,6 +59,17 @@ def test_a_key_counts_as_in_the_class(name, changes, difference):
     assert parameters(load_model(config(name, changes))) - base == difference
 
 
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_half_that_says_how_logits_are_tied_is_told(part):
+    told = load_model(config("t5gemma-default", {f"{part}.tie_word_embeddings": False})).assumptions
+    assert [
+        t for t in told if t.startswith(f"'{part}.tie_word_embeddings' = false is not followed")
+    ]
+    whole = {"tie_word_embeddings": False, f"{part}.tie_word_embeddings": False}
+    told = load_model(config("t5gemma-default", whole)).assumptions
+    assert not any(t.startswith(f"'{part}.tie_word_embeddings'") for t in told)
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "key"),
     [
