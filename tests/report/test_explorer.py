@@ -551,6 +551,25 @@ def test_a_server_under_load_and_plans_follow_the_choice(
     tab.clean(f"http://127.0.0.1:{server.port}/")
 
 
+def test_a_load_of_another_choice_is_never_shown(server: Server, tabs: Callable[..., Tab]) -> None:
+    tab = tabs()
+    tab.go(server.address)
+    page = tab.page
+    tab.choose(model=["gpt2"], on=["h100"], passes=["fuse"])
+    page.wait_for_selector("#loadtable [data-load=largest]")
+    waiting: list[Any] = []
+    page.route("**/part.js?kind=load*", lambda route: waiting.append(route))
+    tab.choose(model=["gpt2"], on=["h100"], passes=["fuse,parallel{tp=1}"])
+    assert page.get_attribute("#load", "aria-busy") == "true"
+    for place in ("#load-cards", "#load-why", "#loadtable", "#load-charts", "#simulated"):
+        assert not page.locator(place).is_visible(), place
+    page.wait_for_timeout(50)
+    (held,) = waiting
+    held.continue_()
+    page.wait_for_selector("#loadtable [data-load=largest]")
+    page.wait_for_selector("#load:not([aria-busy])")
+
+
 def test_a_site_holds_loads_and_plans(tmp_path: Path, tabs: Callable[..., Tab]) -> None:
     folder = tmp_path / "site"
     arguments = ["site", "-o", str(folder), "--models", "gpt2", "--on", "h100,2xh100"]

@@ -119,8 +119,12 @@ let drawnLoad = {};
 function* drawLoad() {
   const one = variant(), shown = [...new Set([...compared(), state.pipeline])].sort((a, b) => a - b);
   for (const p of shown) if (variant(p).load === null) askLoad(variant(p));
+  // What is still there is of another choice: hidden until this one's is.
   if (one.load === null) {
     $("load-about").textContent = "Deriving steps of a server …";
+    $("load").setAttribute("aria-busy", "true");
+    warnLoad("");
+    drawnLoad = {};
     return;
   }
   // A batch and the context of a step move nothing of a queue.
@@ -138,6 +142,7 @@ function* drawLoad() {
   if (queued) yield* drawQueue(servers, servers.get(state.pipeline), usual);
   else drawBatches(shown, one, usual);
   drawnLoad = { key: now, one }; // not before: what is broken off is not drawn
+  $("load").removeAttribute("aria-busy");
 }
 
 const timesText = () => (calibrated() ? `Times are fitted (fidelity ${DATA.setting.fidelity}).` : "Times are the roofline's: a lower bound, so real servers stand less.");
