@@ -26,10 +26,22 @@ from costgraph.models.fields import Fields
 
 #: Ends of names of classes that are whole language models.
 _WHOLE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ModelLM")
-#: Classes with a score in place of logits that do not end in ``ForSequenceClassification``, and
-#: how many scores they give.
-_SCORES: Mapping[str, int] = MappingProxyType({"InternLM2ForRewardModel": 1})
-_CLASSIFIER = "ForSequenceClassification"
+#: Reward models whose scores are not those of ``ForSequenceClassification``, as their publishers'
+#: code builds them.
+_SCORES: Mapping[str, Output] = MappingProxyType(
+    {
+        "InternLM2ForRewardModel": Output("score", Integer(1)),
+        "Qwen2ForRewardModel": Output("score", Integer(1), bias=True, inner="relu"),
+        "Qwen2ForProcessRewardModel": Output(
+            "score", Integer(2), bias=True, every=True, inner="relu"
+        ),
+    }
+)
+_CLASSIFIER, _TAGGER, _SPANS = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+)
 #: Families whose files name the class of another one.
 _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -56,7 +68,7 @@ NO_OUTPUT = (
     "what pools them is not counted"
 )
 BOTH_WAYS = "attention in both directions: one pass over the prompt, which keeps no caches"
-SCORED = "{name} scores the last position ({labels}) in one pass over the prompt"
+SCORED = "{name} scores {where} ({labels}) in one pass over the prompt"
 
 
 @cache
@@ -96,14 +108,14 @@ def form_of(fields: Fields, family: str) -> Form:
         bare |= {f"{stem}TextModel" for stem in stems}
     if name in bare:
         return Form("bare", name)
-    if name in {f"{stem}{_CLASSIFIER}" for stem in stems}:
+    if name in {f"{stem}{end}" for stem in stems for end in (_CLASSIFIER, _TAGGER, _SPANS)}:
         return Form("score", name)
     if name in _SCORES and name.partition("For")[0] in stems:
         return Form("score", name)
     raise ModelError(
         f"{fields.name}: 'architectures' names {clip(name)}, which is not read under model_type "
         f"{clip(family)}; known there: {', '.join(known)}"
-        + (", their bare Model and ForSequenceClassification" if stems else "")
+        + (f", their bare Model, {_CLASSIFIER}, {_TAGGER} and {_SPANS}" if stems else "")
     )
 
 
@@ -141,6 +153,16 @@ def _both_ways(fields: Fields, reading: Reading) -> Reading:
     )
 
 
+def _scores(fields: Fields, name: str) -> Output:
+    """What a class with scores in place of logits makes of the last hidden states."""
+    if name in _SCORES:
+        return _SCORES[name]
+    if name.endswith(_SPANS):  # where an answer starts, and where it ends
+        return Output("score", Integer(2), bias=True, every=True)
+    every = name.endswith(_TAGGER)
+    return Output("score", Integer(labels_of(fields)), bias=every, every=every)
+
+
 def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
     """The reading with the output that the class has in place of logits.
 
@@ -152,9 +174,10 @@ def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
         return reading
     output, said = BARE, NO_OUTPUT.format(name=form.name)
     if form.kind == "score":
-        labels = _SCORES.get(form.name) or labels_of(fields)
-        output = Output("score", Integer(labels))
-        said = SCORED.format(name=form.name, labels=f"{labels} label{'s' if labels > 1 else ''}")
+        output = _scores(fields, form.name)
+        labels = f"{output.labels} label{'s' if output.labels > 1 else ''}"
+        where = "every position" if output.every else "the last position"
+        said = SCORED.format(name=form.name, where=where, labels=labels)
     model: Any = reading.model
     both = isinstance(model, Decoder) and not model.causal
     if (reading.phases != "autoregressive" and not both) or not isinstance(

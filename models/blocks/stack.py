@@ -68,12 +68,17 @@ class Period:
 class Output:
     """What a language model makes of its last hidden states.
 
-    ``logits`` over the vocabulary; ``bare``: nothing; ``score``: a projection without bias to
-    ``labels`` values at the last position, as classifiers and reward models have.
+    ``logits`` over the vocabulary; ``bare``: nothing; ``score``: a projection to ``labels``
+    values, as classifiers and reward models have: at the last position or at ``every`` one, with
+    or without ``bias``. ``inner``: the activation behind a product in front of it, which keeps
+    the width and has a bias, or nothing.
     """
 
     kind: str = "logits"
     labels: Expr = Integer(0)
+    bias: bool = False
+    every: bool = False
+    inner: str = ""
 
 
 LOGITS, BARE = Output(), Output("bare")
@@ -259,12 +264,15 @@ def close(m: Maker, ends: Ends, hidden: str, table: str) -> str:
         hidden = m.linear("output_proj", hidden, width, ends.d)
     if ends.output.kind == "bare":
         return hidden
-    last = m.style.logits == "last" and not ends.all_logits
+    last = m.style.logits == "last" and not ends.all_logits and not ends.output.every
     hidden = m.add("last_position", SelectLast(Integer(1) if last else q), hidden)
     if ends.transform is not None:
         hidden = ends.transform.add(m, hidden, width)
     if ends.output.kind == "score":
-        return m.linear("score", hidden, ends.output.labels, width)
+        if ends.output.inner:
+            hidden = m.linear("score_inner", hidden, width, width, True)
+            hidden = m.add("score_act", Activation(ends.output.inner), hidden)
+        return m.linear("score", hidden, ends.output.labels, width, ends.output.bias)
     if ends.head_scale:
         hidden = m.add("head_scale", Scale(), hidden)
     if ends.tied:

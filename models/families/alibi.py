@@ -13,6 +13,7 @@ from costgraph.models.families.common import (
     Reading,
     activation_of,
     biases,
+    class_of,
     plain_decoder,
 )
 from costgraph.models.fields import Fields, divided
@@ -39,6 +40,20 @@ def _bloom(fields: Fields) -> Reading:
     return Reading(model)
 
 
+def _linear(fields: Fields, attention: Fields) -> bool:
+    """Whether an MPT whose file does not say so has linear biases instead of a table of positions.
+
+    MPT's own code has a table then; the class of transformers has linear biases, always.
+    """
+    linear = not (class_of(fields.values) or "").startswith("MPT")
+    if attention.values.get("alibi") is None:
+        made = "linear biases of positions are counted, as transformers' class has them"
+        table = "a table of positions is counted, as MPT's own code makes it"
+        other = "MPT's own code has a table" if linear else "transformers' class has linear biases"
+        fields.tell(f"{made if linear else table}: the file says nothing of 'alibi', and {other}")
+    return linear
+
+
 def _mpt(fields: Fields) -> Reading:
     d = fields.size("d_model", "hidden_size")
     heads = fields.size("n_heads", "num_attention_heads")
@@ -54,8 +69,9 @@ def _mpt(fields: Fields) -> Reading:
     }.get(kind)
     if kv_heads is None or heads % kv_heads:
         raise ModelError(f"{fields.name}: attention {kind!r} with {heads} heads is not understood")
-    # The original configurations turn it off unless they say otherwise.
-    alibi = attention.flag("alibi", fields.values.get("attn_config") is None)
+    alibi = attention.flag("alibi", _linear(fields, attention))
+    if not alibi and (class_of(fields.values) or "").startswith("Mpt"):
+        raise ModelError(f"{fields.name}: 'alibi' = False: the class always has linear biases")
     learned = not alibi and fields.flag("learned_pos_emb", True)
     bias = not fields.flag("no_bias", True)
     ratio = fields.values.get("expansion_ratio")

@@ -30,6 +30,7 @@ def _opt(fields: Fields) -> Reading:
     bias = fields.flag("enable_bias", True)
     first = fields.flag("do_layer_norm_before", True)
     embed = fields.size("word_embed_proj_dim", default=d)
+    affine = fields.flag("layer_norm_elementwise_affine", True)
     model = plain_decoder(
         fields,
         d,
@@ -37,7 +38,8 @@ def _opt(fields: Fields) -> Reading:
         fields.size("ffn_dim"),
         layers=Integer(fields.size("num_hidden_layers")),
         activation=activation_of(fields, "activation_function", default="relu"),
-        norm_bias=fields.flag("layer_norm_elementwise_affine", True),
+        norm_bias=affine,
+        norm_weight=affine,
         **biases(bias),
         # Two extra rows: positions are offset by two in this family.
         positions=Integer(fields.size("max_position_embeddings") + 2),

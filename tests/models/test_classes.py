@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from costgraph.counting.count import parameters
+from costgraph.counting.count import exact_cost, parameters
 from costgraph.errors import ModelError
 from costgraph.ir.verify import verify_program
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.hf import import_config
+from costgraph.symbols import B, q
 
 
 def _config(name: str, **changes: Any) -> dict[str, Any]:
@@ -31,12 +32,34 @@ ONE = {"id2label": {"0": "LABEL_0"}}
 COUNTED = {
     ("llama-3.1-8b", "LlamaForSequenceClassification"): 7_504_928_768,
     ("mistral-7b", "MistralModel"): 7_110_660_096,
+    ("llama-3.1-8b", "LlamaForTokenClassification"): 7_504_928_769,
+    ("gpt2", "GPT2ForTokenClassification"): 124_440_577,
+    ("qwen2.5-7b", "Qwen2ForQuestionAnswering"): 7_070_626_306,
 }
 
 
 @pytest.mark.parametrize(("name", "named"), list(COUNTED))
 def test_bare_models_and_scores_equal_the_published_classes(name: str, named: str) -> None:
     assert _count(_config(name, architectures=[named], **ONE)) == COUNTED[name, named]
+
+
+def test_scores_of_every_position_are_counted_at_each() -> None:
+    bare, tags = (
+        import_config(_config("qwen2.5-0.5b", architectures=[f"Qwen2{end}"], num_labels=5), "m")
+        for end in ("Model", "ForTokenClassification")
+    )
+    graphs = [program.phases[0].graph for program in (tags, bare)]
+    tagged, hidden = (exact_cost(graph).total_flops for graph in graphs)
+    # A product with 896 rows and a bias, for each of five labels at each position.
+    assert (tagged - hidden - B * q * 5 * (2 * 896 + 1)).expand() == 0
+
+
+def test_a_reward_model_has_two_products_behind_its_layers() -> None:
+    base = _config("qwen2.5-7b", architectures=["Qwen2Model"])
+    d, bare = base["hidden_size"], _count(base)
+    for name, labels in (("Qwen2ForRewardModel", 1), ("Qwen2ForProcessRewardModel", 2)):
+        made = _count({**base, "architectures": [name]})
+        assert made - bare == d * d + d + labels * (d + 1)
 
 
 def test_a_pooler_is_counted() -> None:

@@ -77,6 +77,13 @@ PUBLISHED = {
         },
         6_649_286_656,
     ),
+    # Norms without weights and products without biases: OPTForCausalLM.
+    "galactica-1.3b": (
+        {"model_type": "opt", "hidden_size": 2048, "num_hidden_layers": 24, "ffn_dim": 8192,
+         "num_attention_heads": 32, "max_position_embeddings": 2048, "vocab_size": 50000,
+         "enable_bias": False, "layer_norm_elementwise_affine": False},
+        1_314_557_952,
+    ),
     "starcoder": (
         {"model_type": "gpt_bigcode", "n_embd": 6144, "n_head": 48, "n_layer": 40,
          "n_inner": 24576, "n_positions": 8192, "vocab_size": 49152, "multi_query": True},
