@@ -14,6 +14,7 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Layer, Maker, Segment, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Bidirectional, Heads
+from costgraph.models.blocks.stack import Period
 from costgraph.models.conformer import (
     FAR,
     NEAR,
@@ -25,11 +26,33 @@ from costgraph.models.conformer import (
     PointHead,
     Shrinking,
 )
-from costgraph.models.encoder import Buckets, Encoder, Head, ProjectedHead, RestingFront
-from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.encoder import (
+    Buckets,
+    Encoder,
+    Head,
+    LabelHead,
+    ProjectedHead,
+    Resting,
+    RestingFront,
+)
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    class_of,
+    labels_of,
+    layer_count,
+)
 from costgraph.models.families.encoders import LAYER_NORM, classes_of
-from costgraph.models.families.vision import FOLDED, sizes
+from costgraph.models.families.vision import FOLDED, MOST_ENTRIES, sizes
 from costgraph.models.fields import Fields, divided
+from costgraph.models.speech_heads import (
+    Adapter,
+    MeanHead,
+    ShorterHead,
+    SpeakerHead,
+    Weighed,
+)
 from costgraph.models.waves import Placing, SpeechFront
 from costgraph.ops import Activation
 from costgraph.ops.maps import Map, Reduce
@@ -48,22 +71,8 @@ BASE: Mapping[str, Any] = MappingProxyType(
 )
 POSITIONS = "S counts positions, made of the fewest samples that give as many"
 GIVEN = "S counts the rows of features that are given, each of two frames of a spectrogram"
+QUANTIZER = "the quantizer that training compares with only rests in memory"
 GAIN = "the gain of the convolution that makes positions is folded into its kernel"
-
-
-@dataclass(frozen=True)
-class MeanHead:
-    """A product, the mean of all positions, and labels."""
-
-    d: Expr
-    width: Expr
-    labels: Expr
-
-    def add(self, m: Maker, hidden: str, table: str) -> str:
-        """Adds the head."""
-        x = m.linear("projector", hidden, self.width, self.d, True)
-        x = m.add("mean", Reduce("mean", (1,)), x)
-        return m.linear("classifier", x, self.labels, self.width, True)
 
 
 @dataclass(frozen=True)
@@ -144,10 +153,39 @@ def _head(fields: Fields, d: int) -> Head | None:
         vocab = Integer(fields.size("vocab_size", default=32))
         return ProjectedHead(Integer(d), vocab, tied=False, bias=True)
     if name.endswith("ForSequenceClassification"):
-        fields.refuse("use_weighted_layer_sum", "a weighted sum of all layers is not supported")
         width = Integer(fields.size("classifier_proj_size", default=256))
         return MeanHead(Integer(d), width, Integer(labels_of(fields)))
+    if name.endswith("ForAudioFrameClassification"):
+        return LabelHead(Integer(d), Integer(labels_of(fields)))
+    if name.endswith("ForXVector"):
+        widths = sizes(fields, "tdnn_dim", (512, 512, 512, 512, 1500))
+        kernels = sizes(fields, "tdnn_kernel", (5, 3, 3, 1, 1))
+        gaps = sizes(fields, "tdnn_dilation", (1, 2, 3, 1, 1))
+        if not len(widths) == len(kernels) == len(gaps):
+            raise ModelError(
+                f"{fields.name}: 'tdnn_dim', 'tdnn_kernel' and 'tdnn_dilation' differ in length"
+            )
+        out = Integer(fields.size("xvector_output_dim", default=512))
+        return SpeakerHead(Integer(d), widths, kernels, gaps, out, Integer(labels_of(fields)))
+    if name.endswith("ForPreTraining"):
+        return _trained(fields, d)
     return None
+
+
+def _trained(fields: Fields, d: int) -> Head:
+    """What wav2vec 2.0 is trained with: a product, and a quantizer of what it is compared with."""
+    groups = fields.size("num_codevector_groups", default=2)
+    codes = groups * fields.size("num_codevectors_per_group", default=320)
+    width = fields.size("codevector_dim", default=256)
+    each = divided(fields, width, groups, "'codevector_dim' over groups")
+    out = fields.size("proj_codevector_dim", default=256)
+    features = sizes(fields, "conv_dim", (512,) * 7)[-1]
+    resting = (
+        ("codes", codes * each),
+        ("code_proj", Integer(features * codes + codes)),
+        ("quantized_proj", Integer(width * out + out)),
+    )
+    return Resting(resting, LabelHead(Integer(d), Integer(out)))
 
 
 #: Keys of training, of heads for speakers and of adapters that are off.
@@ -158,16 +196,15 @@ _APART = (
     "mask_feature_min_masks", "mask_time_length", "mask_time_min_masks", "max_bucket_distance",
     "num_adapter_layers", "num_codevector_groups", "num_codevectors_per_group",
     "num_ctc_classes", "num_negatives", "output_hidden_size", "proj_codevector_dim",
-    "replace_prob", "tdnn_dilation", "tdnn_dim", "tdnn_kernel", "vocab_size",
-    "xvector_output_dim",
+    "replace_prob", "tdnn_dilation", "tdnn_dim", "tdnn_kernel", "use_weighted_layer_sum",
+    "vocab_size", "xvector_output_dim",
 )  # fmt: skip
 
 
 def _speech(fields: Fields, several: bool = False, gated: bool = False) -> Reading:
     """wav2vec 2.0's layers; ``several`` convolutions make positions, or ``gated`` biases help."""
     fields = fields.with_defaults(**BASE)
-    for key in ("add_adapter", "adapter_attn_dim", "conv_pos_batch_norm"):
-        fields.refuse(key, "not supported in this family")
+    fields.refuse("conv_pos_batch_norm", "not supported in this family")
     before = not several and fields.flag("do_stable_layer_norm", False)
     d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     width = divided(fields, d, heads, "hidden size over heads")
@@ -182,15 +219,64 @@ def _speech(fields: Fields, several: bool = False, gated: bool = False) -> Readi
     buckets = Integer(fields.size("num_buckets", default=320)) if gated else None
     for key in _APART:
         fields.values.get(key)
-    model = Encoder(
+    said = (POSITIONS,) if several else (POSITIONS, GAIN)
+    model = _encoder(fields)(
         front=front,
-        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
+        segments=(Segment("layers", _adapted(fields, layer, before), _layers(fields)),),
         d=Integer(d),
         norm=LAYER_NORM if before else None,
-        head=_head(fields, d),
+        head=_shortened(fields, d),
         buckets=None if buckets is None else Buckets(buckets, Integer(heads)),
     )
-    return Reading(model, assumptions=(POSITIONS,) if several else (POSITIONS, GAIN))
+    return Reading(model, assumptions=(*said, *_untrained(fields)))
+
+
+def _untrained(fields: Fields) -> tuple[str, ...]:
+    trained = (class_of(fields.values) or "").endswith("ForPreTraining")
+    return (QUANTIZER,) if trained else ()
+
+
+def _layers(fields: Fields) -> Expr:
+    return Integer(fields.size("num_hidden_layers"))
+
+
+def _encoder(fields: Fields) -> type[Encoder]:
+    """One whose head reads a weighted sum of all layers, where the file and the class say so."""
+    name = class_of(fields.values) or ""
+    own = ("ForSequenceClassification", "ForAudioFrameClassification", "ForXVector")
+    weighed = fields.flag("use_weighted_layer_sum", False) and name.endswith(own)
+    if weighed and layer_count(fields) > MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: a sum of more than {MOST_ENTRIES} layers")
+    if weighed and fields.flag("add_adapter", False):
+        raise ModelError(f"{fields.name}: a sum of all layers behind an adapter is not supported")
+    return Weighed if weighed else Encoder
+
+
+def _adapted(fields: Fields, layer: Layer, before: bool) -> Layer | Period:
+    """A layer, and what adapts it to a language (MMS), which only layers with norms first have."""
+    if fields.values.get("adapter_attn_dim") is None or not before:
+        return layer
+    inner = Integer(fields.size("adapter_attn_dim"))
+    adapter = Layer(layer.d, Adapter(layer.d, inner), None, LAYER_NORM)
+    return Period(layer.d, (Segment("layer", layer, ONE), Segment("adapter", adapter, ONE)))
+
+
+def _shortened(fields: Fields, d: int) -> Head | None:
+    """The class's head, behind convolutions that shrink the sequence where there are any."""
+    if not fields.flag("add_adapter", False):
+        return _head(fields, d)
+    name = class_of(fields.values) or "ForCTC"
+    out = fields.size("output_hidden_size", default=d)
+    if not name.endswith(("ForCTC", "Model")):
+        raise ModelError(f"{fields.name}: {name} with 'add_adapter' is not supported")
+    return ShorterHead(
+        Integer(out),
+        Integer(d),
+        fields.size("num_adapter_layers", default=3),
+        fields.size("adapter_kernel_size", default=3),
+        fields.size("adapter_stride", default=2),
+        _head(fields, out),
+    )
 
 
 def _data2vec(fields: Fields) -> Reading:
@@ -298,7 +384,7 @@ def _w2v_bert(fields: Fields) -> Reading:
             FeedForward(Integer(d), inner, "relu", gated=False, bias=True) if before else None,
             head,
         )
-    model = Encoder(
+    model = _encoder(fields)(
         front=FeatureFront(Integer(d), features, any(p > 0 for p in masks)),
         segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
         d=Integer(d),
@@ -334,14 +420,15 @@ def _w2v_conformer(fields: Fields) -> Reading:
     assert placing is not None
     # A convolution for positions stands in the class, and nothing runs through it.
     size = d * d // placing.groups * placing.kernel + d + placing.kernel
-    model = Encoder(
+    model = _encoder(fields)(
         front=RestingFront(replace(front, placing=None), (("place.rows", Integer(size)),)),
         segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
         d=Integer(d),
         norm=LAYER_NORM,
         head=_head(fields, d),
     )
-    return Reading(model, assumptions=(POSITIONS, FOLDED))
+    said = (POSITIONS, FOLDED)
+    return Reading(model, assumptions=(*said, *_untrained(fields)))
 
 
 def _kernel(fields: Fields) -> int:
@@ -388,10 +475,21 @@ _STEMS = {
     "Wav2Vec2Bert": "wav2vec2-bert",
     "Wav2Vec2Conformer": "wav2vec2-conformer",
 }
+#: Of those, the ones with classes for speakers, and with one for training.
+_SPEAKERS = frozenset({"Wav2Vec2", "UniSpeechSat", "WavLM", "Data2VecAudio", "Wav2Vec2Bert",
+                       "Wav2Vec2Conformer"})  # fmt: skip
+_TRAINED = frozenset({"Wav2Vec2", "Wav2Vec2Conformer"})
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of(_STEMS, ("ForCTC", "ForSequenceClassification", "Model")),
+        **classes_of(
+            {stem: kind for stem, kind in _STEMS.items() if stem in _SPEAKERS},
+            ("ForAudioFrameClassification", "ForXVector"),
+        ),
+        **classes_of(
+            {stem: kind for stem, kind in _STEMS.items() if stem in _TRAINED}, ("ForPreTraining",)
+        ),
         "ParakeetForCTC": "parakeet_ctc",
         "ParakeetEncoder": "parakeet_encoder",
     }
