@@ -221,7 +221,7 @@ class Comparison:
         for c in self.columns:
             where = f"{c.model} on {c.hardware}, passes {c.passes}: " if several else ""
             if c.full:
-                yield f"{where}{c.full}"
+                yield f"{where}does not fit into {' and '.join(c.full)}"
 
     def __repr__(self) -> str:
         return f"<Comparison of {len(self.columns)} pipelines: {self.setting.text()}>"
