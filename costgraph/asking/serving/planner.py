@@ -137,11 +137,6 @@ class Planner:
             if need > places or (best is not None and need > best.replicas):
                 broken["throughput"] = None
                 continue
-            if best is not None:
-                # Times grow with the load: what breaks a limit with as many replicas needs more.
-                share = traffic.rate / best.replicas / lanes
-                if self.keeps(queue, share, traffic)[0] is None:
-                    continue
             most, why = self.largest(queue, traffic)
             most *= lanes
             if most <= 0 or ceil(traffic.rate / most) > places:
