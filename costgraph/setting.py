@@ -146,8 +146,12 @@ class Setting:
         rest = {k: tuples(v) for k, v in data.items() if k != "not_done"}
         return Setting(**rest, not_done=undone)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; the same keys everywhere."""
+    def to_dict(self, *more: str) -> dict[str, Any]:
+        """Plain values, for JSON; the same keys everywhere.
+
+        ``cautions`` are all that must be said: ``more`` of the workload at hand, ``warnings``
+        of every workload, which have a key of their own as well, and the rest.
+        """
         return {
             "model": self.model,
             "hardware": self.hardware,
@@ -160,7 +164,7 @@ class Setting:
             "notes": list(self.notes),
             "not_done": [item.to_dict() for item in self.not_done],
             "warnings": list(self.warnings),
-            "cautions": list(self.cautions),
+            "cautions": list(dict.fromkeys((*more, *self.warnings, *self.cautions))),
         }
 
     @staticmethod

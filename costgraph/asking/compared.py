@@ -6,7 +6,7 @@ data that answer other workloads to the last digit, without sympy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -190,7 +190,7 @@ class Comparison:
         column's own stands there.
         """
         own = [setting.to_dict() for setting in self.settings]
-        top = self.setting.to_dict()
+        top = self.setting.to_dict(*self._full())
         for name in ("assumptions", "not_done"):
             top[name] = [x for x in top[name] if all(x in of[name] for of in own)]
             for of in own:
@@ -214,6 +214,14 @@ class Comparison:
                 )
             ],
         }
+
+    def _full(self) -> Iterator[str]:
+        """What is said of columns that do not fit into memory."""
+        several = len(self.columns) > 1
+        for c in self.columns:
+            where = f"{c.model} on {c.hardware}, passes {c.passes}: " if several else ""
+            if c.full:
+                yield f"{where}does not fit into {' and '.join(c.full)}"
 
     def __repr__(self) -> str:
         return f"<Comparison of {len(self.columns)} pipelines: {self.setting.text()}>"

@@ -131,7 +131,10 @@ class Explanation:
         plain = asdict(replace(self, fit=replace(self.fit, more=None)))
         del plain["setting"]
         point = numbers(self.point)
-        return {**self.setting.to_dict(), **plain, "point": point, "fit": self.fit.to_dict()}
+        return {
+            **self.setting.to_dict(*self.fit.cautions), **plain, "point": point,
+            "fit": self.fit.to_dict(),
+        }  # fmt: skip
 
 
 def explain(compiled: Compiled, metric: str, **values: Any) -> Explanation:

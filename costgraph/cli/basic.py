@@ -218,7 +218,8 @@ def _show_value(
         print("\n".join(value_lines(about, arguments.metric, value, unit, fits.warning)))
 
     def plain() -> dict[str, Any]:
-        return {**about.to_dict(), **(data or {}), "value": value, "fit": fits.to_dict()}
+        found = about.to_dict(*fits.cautions)
+        return {**found, **(data or {}), "value": value, "fit": fits.to_dict()}
 
     return show(arguments, Answer(text, plain, "terms", about, sources=sources))
 

@@ -143,6 +143,9 @@ def _print_sweep(
         attributes = {str(k): v for k, v in data.attrs.items()}
         units = {str(n): str(v.attrs["units"]) for n, v in data.items() if "units" in v.attrs}
         told = {k: str(attributes.pop(k)).splitlines() for k in (*SAID, *FOOT) if k in attributes}
+        # As of every command: cautions are all that must be said.
+        if said := [line for k in SAID for line in told.get(k, ())]:
+            told["cautions"] = said
         records = next(frames(data)).head(most).to_dict("records")
         return {**attributes, **told, "units": units, "rows": records}
 

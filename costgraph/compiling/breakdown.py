@@ -182,8 +182,9 @@ def unit_seconds(compiled: Compiled, phase: Phase, values: Mapping[Expr, Expr]) 
     found: dict[str, float] = {}
     for row in compiled.rows[phase.name]:
         for term in timing(phase, row):
-            seconds = placed(term.count * term.value, at)
-            found[row.unit] = found.get(row.unit, 0.0) + float(seconds)
+            # Numbers first: sympy takes powers of sums of symbols apart.
+            seconds = seconds_of((term.mapped(lambda e: placed(e, at)),))
+            found[row.unit] = found.get(row.unit, 0.0) + seconds
     return found
 
 

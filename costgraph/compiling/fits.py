@@ -48,7 +48,12 @@ class Fit:
     @property
     def warning(self) -> str:
         """What must be said beside its numbers, or nothing: of memory, and of positions."""
-        return "; ".join(filter(None, (self.full, self.beyond)))
+        return "; ".join(self.cautions)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """The sentences of :attr:`warning`."""
+        return tuple(filter(None, (self.full, self.beyond)))
 
     @cached_property
     def full(self) -> str:

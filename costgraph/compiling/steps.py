@@ -119,7 +119,7 @@ class Breakdown:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``analyze --json`` prints them."""
         return {
-            **self.setting.to_dict(),
+            **self.setting.to_dict(*self.fit.cautions),
             "phase": self.phase,
             "bindings": dict(self.bindings),
             "ops": [

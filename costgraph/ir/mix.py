@@ -8,7 +8,7 @@ which every one brings so many new tokens and sees so many positions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 from sympy import Add, Dummy, Expr, Integer, Symbol
@@ -93,7 +93,7 @@ class Mix:
     @cached_property
     def apart(self) -> tuple[Mix, dict[Expr, Expr]]:
         """The mix over symbols that no graph has, and what they stand for."""
-        names = {s: Dummy(s.name, positive=True) for s in self.symbols}
+        names = {s: _hidden(s) for s in self.symbols}
 
         def f(e: Expr) -> Expr:
             return e.xreplace(names)
@@ -107,6 +107,15 @@ class Mix:
 
     def __str__(self) -> str:
         return ", ".join(str(g) for g in self.groups)
+
+
+@lru_cache(maxsize=64)
+def _hidden(symbol: Symbol) -> Dummy:
+    """What stands for a mix's symbol while a step is counted.
+
+    The same one in every mix: what was derived of it once (proofs, above all) is known again.
+    """
+    return Dummy(symbol.name, positive=True)
 
 
 def _size(given: Size) -> Expr:

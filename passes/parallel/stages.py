@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby, pairwise
+from math import lcm
 
 from sympy import Add, Expr, Integer
 
@@ -141,10 +142,12 @@ def _cuts(sizes: Sequence[Expr], layers: Sequence[int], stages: int) -> list[int
     The smallest largest stage, by dynamic programming over the places where a cut may be;
     of equal ones that with the fewest layers in the first stages.
     """
-    # Python's own numbers are exact as well, and compared some twenty times as fast.
-    total = [Fraction(0)]
-    for size in sizes:
-        total.append(total[-1] + Fraction(str(size)))
+    # Whole numbers of the common part: exact as well, and compared a hundred times as fast.
+    exact = [Fraction(str(size)) for size in sizes]
+    part = lcm(*(size.denominator for size in exact))
+    total = [0]
+    for size in exact:
+        total.append(total[-1] + int(size * part))
     # What stands before the first layer belongs to it, what follows the last one to that.
     starts = [0, *layers[1:]]
     ends = [*layers[1:], len(sizes)]
@@ -152,10 +155,10 @@ def _cuts(sizes: Sequence[Expr], layers: Sequence[int], stages: int) -> list[int
     best = [total[ends[i]] - total[0] for i in range(count)]
     chosen: list[list[int]] = []
     for stage in range(1, stages):
-        now: list[Fraction] = []
+        now: list[int] = []
         cut: list[int] = []
         for last in range(count):
-            found: tuple[Fraction, int] | None = None
+            found: tuple[int, int] | None = None
             for first in range(stage, last + 1):
                 load = max(best[first - 1], total[ends[last]] - total[starts[first]])
                 if found is None or load < found[0]:

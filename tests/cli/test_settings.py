@@ -173,6 +173,10 @@ def test_texts_say_what_they_are_about(capsys, tmp_path, command, more, option, 
                 assert [p["fits"] for p in parts] == [False]
             elif command != "search":
                 assert found["warnings"]
+            if command != "search":
+                full = [x for x in found["cautions"] if "does not fit" in x]
+                assert full and {*found["warnings"]} <= {*full}
+                assert (found.get("fit") or {"warning": ""})["warning"] in ("", *full)
         elif option == "-o":
             told(text, case, "False" if form else "no")
         else:

@@ -163,7 +163,7 @@ def test_pools_are_matched_in_rate_and_pay_for_the_transfer(ways):
     # Without a limit on prompts, decodes run as fast as alone, and the caches cross a network.
     alone = Queue(decodes.way.times, decodes.policy, traffic.prompt, traffic.generate)
     transfer = plan.tpot - alone.at(decodes.steady.rate).tpot
-    caches = 900 * 32 * 2 * 8 * 128 * 2 / prompts.way.devices
+    caches = 900 * 32 * 2 * 8 * 128 * 2 / min(prompts.way.devices, decodes.way.devices)
     assert transfer * 127 == pytest.approx(caches / 50e9 + 2.7e-6, rel=1e-6)
     assert plan.ttft == prompts.steady.ttft
 
@@ -266,9 +266,9 @@ def every_pools(planner, ways, traffic):
                         break
 
     for first in ways:
-        moved = planner.transfer(first)
         prompts = list(fewest(first, ("prefill-first",), traffic, traffic.ttft, 1e9))
         for then in ways:
+            moved = planner.link(first, then).seconds(900)
             for count, steady in fewest(then, ("decode-only",), traffic, 1e9, traffic.tpot):
                 if steady.tpot + (moved + steady.place) / later <= traffic.tpot:
                     yield from (count + other for other, _ in prompts)

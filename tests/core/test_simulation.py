@@ -134,17 +134,25 @@ def test_static_batches_wait_for_the_longest(times):
     assert other.throughput > seen.throughput
 
 
-def test_pools_hand_caches_on(times):
+@pytest.mark.parametrize("senders", [1, 2])
+@pytest.mark.parametrize(("rate", "queued"), [(1e10, False), (1e9, True)])
+def test_pools_hand_caches_on(times, senders, rate, queued):
+    """One after the other over the link of whoever takes them in, as in a loop by hand."""
     made = poisson(6, 400, Lengths(1024), Lengths(64), 1)
-    first, then = Pool(times, PrefillFirst(64)), Pool(times, PrefillFirst(64))
+    first, then = Pool(times, PrefillFirst(64), senders), Pool(times, PrefillFirst(64))
     at_once_there = simulate(made, first, decode=then)
-    slow = simulate(made, first, decode=then, transfer=Transfer(0.0, 1e9, 131072))
+    slow = simulate(made, first, decode=then, transfer=Transfer(1e-3, rate, 131072))
     assert slow.ttft.mean() == at_once_there.ttft.mean()
     gain = slow.latency.mean() - at_once_there.latency.mean()
-    assert gain == pytest.approx(1024 * 131072 / 1e9, rel=0.1)
+    took, free, waits = 1024 * 131072 / rate, 0.0, []
+    for begun in sorted(s.first for s in slow.served):
+        free = max(begun, free) + took
+        waits.append(free - begun + 1e-3)
+    assert gain == pytest.approx(sum(waits) / len(waits), rel=0.1), gain
+    assert (sum(waits) / len(waits) > 2 * took) is queued
     together = simulate(made, Pool(times, PrefillFirst(64)))
     assert at_once_there.tpot.mean() < together.tpot.mean()
-    assert at_once_there.servers == 2
+    assert at_once_there.servers == 1 + senders
 
 
 def test_replicas_share_what_arrives(times):

@@ -22,7 +22,8 @@ from costgraph.errors import InputError, clip
 
 POOLED = (
     "pools: caches cross the network between nodes while nothing waits for them but their "
-    "request, every device sends its own part"
+    "request, every device sends its own part and takes in its own; no link has more of them than "
+    "it carries, waits for one another's caches are not counted (simulate)"
 )
 
 SPLIT = "replicas share requests at random; one with the fewest taking the next does better"

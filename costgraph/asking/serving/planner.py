@@ -20,6 +20,7 @@ from costgraph.asking.serving.policies import (
     Policy,
     PrefillFirst,
 )
+from costgraph.asking.serving.pools import Transfer
 from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.ways import Traffic, Way, between, held
@@ -60,6 +61,7 @@ class Planner:
     groups: dict[tuple[int, tuple[str, ...], Traffic], Group | None] = field(
         default_factory=dict, repr=False
     )
+    links: dict[int, Transfer | None] = field(default_factory=dict, repr=False)
     progress: Callable[[int, int], None] | None = None
 
     def policies(self, way: Way, kinds: Sequence[str]) -> Iterator[Policy]:
@@ -164,11 +166,11 @@ class Planner:
     def apart(self, ways: Sequence[Way], traffic: Traffic) -> Plan | None:
         """The best plan with a pool for prompts and one for decodes, of one device and format."""
         plans = []
-        moved = {id(way): self.transfer(way) for way in ways}
         for first, then in product(ways, repeat=2):
-            transfer = moved[id(first)]
-            if transfer is None or traffic.generate.mean <= 1:
+            link = self.link(first, then)
+            if link is None or traffic.generate.mean <= 1:
                 continue
+            transfer = link.seconds(ceil(traffic.prompt.mean))
             # The second token waits for the caches.
             later = transfer / (traffic.generate.mean - 1)
             inner = replace(traffic, tpot=max(traffic.tpot - later, 1e-12))
@@ -181,14 +183,26 @@ class Planner:
                 traffic.generate.mean - 1
             )
             plan = Plan((prompts, decodes), prompts.steady.ttft, tpot)
-            if tpot <= traffic.tpot and plan.devices <= self.most:
+            # The link of one replica carries its share of the caches of all requests.
+            share = traffic.rate / min(prompts.replicas, decodes.replicas)
+            carried = share * link.occupied(traffic.prompt.mean) < 1
+            if carried and tpot <= traffic.tpot and plan.devices <= self.most:
                 plans.append(plan)
         return min(plans, key=_cost, default=None)
 
-    def transfer(self, way: Way) -> float | None:
-        """Seconds in which the caches of a prompt cross the network; None where none is known."""
-        link = between(way.device, way.times)
-        return None if link is None else link.seconds(ceil(self.traffic.prompt.mean))
+    def link(self, first: Way, then: Way) -> Transfer | None:
+        """The network that caches cross from one replica to another; None where none is known.
+
+        Both ends hold their own part of the caches: the larger part takes longest.
+        """
+        found = [self._links(way) for way in (first, then)]
+        known = [x for x in found if x is not None]
+        return max(known, key=lambda x: x.position) if len(known) == len(found) else None
+
+    def _links(self, way: Way) -> Transfer | None:
+        if id(way.times) not in self.links:
+            self.links[id(way.times)] = between(way.device, way.times)
+        return self.links[id(way.times)]
 
     def plans(self, traffic: Traffic | None = None) -> tuple[Plan, ...]:
         """The best plan of each way, and of each pair of pools, the cheapest first."""

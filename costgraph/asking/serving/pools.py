@@ -107,9 +107,16 @@ class Pool:
         return (f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {held}",)
 
 
+LINKS = (
+    "caches on their way: a replica sends those of one request after the other and takes them in "
+    "so, by the link of each of its devices; nothing else is on the links"
+)
+
+
 def apart_assumed(prompts: Pool, decodes: Pool) -> tuple[str, ...]:
     """What servers for prompts and servers that decode rest on together, each sentence once."""
     said = [*decodes.times.compiled.setting.assumptions, *decodes.times.assumed, *decodes.assumed]
+    said.append(LINKS)
     if prompts.times.gain == 1 < decodes.times.gain:
         said.append(
             "the servers of prompts draft nothing, those that decode do: what a draft takes to "
@@ -134,4 +141,8 @@ class Transfer:
 
     def seconds(self, positions: int) -> float:
         """Seconds for the caches of so many positions."""
-        return self.latency + self.position * positions / self.bytes_per_second
+        return self.latency + self.occupied(positions)
+
+    def occupied(self, positions: float) -> float:
+        """Seconds for which they keep the link from others."""
+        return self.position * positions / self.bytes_per_second

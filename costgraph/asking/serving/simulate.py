@@ -5,7 +5,7 @@ The engine is SimPy (the extra ``serve``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,17 +57,11 @@ def simulate(
     env = simpy.Environment()
     tally = Tally(env, spans=[] if spans else None)
     later: list[Server] = []
+    handed = None
     if decode is not None:
         later = _started(env, decode, tally, pool.lanes)
-
-    def moved(served: Served) -> None:
-        def process() -> Generator[Any, Any, None]:
-            yield env.timeout(0 if transfer is None else transfer.seconds(served.prompt))
-            min(later, key=lambda s: s.load).give(served)
-
-        env.process(process())
-
-    first = _started(env, pool, tally, 0, moved if later else None)
+        handed = _Moving(env, later, decode.times.lanes, transfer)
+    first = _started(env, pool, tally, 0, handed)
 
     def enter(request: Request) -> None:
         tally.enter()
@@ -118,14 +112,56 @@ def simulate(
     )  # fmt: skip
 
 
+class _Moving:
+    """Caches on their way from servers of prompts to those that decode.
+
+    A replica sends the caches of one request after the other, and takes them in so; they
+    hold both ends for as long as their bytes take, and come a latency later. A request goes to
+    the server with the fewest, those included whose caches are on their way there.
+    """
+
+    def __init__(
+        self, env: Any, later: Sequence[Server], lanes: int, transfer: Transfer | None
+    ) -> None:
+        self.env, self.later, self.transfer = env, later, transfer
+        self.ends = [_engine().Resource(env) for _ in range(len(later) // lanes)]
+        self.coming = [0] * len(later)
+        self.lanes = lanes
+
+    def sender(self) -> Callable[[Served], None]:
+        """What one more replica of prompts hands requests on with."""
+        start = _engine().Resource(self.env)
+
+        def hand(served: Served) -> None:
+            self.env.process(self._sent(served, start))
+
+        return hand
+
+    def _sent(self, served: Served, start: Any) -> Generator[Any, Any, None]:
+        place = min(range(len(self.later)), key=lambda i: self.later[i].load + self.coming[i])
+        self.coming[place] += 1
+        if self.transfer is not None:
+            with start.request() as out:
+                yield out
+                with self.ends[place // self.lanes].request() as into:
+                    yield into
+                    yield self.env.timeout(self.transfer.occupied(served.prompt))
+            yield self.env.timeout(self.transfer.latency)
+        else:
+            yield self.env.timeout(0)
+        self.coming[place] -= 1
+        self.later[place].give(served)
+
+
 def _started(
-    env: Any,
-    pool: Pool,
-    tally: Tally,
-    first: int,
-    hands_on: Callable[[Served], None] | None = None,
+    env: Any, pool: Pool, tally: Tally, first: int, moving: _Moving | None = None
 ) -> list[Server]:
-    made = [Server(env, first + i, pool, tally, hands_on) for i in range(pool.lanes)]
+    made: list[Server] = []
+    for replica in range(pool.servers):
+        hands_on = None if moving is None else moving.sender()
+        for lane in range(pool.times.lanes):
+            number = first + replica * pool.times.lanes + lane
+            made.append(Server(env, number, pool, tally, hands_on))
     for server in made:
         server.process = env.process(server.run())
     return made

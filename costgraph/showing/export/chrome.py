@@ -23,7 +23,7 @@ MICRO = 1e6
 def timeline_chrome(made: Timeline) -> dict[str, Any]:
     """The trace as plain values."""
     table = made.breakdown
-    setting = table.setting.to_dict()
+    setting = table.setting.to_dict(*table.fit.cautions)
     lanes = {lane: i for i, lane in enumerate(dict.fromkeys(s.lane for s in made.spans), 1)}
     title = f"{setting['model']}, {table.phase}"
     events: list[dict[str, Any]] = [_named("process_name", title, 0)]

@@ -81,9 +81,12 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def setting_object(setting: Setting | None) -> dict[str, Any]:
-    """What a result is about, as plain values; nothing where that is not known."""
-    return {} if setting is None else setting.to_dict()
+def setting_object(setting: Setting | None, *more: str) -> dict[str, Any]:
+    """What a result is about, as plain values; nothing where that is not known.
+
+    ``more`` must be said of it, see :meth:`.Setting.to_dict`.
+    """
+    return {} if setting is None else setting.to_dict(*more)
 
 
 def form_text(expr: Expr) -> str:

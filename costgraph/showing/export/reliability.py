@@ -92,7 +92,7 @@ def reliability_object(
         return str(sstr(expr.xreplace({found.deadline: DEADLINE})))
 
     return {
-        **setting_object(found.setting),
+        **setting_object(found.setting, *found.fit.cautions),
         "metric": found.metric,
         "over": found.over,
         "channel": found.channel.text,
