@@ -87,19 +87,22 @@ def parse_number(text: str, where: str, what: str = "a number" + _SUCH) -> Fract
 def positive(
     text: str, where: str, what: str = "a positive number" + _SUCH, symbol: str = ""
 ) -> Fraction:
-    """:func:`parse_number` of what must be above zero; of a ``symbol`` of a pass, if named."""
+    """:func:`parse_number` of what must be above zero.
+
+    What a ``symbol`` of a pass stands for may be zero here: whoever knows the pass says
+    whether it may be, see :func:`for_zero`.
+    """
     value = parse_number(text, where, what)
-    if value <= 0:
-        said = for_zero(symbol, value) if symbol else ""
-        raise InputError(f"{where} must be positive, not {clip(text)}{said}")
+    if value < 0 or (value == 0 and not symbol):
+        raise InputError(f"{where} must be positive, not {clip(text)}")
     return value
 
 
 def for_zero(symbol: str, value: Any, sizes: Collection[str] = ()) -> str:
     """What is said behind the refusal of a zero for a symbol: what would be right.
 
-    Symbols are positive. Where a share is zero a pass leaves out what the share is of, such
-    as buffers, and a formula over the symbol has it still.
+    Shares may be zero where a formula over the symbol holds there (:attr:`Option.zero
+    <costgraph.rewriting.pipeline.Option>`); other symbols are positive.
 
     Args:
         symbol: its name.

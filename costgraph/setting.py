@@ -42,6 +42,7 @@ class Setting:
             devices that idle.
         symbols: what symbols of passes stand for: name and meaning.
         whole: names of those that stand for whole numbers.
+        zero: names of those that may be zero; all others are positive.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Setting:
     cautions: tuple[str, ...] = ()
     symbols: tuple[tuple[str, str], ...] = ()
     whole: tuple[str, ...] = ()
+    zero: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Setting: {self.text()}>"
@@ -191,6 +193,7 @@ class Setting:
             for name in (*FOOT, "symbols", "whole")
         }
         joined["cautions"] = tuple(_cautions(settings))
+        joined["zero"] = _zero(settings)
         kept = {name: same(name) for name in ("passes", "reading", "fixed", "warnings")}
         return replace(first, **joined, **kept)
 
@@ -203,11 +206,21 @@ class Setting:
             mine, its = getattr(self, f.name), getattr(other, f.name)
             if mine == its:
                 continue
-            if isinstance(mine, tuple):
+            if f.name == "zero":
+                changed[f.name] = _zero((self, other))
+            elif isinstance(mine, tuple):
                 changed[f.name] = tuple(dict.fromkeys((*mine, *its)))
             else:
                 changed[f.name] = f"{mine or 'none'} | {its or 'none'}"
         return replace(self, **changed)
+
+
+def _zero(settings: Sequence[Setting]) -> tuple[str, ...]:
+    """Symbols that may be zero in all settings that know them."""
+    names = dict.fromkeys(name for s in settings for name in s.zero)
+    return tuple(
+        n for n in names if all(n in s.zero for s in settings if n in dict(s.symbols))
+    )
 
 
 def _cautions(settings: Sequence[Setting]) -> Iterator[str]:

@@ -456,7 +456,7 @@ def comparison_of(case: Mapping[str, Any], given: Mapping[str, Any]) -> Comparis
     """
     known = set(case["known"])
     told = checked(given)
-    if not set(told) <= known | {"B"}:
+    if not set(told) <= known | {"B"} or 0 in told.values():
         raise Unusual
     values: dict[str, Any] = filled(told, known)
     if not known <= set(values):

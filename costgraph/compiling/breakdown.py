@@ -396,7 +396,7 @@ def _value(compiled: Compiled, name: str, value: Number) -> Expr:
     if counts(compiled.setting, name):
         return Integer(whole(value, name))
     found = exact(value)
-    if not found > 0:
+    if not found > 0 and not (found == 0 and name in compiled.setting.zero):
         said = for_zero(name, value, SIZES)
         raise InputError(f"{name} must be positive, not {clip(value)}{said}")
     return found

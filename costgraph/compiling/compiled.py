@@ -349,6 +349,7 @@ class Compiled:
             cautions=self._cautions if timing is None else (*self._cautions, *timing.cautions),
             symbols=tuple(self._meanings().items()),
             whole=pipeline.whole_symbols(self.trace.passes or self.passes),
+            zero=pipeline.zero_symbols(self.trace.passes or self.passes),
         )
 
     def _meanings(self) -> dict[str, str]:

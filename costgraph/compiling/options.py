@@ -100,7 +100,8 @@ def fixing(compiled: Compiled, values: Mapping[str, Any]) -> Program:
                 f"{nearest(name, {*known, *OPTIONS})}"
             )
         fixed[known[name]] = exact(value)
-        if not fixed[known[name]] > 0:
+        zero = fixed[known[name]] == 0 and name in compiled.setting.zero
+        if not fixed[known[name]] > 0 and not zero:
             said = for_zero(name, value, SIZES)
             raise InputError(f"{name} must be positive, not {clip(value)}{said}")
     return program.fixing(fixed)

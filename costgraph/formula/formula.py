@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from sympy import Add, Expr, Integer, Rational, Symbol
 
 from costgraph.errors import InputError, clip, nearest, unbound
-from costgraph.formula.limits import check, is_whole
+from costgraph.formula.limits import check, is_whole, may_be_zero
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Stated, Term, beyond, collected, merged, remade
@@ -103,8 +103,8 @@ class Formula:
         """The value for concrete symbols.
 
         Args:
-            values: one positive number per free symbol, by name; or arrays (or
-                lists) of them, which broadcast against each other.
+            values: one positive number per free symbol, by name, zero of shares that
+                may be; or arrays (or lists) of them, which broadcast against each other.
 
         Returns:
             Seconds or rates as a float; FLOP and bytes exactly, as an int when
@@ -198,6 +198,8 @@ class Formula:
 
     def _reject(self, names: tuple[str, ...], arguments: list[Any]) -> None:
         for name, value in zip(names, arguments, strict=True):
+            if value == 0 and may_be_zero(self, name):
+                continue
             if not 0 < value < math.inf:
                 raise InputError(
                     f"{self.name}: {name} must be a positive finite number, not {clip(value)}"
@@ -282,6 +284,9 @@ class Formula:
             setting = setting.counting(
                 *(v.name for k, v in replacements.items() if v.is_Symbol and is_whole(self, k))
             )
+            # What stands for something else now need not hold at zero.
+            used = {s.name for v in replacements.values() for s in v.free_symbols}
+            setting = replace(setting, zero=tuple(n for n in setting.zero if n not in used))
 
         def f(expr: Expr) -> Expr:
             return placed(expr, replacements)

@@ -109,6 +109,11 @@ def counts(setting: Setting | None, name: str) -> bool:
     return name in SIZES or (setting is not None and name in setting.whole)
 
 
+def may_be_zero(formula: Formula, name: str) -> bool:
+    """Whether zero is a value of a symbol: passes say so of shares, all others are positive."""
+    return formula.setting is not None and name in formula.setting.zero
+
+
 def start_of(x: Symbol) -> Expr:
     """Where a symbol's values begin: one for sizes, zero otherwise."""
     return ONE if x.name in SIZES else ZERO

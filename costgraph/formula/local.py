@@ -16,7 +16,7 @@ import sympy
 from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.errors import InputError, clip, unbound
-from costgraph.formula.limits import check
+from costgraph.formula.limits import check, may_be_zero
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import lines, power_sum
 from costgraph.formula.terms import Arm, Span, Term
@@ -122,7 +122,7 @@ def local(formula: Formula, **values: Any) -> Local:
 
     Args:
         formula: any formula.
-        values: a positive number for every symbol.
+        values: a positive number for every symbol, or zero of a share that may be.
 
     Raises:
         UnboundSymbolError: a symbol has no value.
@@ -137,7 +137,7 @@ def local(formula: Formula, **values: Any) -> Local:
         raise unbound(formula.name, missing, formula.meanings)
     point = {s: exact(values[s.name]) for s in formula.symbols}
     for s, value in point.items():
-        if not value > 0:
+        if not value > 0 and not (value == 0 and may_be_zero(formula, s.name)):
             said = for_zero(s.name, value, SIZES)
             raise InputError(f"{formula.name}: {s} must be positive, not {value}{said}")
     check(formula, point)

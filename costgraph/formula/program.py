@@ -18,12 +18,14 @@ class Program:
         names: the symbols, in the order of the inputs.
         results: the node of each result.
         checks: conditions that must hold nowhere.
+        zero: names of the symbols that may be zero; all others are positive.
     """
 
     dag: Dag
     names: tuple[str, ...]
     results: tuple[int, ...]
     checks: tuple[int, ...]
+    zero: tuple[str, ...] = ()
 
     @cached_property
     def has_norms(self) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from costgraph.errors import InputError, clip, nearest, unbound
 from costgraph.formula.formula import Formula
+from costgraph.formula.limits import may_be_zero
 from costgraph.formula.lower import Lowering
 from costgraph.formula.program import Program
 from costgraph.formula.terms import ZERO, Limit
@@ -58,8 +59,8 @@ class VectorFunction:
         """One array per formula, of the common shape of all inputs.
 
         Args:
-            arrays: positive finite numbers or arrays of them, by symbol; they
-                broadcast against each other.
+            arrays: positive finite numbers or arrays of them, by symbol, or zeros of
+                shares that may be; they broadcast against each other.
 
         Raises:
             UnboundSymbolError: a symbol has no value.
@@ -119,7 +120,8 @@ class VectorFunction:
     def _reject(self, inputs: list[Array], shape: tuple[int, ...]) -> None:
         """Names the first offending point of the first check that fails."""
         for name, array in zip(self.names, inputs, strict=True):
-            usable = (array > 0) & np.isfinite(array)
+            above = array >= 0 if name in self._program.zero else array > 0
+            usable = above & np.isfinite(array)
             if not usable.all():
                 where, value = _first(~usable, array)
                 raise InputError(
@@ -176,7 +178,10 @@ def compile_vector(formulas: Sequence[Formula], *, engine: str | None = None) ->
     if engine == "numba" and not _installed():
         raise InputError("engine numba is not installed: pip install 'costgraph[fast]'")
     chosen = engine or ("numba" if _installed() else "numpy")
-    return _compiled(tuple(formulas), chosen, engine is not None)
+    zero = {name for f in formulas if f.setting is not None for name in f.setting.zero}
+    every = [(f, {s.name for s in f.symbols}) for f in formulas]
+    zero = {n for n in zero if all(may_be_zero(f, n) for f, names in every if n in names)}
+    return _compiled(tuple(formulas), chosen, engine is not None, tuple(sorted(zero)))
 
 
 def _installed() -> bool:
@@ -187,7 +192,10 @@ def _installed() -> bool:
 
 
 @lru_cache(maxsize=128)
-def _compiled(formulas: tuple[Formula, ...], engine: str, always: bool) -> VectorFunction:
+def _compiled(
+    formulas: tuple[Formula, ...], engine: str, always: bool, zero: tuple[str, ...]
+) -> VectorFunction:
+    # What may be zero is told apart: equal formulas may be of settings that differ in it.
     lowering = Lowering()
     roots = tuple(lowering.formula(f) for f in formulas)
     symbols = {s for f in formulas for s in f.symbols}
@@ -201,9 +209,8 @@ def _compiled(formulas: tuple[Formula, ...], engine: str, always: bool) -> Vecto
 
     checks = tuple(map(exceeds, limits))
     lowering.dag.outputs = (*roots, *checks)
-    return VectorFunction(
-        names, engine, formulas, Program(lowering.dag, names, roots, checks), limits, always
-    )
+    program = Program(lowering.dag, names, roots, checks, zero)
+    return VectorFunction(names, engine, formulas, program, limits, always)
 
 
 def _run_blocks(

@@ -80,7 +80,10 @@ def _source(program: Program) -> tuple[str, tuple[float, ...], frozenset[str]]:
     inputs = [f"{x}s" for x in names.values()]
     outputs = [f"y{i}s" for i in range(len(results))]
     loop = [f"{x} = {x}s[i]" for x in names.values()]
-    loop += [f"if not ({x} > 0.0 and {x} <= {_LARGEST}): bad += 1" for x in names.values()]
+    loop += [
+        f"if not ({x} {'>=' if name in program.zero else '>'} 0.0 and {x} <= {_LARGEST}): bad += 1"
+        for name, x in names.items()
+    ]
     loop += [f"if x{i} != np.floor(x{i}): bad += 1" for i in program.whole]
     loop += body
     loop += [f"if {check}: bad += 1" for check in checks]

@@ -77,6 +77,7 @@ class _Machine:
             for i, n in enumerate(nodes)
             if n.op == "sym" and uses[i]
         ]
+        self._zero = [name in program.zero for name in program.names]
         self._place = self._buffers(self._steps, set(program.dag.outputs))
         self._count = max(self._place.values(), default=-1) + 1
         self._inner_place = {
@@ -130,7 +131,12 @@ class _Machine:
         inner: dict[int, Array],
     ) -> bool:
         """Computes one block; True if a check failed."""
-        bad = any(not (float(x.min()) > 0.0 and float(x.max()) < np.inf) for x in inputs if x.size)
+        bad = any(
+            not (float(x.max()) < np.inf and (least > 0.0 or (least == 0.0 and may)))
+            for x, may in zip(inputs, self._zero, strict=True)
+            if x.size
+            for least in (float(x.min()),)
+        )
         bad = bad or any((inputs[i] != np.floor(inputs[i])).any() for i in self._program.whole)
         if bad:
             return True

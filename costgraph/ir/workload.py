@@ -31,7 +31,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Number]:
 
     Raises:
         InputError: a size is no whole number from 1 to 1e12, or another value is not
-            a number above 0 and at most 1e12.
+            a number from 0 to 1e12. Which of them may be zero, formulas know.
     """
     return {name: _checked(name, value) for name, value in given.items() if value is not None}
 
@@ -40,9 +40,8 @@ def _checked(name: str, value: Any) -> Number:
     if name in WHOLE:
         return whole(value, name)
     found = number(value, name)
-    if not 0 < found <= MOST:
-        said = for_zero(name, found, WHOLE)
-        raise InputError(f"{name} must be above 0 and at most 1e12, not {clip(value)}{said}")
+    if not 0 <= found <= MOST:
+        raise InputError(f"{name} must be above 0 and at most 1e12, not {clip(value)}")
     return found
 
 
@@ -75,6 +74,7 @@ def workload(
         if name not in known | _ALWAYS:
             what = f"{name} ({LEGEND[name]})" if name in LEGEND else clip(name)
             raise InputError(f"{_model(every)} has no symbol {what}{_hint(name, known)}")
+    refuse_zeros(every, told)
     values = filled(told, known, usual)
     values |= lengths(every, told, values)
     missing = sorted(known - set(values) - set(free))
@@ -82,6 +82,23 @@ def workload(
         meanings = {k: v for f in every for k, v in f.meanings.items()}
         raise unbound(_model(every), missing, meanings)
     return values
+
+
+def refuse_zeros(formulas: Iterable[Formula], given: Mapping[str, Number]) -> None:
+    """Refuses zeros for symbols that some of the formulas have and take to be positive.
+
+    Raises:
+        InputError: which symbol, and where a zero goes.
+    """
+    from costgraph.formula.limits import may_be_zero
+
+    zeros = [name for name, value in given.items() if value == 0]
+    for f in formulas if zeros else ():
+        names = {s.name for s in f.symbols}
+        for name in zeros:
+            if name in names and not may_be_zero(f, name):
+                said = for_zero(name, 0, WHOLE)
+                raise InputError(f"{name} must be above 0 and at most 1e12, not 0{said}")
 
 
 def lengths(

@@ -134,6 +134,8 @@ class Option:
         maximum: largest number: work that grows with it is done when the pass runs.
         symbolic: a symbol may stand in place of a number.
         refused: words that mean something elsewhere, with why they make no sense here.
+        zero: the formula over a symbol in its place holds where that is zero, and comes to
+            what the pass does with the number 0; without it where the range has zero.
         under: what other options must be for this one to say something, one of them at
             least: ``NAME=value|value``, ``NAME!=value``, or several such joined by ``&``.
             Without any it always does.
@@ -146,6 +148,7 @@ class Option:
     maximum: int = MOST
     symbolic: bool = True
     refused: Mapping[str, str] = field(default_factory=dict)
+    zero: bool | None = None
     under: tuple[str, ...] = ()
 
     def unknown(self, value: str) -> str:
@@ -153,6 +156,11 @@ class Option:
         if value in self.refused:
             return self.refused[value]
         return f"unknown {clip(value)}{nearest(value, self.choices)}"
+
+    @property
+    def may_be_zero(self) -> bool:
+        """Whether a symbol in its place may be zero."""
+        return self.kind == "probability" if self.zero is None else self.zero
 
     @property
     def is_number(self) -> bool:
@@ -418,6 +426,25 @@ def whole_symbols(passes: Iterable[Pass]) -> tuple[str, ...]:
         for inner in item.nested.values():
             found |= dict.fromkeys(whole_symbols(inner))
     return tuple(found)
+
+
+def zero_symbols(passes: Iterable[Pass]) -> tuple[str, ...]:
+    """Symbols in options of ``passes`` that may be zero wherever they stand; others are positive."""
+    found: dict[str, bool] = {}
+    for item in passes:
+        options = item.options()
+        stand = [*item.symbols.items()]
+        for option_name, spec in options.items():
+            value = getattr(item, option_name.replace("-", "_"))
+            if spec.is_number and isinstance(value, Expr):
+                stand += ((s.name, option_name) for s in value.free_symbols)
+        for name, option_name in stand:
+            found[name] = options[option_name].may_be_zero and found.get(name, True)
+        for inner in item.nested.values():
+            known = set(zero_symbols(inner))
+            for name in meanings(inner):
+                found[name] = name in known and found.get(name, True)
+    return tuple(name for name, may in found.items() if may)
 
 
 def _make(item: grammar.Item, known: Mapping[str, type[Pass]]) -> Pass:

@@ -48,7 +48,8 @@ class PruneTokens(Pass):
     inherited: ClassVar[bool] = False
     once: ClassVar[bool] = True
 
-    share: Expr = option("probability", Rational(1, 2), "of image tokens that leave")
+    # With the number 0 nothing is ranked.
+    share: Expr = option("probability", Rational(1, 2), "of image tokens that leave", zero=False)
     layer: Expr = option(
         "integer", Integer(2), "layers that still see all of them", minimum=1, symbolic=False
     )

@@ -48,8 +48,9 @@ class SlowFast(Pass):
         "number", Integer(4), "fast steps of a cycle, on average", minimum=0, under=("confident=0",)
     )
     settled: Expr = option(
-        "probability", ZERO, "chance that a slow step settles the region's end, in place of slow"
-    )
+        "probability", ZERO, "chance that a slow step settles the region's end, in place of slow",
+        zero=False,
+    )  # fmt: skip
     most: Expr = option(
         "integer",
         Integer(8),

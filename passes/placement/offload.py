@@ -117,10 +117,13 @@ class Offload(Pass):
     once: ClassVar[bool] = True
 
     weights: str = option(
-        "text", "", "shares of the layers' weights: host:0.6|disk:0.1, or host for all of them"
+        "text", "", "shares of the layers' weights: host:0.6|disk:0.1, or host for all of them",
+        zero=True,
+    )  # fmt: skip
+    caches: str = option("text", "", "shares of the caches, likewise", zero=True)
+    activations: str = option(
+        "text", "", "shares of what passes between layers, likewise", zero=True
     )
-    caches: str = option("text", "", "shares of the caches, likewise")
-    activations: str = option("text", "", "shares of what passes between layers, likewise")
     overlap: bool = option("flag", True, "the next layer's part arrives while a layer computes")
     blocks: Expr = option(
         "integer", ONE, "groups of sequences that one read of a layer's weights serves", minimum=1
@@ -406,7 +409,10 @@ def _chooses(body: Graph) -> bool:
 
 
 def _nothing(rule: str, program: Program) -> Miss:
-    return Miss(rule, program.name, "no region of layers: write fold in front of it")
+    reason = "no region of layers: write fold in front of it"
+    if _bodies(program):
+        reason = "layers have nothing of what is to be kept elsewhere"
+    return Miss(rule, program.name, reason)
 
 
 def _rounded(weights: Shares, program: Program) -> Shares:

@@ -220,7 +220,8 @@ def _layer(graph: Graph, node: Node, region: Repeat, plan: Plan, sets: Sets) -> 
     runs, homes = plan.runs(body), plan.homes(body)
     attends = any(isinstance(n.op, KVAppend) and n.name in runs for n in body.nodes)
     moves = _moves(body, plan, attends, {n: x for n, x in homes.items() if n not in runs})
-    if not moves and not runs and blocks == 1:
+    stay = plan.brought == 0 and any(size != 0 for size in _away(body, plan))
+    if not moves and not runs and blocks == 1 and not stay:
         return ()
     lie = {
         t.name: (homes[n.name], n.name in runs)

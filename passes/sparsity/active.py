@@ -67,8 +67,10 @@ class Active(Pass):
     inherited: ClassVar[bool] = False
     once: ClassVar[bool] = True
 
-    neurons: Expr = option("probability", ONE, "share of a block's neurons that a token needs")
-    heads: Expr = option("probability", ONE, "share of heads that a token needs")
+    neurons: Expr = option(
+        "probability", ONE, "share of a block's neurons that a token needs", zero=False
+    )
+    heads: Expr = option("probability", ONE, "share of heads that a token needs", zero=False)
     over: Expr = option(
         "number", ONE, "times as many are predicted as are needed", minimum=1, maximum=1000
     )

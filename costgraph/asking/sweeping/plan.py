@@ -328,7 +328,8 @@ def _axis(name: str, values: Any) -> Axis:
     if array.size == 0:
         raise InputError(f"{name}: no values")
     flat = array.reshape(-1)
-    if not (np.isfinite(flat).all() and (flat > 0).all() and (flat <= 10**12).all()):
+    above = flat > 0 if name in WHOLE else flat >= 0  # whose shares may be zero, formulas know
+    if not (np.isfinite(flat).all() and above.all() and (flat <= 10**12).all()):
         raise InputError(f"{name}: every value must be above 0 and at most 1e12")
     whole = bool((flat == np.floor(flat)).all())
     if name in WHOLE and not whole:

@@ -140,7 +140,7 @@ def limit_checks(formula: Formula) -> Iterator[_Check]:
     for limit in formula.limits:
         if limit.symbols <= set(formula.symbols):
             term = Term(Integer(1), (Arm(limit.excess, "limit"),))
-            yield limit, compile_vector([Formula("limit", "", (term,))])
+            yield limit, compile_vector([Formula("limit", "", (term,), setting=formula.setting)])
 
 
 def check_limits(plan: Plan, errors: str) -> Plan:
