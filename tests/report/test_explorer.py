@@ -551,23 +551,67 @@ def test_a_server_under_load_and_plans_follow_the_choice(
     tab.clean(f"http://127.0.0.1:{server.port}/")
 
 
-def test_a_load_of_another_choice_is_never_shown(server: Server, tabs: Callable[..., Tab]) -> None:
+# Numbers, charts and tables of numbers that are to be seen outside the part that is redrawn first.
+SEEN = """() => [...document.querySelectorAll('main :is([data-value], svg, math, tbody td)')]
+    .filter(x => !x.closest('#numbers, .dash') && x.checkVisibility({ visibilityProperty: true }))
+    .map(x => x.closest('[id]').id)"""
+
+
+def test_nothing_of_another_choice_is_shown_or_copied(
+    server: Server, tabs: Callable[..., Tab]
+) -> None:
     tab = tabs()
-    tab.go(server.address)
+    tab.go(f"{server.address}#model=gpt2&on=h100&passes=fuse&passes=fuse,parallel{{tp=1}}")
     page = tab.page
-    tab.choose(model=["gpt2"], on=["h100"], passes=["fuse"])
     page.wait_for_selector("#loadtable [data-load=largest]")
+    page.wait_for_selector("#load:not([aria-busy])")
+    page.wait_for_selector("#graph svg")
+    parts = {"load-cards", "load-why", "loadtable", "curve", "roofline", "ops", "graph", "tpotload"}
+    assert parts <= set(page.evaluate(SEEN))
+
+    # Another pipeline of the page: at once nothing but what is redrawn, even before a frame.
+    seen = page.evaluate(
+        f"() => {{ document.getElementById('show-1').click(); return ({SEEN})(); }}"
+    )
+    assert set(seen) <= {"formula"}  # of the new choice already
+    page.wait_for_selector("#load:not([aria-busy])")
+    page.wait_for_selector("#graph svg")
+    assert parts <= set(page.evaluate(SEEN))
+
+    # What a server derives: of another pipeline's load nothing is there until it comes.
     waiting: list[Any] = []
     page.route("**/part.js?kind=load*", lambda route: waiting.append(route))
-    tab.choose(model=["gpt2"], on=["h100"], passes=["fuse,parallel{tp=1}"])
-    assert page.get_attribute("#load", "aria-busy") == "true"
-    for place in ("#load-cards", "#load-why", "#loadtable", "#load-charts", "#simulated"):
-        assert not page.locator(place).is_visible(), place
+    tab.choose(model=["gpt2"], on=["h100"], passes=["quantize{weights=int8}"])
+    for place in ("load-cards", "load-why", "loadtable", "load-charts", "simulated"):
+        assert not page.locator(f"#{place}").is_visible(), place
+    assert page.input_value("#load-rate") == ""  # half of what another stood
     page.wait_for_timeout(50)
     (held,) = waiting
     held.continue_()
     page.wait_for_selector("#loadtable [data-load=largest]")
     page.wait_for_selector("#load:not([aria-busy])")
+
+    # All of another model: neither seen nor copied, and gone where there is no answer.
+    asked: list[Any] = []
+    page.route("**/part.js?kind=numbers*", lambda route: asked.append(route))
+    page.evaluate("() => { location.hash = 'model=opt-125m&on=h100&passes='; }")
+    page.wait_for_function("() => document.body.hasAttribute('aria-busy')")
+    for place in ("title", "facts", "cards", "pipelines", "formula", "curve"):
+        assert not page.locator(f"#{place}").is_visible(), place
+    page.select_option("#copy", "csv-pipelines")
+    page.click("#copy-do")
+    page.wait_for_function(
+        "() => document.getElementById('copied').textContent.startsWith('not yet')"
+    )
+    (held,) = asked
+    held.abort()
+    page.wait_for_function("() => !document.body.hasAttribute('aria-busy')")
+    assert "no answer" in page.text_content("#failure")
+    assert not page.locator("#cards").is_visible()
+    page.click("#copy-do")
+    page.wait_for_function(
+        "() => document.getElementById('copied').textContent === 'nothing to copy here'"
+    )
 
 
 def test_a_site_holds_loads_and_plans(tmp_path: Path, tabs: Callable[..., Tab]) -> None:

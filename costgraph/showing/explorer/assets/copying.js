@@ -99,8 +99,9 @@ async function copyText(text) {
 
 async function copyWanted() {
   const what = $("copy").value, [kind, id] = what.split("-"), one = variant(), say = (t) => { $("copied").textContent = t; };
+  if (document.body.hasAttribute("aria-busy")) { say("not yet: it is being derived"); return; }
+  if (!DATA || $("workspace").hidden || !works(state.pipeline)) { say("nothing to copy here"); return; }
   finish();
-  if (!works(state.pipeline)) { say("nothing to copy here"); return; }
   if (kind === "svg" || kind === "png") {
     const svg = $(id).querySelector("svg");
     if (!svg) { say("there is no such picture here"); return; }

@@ -7,9 +7,14 @@ function fail(text) {
   $("failure").hidden = !text;
 }
 
+// Whether there are numbers of what is chosen: their page with its head, or neither.
+function offered(now) {
+  $("workspace").hidden = $("title").parentElement.hidden = !now;
+}
+
 let turn = 0;
 // Loads what is chosen and shows it, with the machine and the pipeline to look at; the latest choice
-// wins. Until it is there, the page goes on with what it shows.
+// wins. Until it is there, nothing of the one before is to be seen or copied.
 async function follow(step, look = {}) {
   const mine = ++turn;
   drawChoices();
@@ -18,15 +23,16 @@ async function follow(step, look = {}) {
   if (!chosen.model || !chosen.on.length) return;
   $("busy").textContent = `Deriving ${chosen.model} …`;
   document.body.setAttribute("aria-busy", "true");
+  const focused = document.activeElement && document.activeElement.id;
   try {
     const bundles = await Promise.all(chosen.on.map((on) => Promise.all(chosen.passes.map((p) => loadVariant(chosen.model, on, p, chosen.fidelity)))));
     if (mine !== turn) return;
     const data = joinedBundle(chosen.on, chosen.passes, bundles);
     if (!data) {
       fail(bundles[0][0].error);
-      $("workspace").hidden = true;
+      offered(false);
     } else {
-      $("workspace").hidden = false;
+      offered(true);
       $("title").textContent = titleOf(chosen.model);
       document.title = `${chosen.model} – costgraph`;
       const kept = data.controls.map((c) => c.name);
@@ -36,10 +42,15 @@ async function follow(step, look = {}) {
       present(data);
     }
   } catch (error) {
-    if (mine === turn) fail(error.message);
+    if (mine === turn) { fail(error.message); offered(false); }
   } finally {
-    if (mine === turn) { $("busy").textContent = ""; document.body.removeAttribute("aria-busy"); document.documentElement.dataset.ready = "true"; drawChoices(); keep(); }
+    if (mine === turn) { $("busy").textContent = ""; document.body.removeAttribute("aria-busy"); document.documentElement.dataset.ready = "true"; drawChoices(); keep(); refocus(focused); }
   }
+}
+
+// What was hidden for a while has lost the focus.
+function refocus(id) {
+  if (id && document.activeElement === document.body && $(id)) $(id).focus({ preventScroll: true });
 }
 
 usePlan = served ? (text) => setPipeline(chosen.passes.length, text) : null;

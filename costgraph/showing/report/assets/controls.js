@@ -80,7 +80,6 @@ function chooseDevice(index) {
   state.device = index;
   settle();
   buildFigures();
-  facts();
   update(true);
 }
 

@@ -23,6 +23,11 @@ function drawCards(results) {
 }
 
 let speaking = 0;
+function unspoken() {
+  clearTimeout(speaking);
+  $("spoken").textContent = "";
+}
+
 function speak(results) {
   clearTimeout(speaking);
   const one = results[state.pipeline], metrics = variant().metrics; // what is to be seen may be another by then
@@ -102,6 +107,7 @@ function drawFormula() {
     return;
   }
   const names = Object.keys(formulas).filter((n) => Object.keys(formulas[n]).length);
+  if (!names.length) $("formula").replaceChildren(h("p", { class: "hint" }, "No metric of this pipeline is printed here: costgraph formula says why."));
   state.metric = options($("formula-metric"), names.map((n) => [n, TITLES[n] || n]), state.metric);
   const details = Object.keys(formulas[state.metric] || {});
   const chosen = options($("formula-detail"), details.map((d) => [d, d === "ops" ? "by operations" : "summary: bounds per resource"]), state.detail);

@@ -20,7 +20,7 @@ function drawNumbers() {
   for (const part of document.querySelectorAll(".live")) part.hidden = !works(state.pipeline);
   drawPipelines(results);
   drawDevices();
-  if (!works(state.pipeline)) return;
+  if (!works(state.pipeline)) { unspoken(); $("plans-part").hidden = true; return; }
   drawCards(results);
   drawBars(results);
   drawRates();
@@ -31,6 +31,12 @@ function drawNumbers() {
 function finish() {
   if (waiting) { cancelAnimationFrame(waiting); waiting = 0; draw(); }
   proceed(Infinity);
+}
+
+// What takes longer is of another choice until it is drawn: hidden, and its place says that it comes.
+const LATER = ["steps", "curves", "load"];
+function busy(id, now) {
+  if (now) $(id).setAttribute("aria-busy", "true"); else $(id).removeAttribute("aria-busy");
 }
 
 // What takes longer: one step, operation by operation, the curve, plans and the load. Yields wherever
@@ -49,8 +55,10 @@ function* drawRest() {
   keepFocus(() => drawRoofline(now.rows));
   yield;
   drawTable(now.rows);
+  busy("steps", false);
   yield;
   yield* drawCurve();
+  busy("curves", false);
   yield;
   drawPlans();
   yield;
@@ -58,6 +66,8 @@ function* drawRest() {
 }
 
 function setup() {
+  facts();
+  for (const id of LATER) busy(id, true);
   if (!works(state.pipeline)) return;
   const before = state.phase, names = phases().map((p) => [p.name, p.name]);
   const preferred = phases().some((p) => p.name === before) ? before : (phases().find((p) => p.context !== null) || phases()[0]).name;
@@ -89,7 +99,6 @@ function present(data) {
     : "Times are a roofline on stated peaks: a lower bound on what the device can do.";
   buildControls();
   buildLoad();
-  facts();
   setup();
   draw();
   document.documentElement.dataset.ready = "true";
@@ -102,11 +111,11 @@ function wire() {
   wireMap();
   window.addEventListener("beforeprint", finish);
   const follow = (id, set, structure) => $(id).addEventListener("change", () => { set($(id)); update(structure); });
-  follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; });
+  follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; busy("steps", true); });
   follow("graph-level", (e) => { state.level = e.value; });
   follow("stack", (e) => { state.stack = e.value; });
-  follow("curve-metric", (e) => { state.curve.metric = e.value; });
-  follow("curve-symbol", (e) => { state.curve.symbol = e.value; });
+  follow("curve-metric", (e) => { state.curve.metric = e.value; busy("curves", true); });
+  follow("curve-symbol", (e) => { state.curve.symbol = e.value; busy("curves", true); });
   follow("curve-log", (e) => { state.curve.log = e.checked; });
   $("formula-metric").addEventListener("change", () => { state.metric = $("formula-metric").value; drawFormula(); });
   $("formula-detail").addEventListener("change", () => { state.detail = $("formula-detail").value; drawFormula(); });
