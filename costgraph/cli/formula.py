@@ -314,11 +314,8 @@ def _solve(arguments: argparse.Namespace) -> int:
 
 
 def _wins(arguments: argparse.Namespace) -> int:
-    from costgraph.formula.formula import exact
     from costgraph.formula.wins import wins
-    from costgraph.setting import Setting
     from costgraph.showing.export.winning import Race, asked, race_object, race_text
-    from costgraph.symbols import symbol
 
     values = vocabulary.values(arguments)
     devices, pipelines = vocabulary.devices(arguments), vocabulary.pipelines(arguments)
@@ -332,11 +329,10 @@ def _wins(arguments: argparse.Namespace) -> int:
     names = sorted({s.name for f in formulas for s in f.symbols})
     _check_symbols(arguments.metric, names, [*values, arguments.over])
 
-    setting = Setting.shared([c.setting for c in (a, b)]).at(
-        {symbol(name): exact(value) for name, value in values.items()}
-    )
+    first, second = (f.along(arguments.over, values) or c.setting
+                     for c, f in zip((a, b), formulas, strict=True))  # fmt: skip
     race = Race(
-        setting, arguments.metric, formulas[0].unit, arguments.over, (a.setting, b.setting),
+        arguments.metric, formulas[0].unit, arguments.over, (first, second),
         wins(formulas[0], formulas[1], arguments.over, **values),
     )  # fmt: skip
 
@@ -344,10 +340,11 @@ def _wins(arguments: argparse.Namespace) -> int:
         from costgraph.showing.export.paper import wins_cells
 
         head, rows, foot = wins_cells(race.intervals, race.over, race.unit)
-        return Table(head, rows, [*setting.lines(without=("passes",)), asked(race)], foot)
+        return Table(head, rows, [*race.setting.lines(without=("passes",)), asked(race)], foot)
 
     answer = Answer(
-        lambda: print(race_text(race)), lambda: race_object(race), "intervals", setting, table,
+        lambda: print(race_text(race)), lambda: race_object(race), "intervals", race.setting,
+        table,
         lambda: [(c, (f,)) for c, f in zip((a, b), formulas, strict=True)],
     )  # fmt: skip
     return show(arguments, answer)

@@ -17,7 +17,7 @@ from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Stated, Term, beyond, collected, merged, remade
 from costgraph.number import BEYOND, PLAIN, bounded, for_zero, is_array, number
-from costgraph.symbols import LEGEND, SIZES, N, S
+from costgraph.symbols import LEGEND, SIZES, N, S, symbol
 from costgraph.views import view_text
 
 if TYPE_CHECKING:
@@ -273,6 +273,14 @@ class Formula:
         """The setting of something that goes over all values of these symbols."""
         asked = (x.asks for x in self.stated if x.expr.free_symbols & set(symbols))
         return None if self.setting is None else self.setting.assuming(*asked)
+
+    def along(self, over: str, values: Mapping[str, Value]) -> Setting | None:
+        """The setting of something that goes over a symbol, others at values."""
+        setting = self.open_in(symbol(over))
+        if setting is None:
+            return None
+        given = {symbol(k): exact(v) for k, v in values.items() if k != over}
+        return setting.at(given).warned(self.beyond(**values))
 
     def substitute(self, replacements: Mapping[Symbol, Expr]) -> Formula:
         """The formula with symbols replaced; maxima that become decided collapse.

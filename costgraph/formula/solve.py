@@ -124,11 +124,7 @@ def solve_for(
     limit = exact(budget)
     if not limit > 0:
         raise InputError(f"the budget must be positive, not {budget}")
-    given = {symbol(k): exact(v) for k, v in values.items() if k != over}
-    setting = formula.open_in(symbol(over))
-    if setting is not None:
-        setting = setting.at(given).warned(formula.beyond(**values))
-    whole = is_whole(formula, symbol(over))
+    whole, setting = is_whole(formula, symbol(over)), formula.along(over, values)
     asked = Question(formula.name, formula.unit, over, limit, at_least, setting, whole)
     try:
         return _exact(formula, asked, at, values)

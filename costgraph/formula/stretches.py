@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from sympy import Expr, Integer, Pow, Symbol, fraction, oo, together
+from sympy import Expr, Integer, Pow, Symbol, fraction, nan, oo, together, zoo
 
 from costgraph.errors import InputError
 from costgraph.formula.decays import without_fractions
@@ -18,7 +18,7 @@ from costgraph.formula.powers import has_norm, placed
 from costgraph.formula.reals import inside
 from costgraph.formula.regimes import Regime, Regimes
 from costgraph.formula.rounded import rounds, sign_stretches
-from costgraph.formula.signs import Judge
+from costgraph.formula.signs import Judge, UndecidedError
 
 ZERO = Integer(0)
 #: Stairs of which each is asked on which side of zero it is.
@@ -65,6 +65,21 @@ def stretches(found: Regimes, judge: Judge) -> Iterator[Stretch]:
             yield Stretch(lower, upper, sign, piece.expr)
 
 
+def sign_on(part: Stretch, at: Expr, x: Symbol, judge: Judge) -> int:
+    """The sign of a stretch's expression at one of its ends; 0 where it is zero or not known."""
+    if at.is_infinite:
+        return 0
+    if _is_smooth(part.expr, x):
+        return sign_at(part.expr, x, at) if at.is_Rational else 0
+    value = placed(part.expr, {x: at})
+    if value.has(zoo, nan):  # a rate of zero
+        return 0
+    try:
+        return judge.sign(value)
+    except UndecidedError:
+        return 0
+
+
 def between(lower: Expr, upper: Expr) -> Expr:
     """A value strictly inside an interval, rational where the ends are numbers."""
     if lower.is_number and (upper == oo or upper.is_number):
@@ -90,7 +105,7 @@ def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bo
     """An expression of the same sign, where it may change, and if that was enclosed."""
     # Norms, and shares that vanish: over one denominator 2^-x would become a power that grows
     # beyond all numbers.
-    if has_norm(piece.expr) or any(p.exp.has(x) for p in piece.expr.atoms(Pow)):
+    if _is_smooth(piece.expr, x):
         shown = without_fractions(piece.expr, x, piece.lower, piece.upper)
         return shown, list(sign_changes(shown, x, piece.lower, piece.upper)), True
     try:
@@ -98,6 +113,11 @@ def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bo
     except InputError:
         return _other_zeros(piece, x, judge)
     return poly.as_expr(), positive_roots(poly, judge), False
+
+
+def _is_smooth(expr: Expr, x: Symbol) -> bool:
+    """True for norms and powers of the symbol: signs are enclosed, never solved for."""
+    return has_norm(expr) or any(p.exp.has(x) for p in expr.atoms(Pow))
 
 
 def _other_zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bool]:

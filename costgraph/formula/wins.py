@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -12,10 +12,11 @@ from sympy.core.relational import Relational
 
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact, only_formulas
-from costgraph.formula.limits import start_of
+from costgraph.formula.limits import domain_of
 from costgraph.formula.regimes import regimes
+from costgraph.formula.rounded import rounds
 from costgraph.formula.signs import Judge
-from costgraph.formula.stretches import stretches
+from costgraph.formula.stretches import Stretch, sign_on, stretches
 from costgraph.symbols import symbol
 from costgraph.views import view_text
 
@@ -37,13 +38,15 @@ class Interval:
     """Values of a symbol for which one formula is smaller than another.
 
     Attributes:
-        lower, upper: bounds; exact numbers, closed forms, or infinity. At a
-            finite positive bound the two formulas are equal.
+        lower, upper: bounds; exact numbers, closed forms, or infinity. At one inside the
+            symbol's range the two formulas are equal, or a stair begins.
         pieces: the difference on the interval, piece by piece.
         conditions: inequalities among other symbols that the answer rests on.
         over: the symbol.
         partly: it is smaller on some stairs of a length that rounds, and not on others; they
             are too many to name.
+        closed: it is smaller at the lower end, too: where sizes begin, or stairs do.
+        to_end: it is smaller at the upper end, too: the largest value that both have.
     """
 
     lower: Expr
@@ -52,20 +55,16 @@ class Interval:
     conditions: tuple[Relational, ...] = ()
     over: str = field(default="x", compare=False)
     partly: bool = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is smaller at the lower end, too: where sizes begin, or stairs do."""
-        first = self.pieces[0].difference.xreplace({symbol(self.over): self.lower})
-        return bool(first.is_number and first < 0)
+    closed: bool = False
+    to_end: bool = False
 
     @property
     def text(self) -> str:
         """As sentences tell it: ``3 < B < 17``."""
         lower, upper = (view_text("end_text", end) for end in (self.lower, self.upper))
-        sign = "<=" if self.closed else "<"
+        first, last = ("<=" if held else "<" for held in (self.closed, self.to_end))
         said = " (on some stairs)" if self.partly else ""
-        return f"{lower} {sign} {self.over} < {upper}{said}"
+        return f"{lower} {first} {self.over} {last} {upper}{said}"
 
     def __repr__(self) -> str:
         return f"<Interval {self.text}>"
@@ -100,48 +99,56 @@ def wins(
         InputError: they are no formulas, or not piecewise polynomial in ``over``.
     """
     only_formulas("wins", a, b)
+    x = symbol(over)
+    known = {s.name for s in (*a.symbols, *b.symbols)}
+    if over not in known:
+        raise InputError(f"neither formula depends on {over}")
     difference = b - a
     if not difference.terms:
         return ()
-    x = symbol(over)
-    if x not in (*a.symbols, *b.symbols):
-        raise InputError(f"neither formula depends on {over}")
-    if x not in difference.symbols:  # the same everywhere
-        names = {s.name for s in difference.symbols}
-        rest = difference.bind(**{k: v for k, v in values.items() if k in names}).expr
-        judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
-        if judge.sign(rest) >= 0:
-            return ()
-        start = start_of(x)
-        whole = Piece(start, oo, rest)
-        return (Interval(start, oo, (whole,), tuple(judge.conditions), over),)
-    found = regimes(difference, over, at, **values)
-    judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()}, list(found.conditions))
+    # What cancels needs no value, and may have one.
+    names = {s.name for s in difference.symbols}
+    left = {k: v for k, v in values.items() if k in names or k not in known}
+    point = {symbol(k): exact(v) for k, v in (at or {}).items()}
+    if over in names:
+        found = regimes(difference, over, at, **left)
+        judge = Judge(point, list(found.conditions))
+        parts = list(stretches(found, judge))
+        first, last = found.pieces[0].lower, found.pieces[-1].upper
+    else:  # the same everywhere
+        difference._reject_unknown(left)
+        rest = difference.bind(**{k: v for k, v in left.items() if k in names})
+        first, end = domain_of(rest, x)
+        last = oo if end is None else end
+        judge = Judge(point)
+        parts = [Stretch(first, last, judge.sign(rest.expr), rest.expr)]
     made: list[Interval] = []
-    for partly, group in groupby(stretches(found, judge), lambda part: part.sign is None):
-        pieces = [
-            Piece(part.lower, part.upper, part.expr)
-            for part in group
-            if part.sign is None or part.sign < 0
-        ]
-        made += _joined(pieces, tuple(judge.conditions), over, partly)
+    for partly, group in groupby(parts, lambda part: part.sign is None):
+        for joined in _joined(part for part in group if part.sign is None or part.sign < 0):
+            lower, upper = joined[0], joined[-1]
+            made.append(
+                Interval(
+                    lower.lower,
+                    upper.upper,
+                    tuple(Piece(part.lower, part.upper, part.expr) for part in joined),
+                    tuple(judge.conditions),
+                    over,
+                    partly,
+                    closed=(lower.lower == first or rounds(lower.expr, x))
+                    and sign_on(lower, lower.lower, x, judge) < 0,
+                    to_end=upper.upper == last and sign_on(upper, last, x, judge) < 0,
+                )
+            )
     return tuple(made)
 
 
-def _joined(
-    pieces: list[Piece], conditions: tuple[Relational, ...], over: str, partly: bool
-) -> Iterator[Interval]:
-    """Adjacent pieces as one interval: the difference is continuous across them."""
-    group: list[Piece] = []
-
-    def made() -> Interval:
-        lower, upper = group[0].lower, group[-1].upper
-        return Interval(lower, upper, tuple(group), conditions, over, partly)
-
-    for piece in pieces:
-        if group and group[-1].upper != piece.lower:
-            yield made()
+def _joined(parts: Iterable[Stretch]) -> Iterator[list[Stretch]]:
+    """Adjacent stretches together: the difference is continuous across them."""
+    group: list[Stretch] = []
+    for part in parts:
+        if group and group[-1].upper != part.lower:
+            yield group
             group = []
-        group.append(piece)
+        group.append(part)
     if group:
-        yield made()
+        yield group

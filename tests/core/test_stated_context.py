@@ -36,6 +36,7 @@ COMMANDS = {
     "regimes of two": ["regimes", *TARGET, "--metric", "ttft", "--over", "B,S"],
     "solve": ["solve", *TARGET, "--metric", "tpot", "--over", "B", "--budget", "20 ms",
               "--at", "T={last}"],
+    "wins": ["wins", *TARGET, "--passes", "", "--over", "B", "--at", "T={last}"],
     "sweep": ["sweep", *TARGET, "--metric", "latency,memory", "-S", "64,{end}", "-N", "48"],
     "search": ["search", *TARGET, *REQUEST, "-B", "1:4"],
 }  # fmt: skip

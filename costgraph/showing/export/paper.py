@@ -185,8 +185,9 @@ def wins_cells(found: Iterable[Interval], over: str, unit: str) -> Cells:
     for interval in found:
         ends = end_texts(e for p in interval.pieces for e in (p.lower, p.upper))
         for index, piece in enumerate(interval.pieces):
-            within = index or interval.closed
-            where = _between(piece.lower, piece.upper, over, ends, "[)" if within else "()")
+            inner = "[" if index or interval.closed else "("
+            outer = "]" if interval.to_end and piece is interval.pieces[-1] else ")"
+            where = _between(piece.lower, piece.upper, over, ends, inner + outer)
             said = " (on some stairs)" if interval.partly else ""
             rows.append((Tex(where + said), form_latex(piece.difference)))
         foot += [f"while {condition_text(c)}" for c in interval.conditions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sympy import sstr
@@ -20,18 +20,28 @@ class Race:
     """Two choices beside one another.
 
     Attributes:
-        setting: what both are about.
         metric, unit, over: what is compared, along which symbol.
-        choices: the settings of both.
+        choices: the settings of both, at the values that others have.
         intervals: where the second is smaller.
     """
 
-    setting: Setting
     metric: str
     unit: str
     over: str
     choices: tuple[Setting, Setting]
     intervals: Sequence[Interval]
+
+    @property
+    def setting(self) -> Setting:
+        """What is said of both, and whose a warning is that is of one alone."""
+        shared = Setting.shared(self.choices)
+        own = (
+            f"{name}: {said}"
+            for name, of in zip(self.names, self.choices, strict=True)
+            for said in of.warnings
+            if said not in shared.warnings
+        )
+        return replace(shared, warnings=(*shared.warnings, *own))
 
     @property
     def names(self) -> tuple[str, str]:
@@ -74,6 +84,7 @@ def race_object(race: Race) -> dict[str, Any]:
                 "from": str(sstr(interval.lower)),
                 "to": str(sstr(interval.upper)),
                 "closed": interval.closed,
+                "to_end": interval.to_end,
                 "partly": interval.partly,
                 "conditions": [str(sstr(c)) for c in interval.conditions],
                 "pieces": [
