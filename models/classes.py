@@ -57,6 +57,7 @@ _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
         "shieldgemma2": frozenset({"Gemma3ForConditionalGeneration"}),
         "pp_chart2table": frozenset({"GotOcr2ForConditionalGeneration"}),
         "llama4_text": frozenset({"Llama4ForConditionalGeneration"}),
+        "RefinedWeb": frozenset({"RWForCausalLM"}),
     }
 )
 #: A layer so wide that no published model has a single one: draft heads of the first EAGLE

@@ -295,6 +295,28 @@ class LabelHead:
 
 
 @dataclass(frozen=True)
+class TransformedHead:
+    """A product, an activation and a norm, and ``labels`` values with biases behind them.
+
+    ``pools``: of the first position (``cls``), of the mean of all (``mean``), or of every one.
+    """
+
+    d: Expr
+    labels: Expr
+    transform: Transform
+    pools: str = ""
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head."""
+        if self.pools == "cls":
+            hidden = m.add("first_position", SelectLast(ONE), hidden)
+        elif self.pools == "mean":
+            hidden = m.add("mean_position", Reduce("mean", (1,), keep=True), hidden)
+        hidden = self.transform.add(m, hidden, self.d)
+        return m.linear("classifier", hidden, self.labels, self.d, True)
+
+
+@dataclass(frozen=True)
 class HalvedNorm:
     """The mean of each two positions, and a norm behind it."""
 

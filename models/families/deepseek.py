@@ -10,12 +10,13 @@ from typing import Any
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import LatentAttention, Layer
+from costgraph.models.blocks import Attention, LatentAttention, Layer
 from costgraph.models.blocks.indexed import IndexedAttention, SelectedAttention
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.families.dense import scales_queries
 from costgraph.models.families.experts import (
     RMS,
+    attention_of,
     corrected_route,
     crossed,
     ends_of,
@@ -51,7 +52,23 @@ def _read(fields: Fields, route: Route) -> Reading:
             "1 (experts in every layer after the dense ones) is understood"
         )
     dense = feed_forward_of(fields, fields.size("intermediate_size"))
-    return shared_stack(fields, latent_attention_of(fields), dense, route)
+    return shared_stack(fields, mixer_of(fields), dense, route)
+
+
+def mixer_of(fields: Fields) -> LatentAttention | Attention:
+    """Latent attention, or Llama's where the file says that it has none (``use_mla``).
+
+    Raises:
+        ModelError: such a file has compressed caches.
+    """
+    if fields.flag("use_mla", True):
+        return latent_attention_of(fields)
+    for key in ("kv_lora_rank", "q_lora_rank"):
+        fields.refuse(key, "compressed projections, though 'use_mla' is false")
+    for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+        fields.refuse(key, "a part of a head, though 'use_mla' is false")
+    bias = fields.flag("attention_bias", False)
+    return attention_of(fields, qkv_bias=bias, out_bias=bias)
 
 
 def _deepseek_v3(fields: Fields) -> Reading:

@@ -11,7 +11,7 @@ from sympy import Expr, Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
-from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads, Normed
+from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import (
@@ -56,10 +56,6 @@ def task_of(fields: Fields) -> str:
         "EncoderModel",
     )
     return next((end for end in (*ends, "Model") if name.endswith(end)), "")
-
-
-def _is_masked(fields: Fields) -> bool:
-    return task_of(fields) == "ForMaskedLM"
 
 
 def require_tied(fields: Fields) -> None:
@@ -178,66 +174,15 @@ def alike(layers: Iterable[Layer], name: str = "layers") -> tuple[Segment, ...]:
     return gathered(zip(names, listed, strict=True))
 
 
-def _bert(fields: Fields) -> Reading:
+def bert(fields: Fields) -> Reading:
+    """BERT."""
     return bert_like(fields, 0)
 
 
-def _roberta(fields: Fields) -> Reading:
+def roberta(fields: Fields) -> Reading:
+    """RoBERTa and its aliases."""
     # Positions start behind the padding index, so two rows are never used.
     return bert_like(fields, 2)
-
-
-def _modernbert(fields: Fields) -> Reading:
-    d = fields.size("hidden_size")
-    heads = fields.size("num_attention_heads")
-    head_dim = divided(fields, d, heads, "hidden size over heads")
-    vocab = Integer(fields.size("vocab_size"))
-    for key in ("attention_bias", "mlp_bias", "norm_bias"):
-        fields.refuse(key, "biases are not supported in this family")
-    fields.refuse("classifier_bias", "biases are not supported in this family")
-    require_tied(fields)
-    norm = Norm("layer")
-    layers = layer_count(fields)
-    every = fields.size("global_attn_every_n_layers", default=3)
-    reach = fields.size("local_attention", default=128) // 2
-    act = activation_of(fields, "hidden_activation", default="gelu")
-    feed = FeedForward(
-        Integer(d), Integer(fields.size("intermediate_size")), act, fused_gate_up=True
-    )
-
-    def mixer(index: int) -> Bidirectional:
-        whole = index % every == 0
-        at = Heads(Integer(d), Integer(heads), head_dim, fused=True, rotary=head_dim)
-        return Bidirectional(at, None if whole else Integer(reach))
-
-    first = Layer(
-        d=Integer(d),
-        mixer=mixer(0),
-        channel=Normed(feed, Integer(d), norm),
-        norm=norm,
-        pre_norms=False,
-    )
-    kinds = {
-        "first": first,
-        "global": Layer(Integer(d), mixer(0), feed, norm),
-        "local": Layer(Integer(d), mixer(1), feed, norm),
-    }
-    names = ("local" if i % every else "global" if i else "first" for i in range(layers))
-    if not fields.flag("decoder_bias", True):
-        raise ModelError(
-            f"{fields.name}: 'decoder_bias' = False: a projection of masked tokens without bias "
-            "is not supported in this family"
-        )
-    head = MaskedHead(Integer(d), vocab, act, norm, bias=False) if _is_masked(fields) else None
-    model = Encoder(
-        front=TextFront(Ends(d=Integer(d), vocab=vocab, embed_norm=norm)),
-        segments=gathered((name, kinds[name]) for name in names),
-        d=Integer(d),
-        norm=norm,
-        head=head,
-        longest=fields.size("max_position_embeddings", default=8192),
-    )
-    return Reading(model, assumptions=() if head else (BARE,))
 
 
 def _mt5(fields: Fields) -> Reading:
@@ -442,10 +387,7 @@ def _whisper(fields: Fields) -> Reading:
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "bert": _bert,
-        "roberta": _roberta,
-        "modernbert": _modernbert,
-        "xlm-roberta": _roberta,
+        "roberta": roberta,
         "t5": t5,
         "mt5": _mt5,
         "umt5": _umt5,
@@ -475,10 +417,7 @@ def classes_of(stems: Mapping[str, str], tasks: Iterable[str] = TASKS) -> dict[s
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
-        **classes_of({"Bert": "bert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta"}),
-        "BertForPreTraining": "bert",
-        "ModernBertForMaskedLM": "modernbert",
-        "ModernBertModel": "modernbert",
+        **classes_of({"Roberta": "roberta"}),
         "T5ForConditionalGeneration": "t5",
         "T5WithLMHeadModel": "t5",
         "T5EncoderModel": "t5",

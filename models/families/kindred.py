@@ -196,6 +196,8 @@ def encoder_of(reading: Reading) -> Encoder:
     return reading.model
 
 
+#: XLM-RoBERTa with rotated positions.
+ROTATED = Kin(positions=False, masked="gelu")
 ELECTRA = Kin(narrow="embedding_size", narrowed=128, pools="gelu", pooler=False, masked="gelu")
 
 
@@ -384,7 +386,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             Kin(rows=514, unused=2, first=True, embed_norm=False, masked="gelu")
         ),
         "ibert": _kin(Kin(unused=2, masked="gelu", off=("quant_mode",))),
-        "jina_embeddings_v3": _kin(Kin(positions=False, masked="gelu")),
+        "jina_embeddings_v3": _kin(ROTATED),
         "splinter": _kin(Kin(pooler=False)),
         "layoutlm": _kin(Kin(also=True, tables=_BOXES)),
     }

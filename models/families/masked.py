@@ -12,6 +12,8 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
 from costgraph.models.blocks.encoder import Bidirectional, Heads
+from costgraph.models.blocks.experts import Experts
+from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import (
     Buckets,
     Encoder,
@@ -26,6 +28,7 @@ from costgraph.models.families.common import (
     Reading,
     activation_of,
     heads_of,
+    layer_count,
     rotary_of,
 )
 from costgraph.models.families.encoders import (
@@ -33,14 +36,17 @@ from costgraph.models.families.encoders import (
     FEW,
     LAYER_NORM,
     POOLER,
+    TASKS,
+    bert,
     classes_of,
     heads_by_task,
     require_tied,
+    roberta,
     task_of,
     types_of,
 )
-from costgraph.models.families.encoders import FAMILIES as ENCODERS
 from costgraph.models.fields import Fields, divided
+from costgraph.ops import Route
 
 
 def _head(fields: Fields, d: Expr, activation: str, pools: str = "tanh") -> Head | None:
@@ -95,6 +101,35 @@ def _nomic(fields: Fields) -> Reading:
     return _rotated(fields, at, feed, act)
 
 
+def _nomic_experts(fields: Fields) -> Reading:
+    """BERT with rotated positions, and experts in every second layer (arXiv 2502.07972)."""
+    at = _heads(fields, True, rotary=True)
+    act, d = activation_of(fields, "hidden_act", default="gelu"), at.d
+    width = Integer(fields.size("intermediate_size"))
+    fields.refuse("num_shared_experts", "shared experts are not known in this family")
+    fields.refuse("expert_choice_router", "experts that choose tokens are not known here")
+    experts = Experts(
+        d,
+        width,
+        Integer(fields.size("num_experts")),
+        Integer(fields.size("moe_top_k")),
+        Route(normalise=fields.flag("moe_normalize_expert_weights", False)),
+        act,
+        gated=False,
+        sum_bias=True,
+    )
+    feed = FeedForward(d, width, act, gated=False, bias=True)
+    every = fields.size("moe_every_n_layers")
+    reading = _rotated(fields, at, feed, act)
+    assert isinstance(reading.model, Encoder)
+    (whole,) = reading.model.segments
+    assert isinstance(whole.layer, Layer)
+    layers = {"dense": whole.layer, "experts": replace(whole.layer, channel=experts)}
+    names = ("experts" if i % every == 1 else "dense" for i in range(layer_count(fields)))
+    segments = gathered((name, layers[name]) for name in names)
+    return replace(reading, model=replace(reading.model, segments=segments))
+
+
 def _nomic_published(fields: Fields) -> Reading:
     """The files of Nomic's own code, which are GPT-2's keys for another model."""
     named = fields.renamed(
@@ -106,23 +141,32 @@ def _nomic_published(fields: Fields) -> Reading:
         hidden_act="activation_function",
         layer_norm_eps="layer_norm_epsilon",
     )
+    experts = bool(named.values.get("num_experts")) and bool(named.values.get("moe_every_n_layers"))
     for key, usual in (("rotary_emb_fraction", 1.0), ("prenorm", False), ("parallel_block", False),
-                       ("use_rms_norm", False), ("qkv_proj_bias", False), ("mlp_fc1_bias", False),
-                       ("mlp_fc2_bias", False), ("causal", False),
+                       ("use_rms_norm", False), ("qkv_proj_bias", experts),
+                       ("mlp_fc1_bias", experts), ("mlp_fc2_bias", experts), ("causal", False),
                        ("rotary_emb_interleaved", False)):  # fmt: skip
         named.require(key, usual)
-    for key in ("num_experts", "moe_every_n_layers"):
-        named.refuse(key, "experts are not known in this family")
-    return _nomic(named)
+    return _nomic_experts(named) if experts else _nomic(named)
 
 
-def _gte(fields: Fields) -> Reading:
+def gte(fields: Fields) -> Reading:
     """Rotated positions, and a gated block whose last product has a bias."""
     at = _heads(fields, True, rotary=True)
     act = activation_of(fields, "hidden_act", default="gelu")
     width = Integer(fields.size("intermediate_size"))
     feed = FeedForward(at.d, width, act, down_bias=True)
     return _rotated(fields, at, feed, act)
+
+
+def _gte_published(fields: Fields) -> Reading:
+    """The files of GTE's own code."""
+    for key, usual in (("position_embedding_type", "rope"), ("layer_norm_type", "layer_norm"),
+                       ("logn_attention_scale", False)):  # fmt: skip
+        fields.require(key, usual)
+    for key in ("pack_qkv", "unpad_inputs", "use_memory_efficient_attention"):
+        fields.values.get(key)  # how its kernels are run
+    return gte(fields)
 
 
 def _mpnet(fields: Fields) -> Reading:
@@ -244,19 +288,21 @@ def _esmc(fields: Fields) -> Reading:
 
 def _ernie(fields: Fields) -> Reading:
     fields.refuse("use_task_id", "embeddings of tasks are not known in this family")
-    return ENCODERS["bert"](fields)
+    return bert(fields)
 
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "camembert": ENCODERS["roberta"],
-        "data2vec-text": ENCODERS["roberta"],
+        "camembert": roberta,
+        "data2vec-text": roberta,
         "ernie": _ernie,
         "distilbert": _distilbert,
         "mpnet": _mpnet,
         "nomic_bert": _nomic_published,
-        "gte": _gte,
+        "gte": gte,
+        # The type of the same layers in files of their publisher's code.
+        "new": _gte_published,
         "eurobert": _eurobert,
         "esmc": _esmc,
     }
@@ -277,6 +323,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of(_STEMS),
         **classes_of({"NomicBert": "nomic_bert", "Gte": "gte"}, FEW),
+        **classes_of({"New": "new"}, TASKS),
         "EsmcModel": "esmc",
         "EsmcForMaskedLM": "esmc",
         "EuroBertModel": "eurobert",
