@@ -65,6 +65,7 @@ FILES = (
     "mobile",
     "seeing",
     "patched",
+    "llava",
     "shuffled",
     "glm_seeing",
     "omni",
