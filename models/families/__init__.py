@@ -59,6 +59,7 @@ FILES = (
     "recurrent",
     "funnel",
     "vision",
+    "inverted",
     "denoisers",
     "flows",
     "multimodal",
