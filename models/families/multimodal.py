@@ -1,4 +1,4 @@
-"""Language models that see: Qwen's VL models and 3.5, LLaVA."""
+"""Language models that see: Qwen's VL models and 3.5."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Norm, Stack
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import FixedTower, PatchTower
+from costgraph.models.blocks.eyes import PatchTower
 from costgraph.models.blocks.pictures import Squares
-from costgraph.models.blocks.projector import two_products
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.decoder import Decoder
-from costgraph.models.families import experts, hybrid, hybrid_experts, llama, qwen
+from costgraph.models.families import experts, hybrid, hybrid_experts, qwen
 from costgraph.models.families.absent import named
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.vision import MOST_ENTRIES, clip_tower
+from costgraph.models.families.vision import MOST_ENTRIES
 from costgraph.models.fields import Fields, divided, widened
 from costgraph.models.multimodal import Seeing
 
@@ -246,69 +245,6 @@ def qwen3_vl_moe(
     return _seeing(fields, eyes, experts.FAMILIES["qwen3_moe"](text_of(fields, text, tied)))
 
 
-#: What LLaVA's configurations leave to the defaults of the classes that they name.
-_LLAMA: Mapping[str, int] = MappingProxyType(
-    {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "vocab_size": 32000,
-    }
-)
-
-
-def _llava(fields: Fields) -> Reading:
-    seen, text = fields.section("vision_config"), hybrid.text_of(fields)
-    kind = seen.word("model_type", default="clip_vision_model")
-    if kind != "clip_vision_model":
-        raise ModelError(f"{seen.name}: 'model_type' = {clip(kind)}: only CLIP's tower is known")
-    for key, usual in (("vision_feature_layer", -2), ("vision_feature_select_strategy", "default")):
-        if fields.values.get(key, usual) != usual:
-            raise ModelError(
-                f"{fields.name}: {key!r} = {clip(fields.values[key])}: only {usual!r} is supported"
-            )
-    read = text.word("model_type", default="llama")
-    if read == "llama":
-        reading = llama.FAMILIES["llama"](text.with_defaults(**_LLAMA))
-    elif read in llama.FAMILIES:
-        reading = llama.FAMILIES[read](text)
-    elif read in qwen.FAMILIES:
-        reading = qwen.FAMILIES[read](text)
-    else:
-        raise ModelError(f"{text.name}: 'model_type' = {clip(read)} behind a LLaVA tower")
-    model = stack_of(fields, reading)
-    tower = clip_tower(
-        seen.with_defaults(
-            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-        )
-    )
-    if tower.layers < 2:
-        raise ModelError(f"{seen.name}: 'num_hidden_layers' = {tower.layers}: two or more")
-    act = activation_of(fields, "projector_hidden_act", default="gelu")
-    bias = fields.flag("multimodal_projector_bias", True)
-    eyes = FixedTower(tower, two_products(model.ends.d, act, bias), model.ends.d, late=1)
-    return Reading(Seeing(eyes.whole, model, reading.scans), assumptions=reading.assumptions)
-
-
-#: What is said of a second tower.
-FRAMES = "the tower for frames of videos rests in memory: a request with videos is not counted"
-
-
-def _video_llava(fields: Fields) -> Reading:
-    """LLaVA with a second tower, of the same sizes, for frames (arXiv 2311.10122)."""
-    for key in ("image_seq_length", "video_seq_length"):
-        fields.values.get(key)  # what the processor puts into prompts
-    reading = _llava(fields)
-    model = reading.model
-    assert isinstance(model, Seeing)
-    assert isinstance(model.eyes, FixedTower)
-    # Both towers share the projector.
-    frames = replace(model.eyes, steps=(), out=model.eyes.tower.at.d, processor=None)
-    both = replace(model, resting=(frames,))
-    return replace(reading, model=both, assumptions=(*reading.assumptions, FRAMES))
-
-
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -318,8 +254,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_5": _qwen3_5,
         "qwen3_5_moe": _qwen3_5_moe,
         "qwen3_vl_moe": qwen3_vl_moe,
-        "llava": _llava,
-        "video_llava": _video_llava,
     }
 )
 
@@ -332,7 +266,5 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Qwen3_5ForConditionalGeneration": "qwen3_5",
         "Qwen3_5MoeForConditionalGeneration": "qwen3_5_moe",
         "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
-        "LlavaForConditionalGeneration": "llava",
-        "VideoLlavaForConditionalGeneration": "video_llava",
     }
 )

@@ -200,35 +200,6 @@ def _llava_next(fields: Fields) -> Reading:
     return before(stack, reading, eyes)
 
 
-def _taps(fields: Fields, layers: int) -> tuple[int, ...]:
-    """Layers in front of the features under ``vision_feature_layer``; -1 is the last one."""
-    key = "vision_feature_layer"
-    found = fields.values.get(key, [-2, -5, -8, -11, 6])
-    given = [found] if type(found) is int else found
-    if not isinstance(given, list) or not 0 < len(given) <= MOST_ENTRIES:
-        raise ModelError(f"{fields.name}: {key!r} must be a list of layers, not {clip(found)}")
-    if any(type(n) is not int for n in given):
-        raise ModelError(f"{fields.name}: {key!r} = {clip(found)}: numbers of layers")
-    taps = tuple(n if n >= 0 else layers + 1 + n for n in given)
-    if any(not 0 < tap <= layers for tap in taps):
-        raise ModelError(f"{fields.name}: {key!r} = {clip(found)} of {layers} layers")
-    return taps
-
-
-def _vipllava(fields: Fields) -> Reading:
-    """ViP-LLaVA: features of several layers of CLIP's tower side by side (arXiv 2312.00784)."""
-    stack, reading = language(fields, "llama", tied=False)
-    tower = clip_tower(
-        fields.section("vision_config").with_defaults(**SIGLIP, image_size=224, patch_size=32)
-    )
-    fields.values.get("image_seq_length")  # what the processor puts into prompts
-    taps, d = _taps(fields, int(tower.layers)), stack.ends.d
-    act = activation_of(fields, "projector_hidden_act", default="gelu")
-    steps: Steps = (Normed(LAYER_NORM), *two_products(d, act, True))
-    late = int(tower.layers) - max(taps)
-    return before(stack, reading, FixedTower(tower, steps, d, late=late, taps=taps).whole)
-
-
 #: How many tiles' rows are kept of a picture.
 _ANYRES = re.compile(r"anyres_max_(\d{1,3})\Z")
 
@@ -483,7 +454,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "llava_next_video": _llava_next_video,
         "deepseek_vl": _deepseek_vl,
         "janus": _janus,
-        "vipllava": _vipllava,
         "qianfan_ocr": _qianfan_ocr,
         "internvl": _internvl,
         "internvl_chat": _internvl_chat,
@@ -503,7 +473,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "LlavaNextVideoForConditionalGeneration": "llava_next_video",
         "DeepseekVLForConditionalGeneration": "deepseek_vl",
         "JanusForConditionalGeneration": "janus",
-        "VipLlavaForConditionalGeneration": "vipllava",
         "QianfanOCRForConditionalGeneration": "qianfan_ocr",
         "InternVLForConditionalGeneration": "internvl",
         "InternVLChatModel": "internvl_chat",

@@ -1,0 +1,231 @@
+"""Convolutional networks from tables: MobileNet 1 and 2, EfficientNet, RegNet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import ceil
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.encoders import classes_of
+from costgraph.models.families.vision import FOLDED, LARGEST_ENTRY, pixels, stages
+from costgraph.models.fields import Fields
+from costgraph.models.inverted import CLIPPED, Gate, Row, Rows, Step
+
+#: Layers of a network that are believed.
+MOST_ROWS = 512
+PADDED = "padding of convolutions is even on both sides, where the class may put it at one"
+
+
+def _act(fields: Fields, default: str) -> str:
+    if fields.word("hidden_act", default=default) == CLIPPED:
+        return CLIPPED
+    return activation_of(fields, "hidden_act", default=default)
+
+
+def _read(fields: Fields, rows: list[Row], side: int, *said: str) -> Reading:
+    if len(rows) > MOST_ROWS:
+        raise ModelError(f"{fields.name}: {len(rows)} layers are beyond {MOST_ROWS}")
+    if any(s.width > LARGEST_ENTRY for row in rows for s in row.steps):
+        raise ModelError(f"{fields.name}: more than {LARGEST_ENTRY} channels")
+    model = Rows(
+        channels=Integer(fields.size("num_channels", default=3)),
+        size=pixels(fields, side),
+        classes=Integer(labels_of(fields)),
+        rows=tuple(rows),
+        bare=(class_of(fields.values) or "").endswith("Model"),
+    )
+    return Reading(model, assumptions=(FOLDED, *said))
+
+
+def _times(fields: Fields) -> float:
+    """How much wider the network is than published."""
+    times = fields.number("depth_multiplier", 1.0)
+    if not 0 < times <= 64:
+        raise ModelError(f"{fields.name}: 'depth_multiplier' = {times}: above 0, at most 64")
+    return times
+
+
+def _mobilenet_v1(fields: Fields) -> Reading:
+    """MobileNet (arXiv 1704.04861): a convolution of each channel alone, and a product."""
+    times, least = _times(fields), fields.size("min_depth", default=8)
+    fields.flag("tf_padding", True)
+    bend = _act(fields, CLIPPED)
+    depth, width = 32, max(int(32 * times), least)
+    rows = [Row((Step(width, 3, 2, activation=bend),))]
+    for index, stride in enumerate((1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)):
+        alone = Step(width, 3, stride, 0, bend)
+        if stride == 2 or index == 0:
+            depth *= 2
+            width = max(int(depth * times), least)
+        rows.append(Row((alone, Step(width, activation=bend))))
+    return _read(fields, rows, 224, PADDED)
+
+
+def _divisible(value: float, divisor: int, least: int) -> int:
+    """A number of channels as the published code rounds it."""
+    made = max(least, int(value + divisor / 2) // divisor * divisor)
+    return made + divisor if made < 0.9 * value else made
+
+
+#: Channels of MobileNet 2's layers, and strides behind the first.
+_SECOND = (16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
+_STRIDES = (2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
+
+
+def _mobilenet_v2(fields: Fields) -> Reading:
+    """MobileNet 2 (arXiv 1801.04381): layers that are wide inside and narrow between."""
+    times, bend = _times(fields), _act(fields, CLIPPED)
+    divisor, least = (fields.size(k, default=8) for k in ("depth_divisible_by", "min_depth"))
+    ratio, last = fields.number("expand_ratio", 6.0), fields.size("output_stride", default=32)
+    for key in ("tf_padding", "semantic_loss_ignore_index"):
+        fields.values.get(key)
+    if not 0 < ratio <= 64:
+        raise ModelError(f"{fields.name}: 'expand_ratio' = {ratio}: above 0, at most 64")
+    channels = [_divisible(round(n * times), divisor, least) for n in _SECOND]
+    wide = _divisible(round(32 * times), divisor, least)
+    stem = [Step(wide, 3, 2, activation=bend)]
+    if not fields.flag("first_layer_is_expansion", True):
+        stem.append(Step(wide, activation=bend))
+    rows = [Row((*stem, Step(wide, 3, 1, 0, bend), Step(channels[0])))]
+    strided, gap = 2, 1
+    for source, out, stride in zip(channels, channels[1:], _STRIDES, strict=False):
+        own, apart = (1, gap) if strided == last else (stride, 1)
+        gap, strided = (gap * stride, strided) if strided == last else (gap, strided * stride)
+        inner = _divisible(round(source * ratio), divisor, least)
+        made = (Step(inner, activation=bend), Step(inner, 3, own, 0, bend, apart), Step(out))
+        rows.append(Row(made, "same" if own == 1 and source == out else ""))
+    narrow = fields.flag("finegrained_output", True) and times < 1
+    head = 1280 if narrow else _divisible(round(1280 * times), divisor, least)
+    rows.append(Row((Step(head, activation=bend),)))
+    return _read(fields, rows, 224, PADDED)
+
+
+def _blocks(fields: Fields, bend: str) -> Iterator[Row]:
+    """The layers of EfficientNet between stem and head."""
+    fields = fields.with_defaults(
+        kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
+        in_channels=[32, 16, 24, 40, 80, 112, 192],
+        out_channels=[16, 24, 40, 80, 112, 192, 320],
+        strides=[1, 2, 2, 2, 1, 2, 1],
+        num_block_repeats=[1, 2, 2, 3, 3, 4, 1],
+        expand_ratios=[1, 6, 6, 6, 6, 6, 6],
+    )
+    deep, share = (
+        fields.number("depth_coefficient", 3.1),
+        fields.number("squeeze_expansion_ratio", 0.25),
+    )
+    keys = ("kernel_sizes", "in_channels", "out_channels", "strides", "num_block_repeats",
+            "expand_ratios")  # fmt: skip
+    even = fields.values.get("depthwise_padding") or []
+    if not isinstance(even, list) or any(type(n) is not int for n in even):
+        raise ModelError(f"{fields.name}: 'depthwise_padding' must be a list of layers")
+    if not 0 < deep <= 64 or not 0 < share <= 1:
+        raise ModelError(
+            f"{fields.name}: 'depth_coefficient' = {deep}, 'squeeze_expansion_ratio' = {share}: "
+            "above 0, at most 64 and 1"
+        )
+    number = 0
+    for kernel, source, target, first, times, ratio in zip(*stages(fields, *keys), strict=True):
+        if kernel % 2 == 0 or first not in (1, 2):
+            raise ModelError(f"{fields.name}: a kernel of {kernel} and a stride of {first}")
+        narrow, out = _rounded(fields, source), _rounded(fields, target)
+        for index in range(ceil(deep * times)):
+            stride, inner = (first, narrow) if index == 0 else (1, out)
+            wide = inner * ratio
+            pad = None
+            if stride == 2:
+                pad = kernel // 2 * 2 - (number not in even)
+            steps: tuple[Step | Gate, ...] = (
+                Step(wide, kernel, stride, 0, bend, pad=pad),
+                Gate(max(1, int(inner * share)), bend),
+                Step(out),
+            )
+            if ratio != 1:
+                steps = (Step(wide, activation=bend), *steps)
+            yield Row(steps, "same" if index else "")
+            number += 1
+
+
+def _rounded(fields: Fields, channels: int) -> int:
+    times, divisor = (
+        fields.number("width_coefficient", 2.0),
+        fields.size("depth_divisor", default=8),
+    )
+    if not 0 < times <= 64:
+        raise ModelError(f"{fields.name}: 'width_coefficient' = {times}: above 0, at most 64")
+    return _divisible(channels * times, divisor, divisor)
+
+
+def _efficientnet(fields: Fields) -> Reading:
+    """EfficientNet (arXiv 1905.11946)."""
+    bend = activation_of(fields, "hidden_act", default="swish")
+    head = _rounded(fields, 1280)
+    fields.require("hidden_dim", head)
+    kind = fields.word("pooling_type", default="mean")
+    if kind != "mean":
+        raise ModelError(f"{fields.name}: 'pooling_type' = {clip(kind)}: the mean is supported")
+    for key in ("num_hidden_layers", "batch_norm_momentum", "drop_connect_rate", "dropout_rate"):
+        fields.values.get(key)  # of no class, and of training
+    stem = Row((Step(_rounded(fields, 32), 3, 2, activation=bend, pad=1),))
+    rows = [stem, *_blocks(fields, bend), Row((Step(head, activation=bend),))]
+    return _read(fields, rows, 600)
+
+
+def _regnet(fields: Fields) -> Reading:
+    """RegNet (arXiv 2003.13678): residual layers over groups of channels, with gates or without."""
+    fields = fields.with_defaults(hidden_sizes=[128, 192, 512, 1088], depths=[2, 6, 12, 2])
+    widths, depths = stages(fields, "hidden_sizes", "depths")
+    size, bend = (
+        fields.size("groups_width", default=64),
+        activation_of(fields, "hidden_act", default="relu"),
+    )
+    kind = fields.word("layer_type", default="y")
+    if kind not in ("x", "y"):
+        raise ModelError(f"{fields.name}: 'layer_type' = {clip(kind)}: x or y")
+    source = fields.size("embedding_size", default=32)
+    rows = [Row((Step(source, 3, 2, activation=bend),))]
+    early = fields.flag("downsample_in_first_stage", True)
+    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        groups = max(1, width // size)
+        if width % groups:
+            raise ModelError(f"{fields.name}: {width} channels in {groups} groups")
+        for index in range(depth):
+            stride = 2 if index == 0 and (stage or early) else 1
+            gate = (Gate(round(source / 4), "relu"),) if kind == "y" else ()
+            steps = (
+                Step(width, activation=bend),
+                Step(width, 3, stride, groups, bend),
+                *gate,
+                Step(width),
+            )
+            rows.append(Row(steps, "made", bend))
+            source = width
+    return _read(fields, rows, 224)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "mobilenet_v1": _mobilenet_v1,
+        "mobilenet_v2": _mobilenet_v2,
+        "efficientnet": _efficientnet,
+        "regnet": _regnet,
+    }
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    classes_of(
+        {
+            "MobileNetV1": "mobilenet_v1",
+            "MobileNetV2": "mobilenet_v2",
+            "EfficientNet": "efficientnet",
+            "RegNet": "regnet",
+        },
+        ("ForImageClassification", "Model"),
+    )
+)
