@@ -42,7 +42,7 @@ from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
 from costgraph.timing.fidelity.frameworks import Framework, exact, framework_names, kernels
 from costgraph.timing.fidelity.frameworks import framework as whole
 from costgraph.timing.fidelity.host import SUFFIX, host_time
-from costgraph.timing.fidelity.labels import alike, unserved
+from costgraph.timing.fidelity.labels import LONE, alike, lone, run_by, stand_in
 from costgraph.timing.fidelity.relatives import inherited
 
 ONE, ZERO = Integer(1), Integer(0)
@@ -414,8 +414,9 @@ class Calibrated:
         if kind == "quantize":
             kind = "gemm"
         else:
-            run = tuple(v for v in variants if not unserved(kind, v, self.framework))
-            variants = self._preferred(run or variants)
+            variants = self._preferred(
+                case, run_by(kind, variants, self.framework, self.machine.instruction)
+            )
         found = None if self.own is None else self.own.find(kind, variants)
         if found is not None:
             return case, found, False
@@ -443,11 +444,16 @@ class Calibrated:
         """The fit of decodes in one kernel with a prompt's chunk; None where two kernels run."""
         if case.kind != "decode" or self.own is None:
             return None
-        return self.own.find("beside", self._preferred(case.variants))
+        return self.own.find("beside", self._preferred(case, case.variants))
 
-    def _preferred(self, variants: tuple[str, ...]) -> tuple[str, ...]:
-        """Variants, those of the framework in front."""
-        own = (f"{v}@{self.framework}" for v in variants if self.framework)
+    def _preferred(self, case: Case, variants: tuple[str, ...]) -> tuple[str, ...]:
+        """Variants, those of the framework in front, with its kernel for the case."""
+        own = tuple(f"{v}@{self.framework}" for v in variants if self.framework)
+        if case.kind == "decode" and case.lone:
+            there = self.machine.instruction
+            own = tuple(
+                name for v in own for name in dict.fromkeys((lone(v, self.framework, there), v))
+            )
         return (*own, *variants)
 
     @property
@@ -518,10 +524,9 @@ class Calibrated:
                 for case, fit, moved in cases:
                     if not case.floor and case.kind == "elementwise":
                         continue
-                    for variant in case.variants:
-                        if unserved(case.kind, variant, self.framework) and fit.variant != variant:
-                            what = (case.kind, variant, self.framework, fit.variant)
-                            others[OTHER_KERNELS.format(*what)] = None
+                    if (passed := self._passed_over(case, fit)) is not None:
+                        what = (case.kind, passed, self.framework, fit.variant)
+                        others[OTHER_KERNELS.format(*what)] = None
                     if (wanted := self._missing(case, fit)) is not None:
                         told = (case.kind, wanted, self.machine.name, fit.variant)
                         types[OTHER_TYPE.format(*told)] = None
@@ -550,10 +555,22 @@ class Calibrated:
         if case.kind not in ("gemm", "moe", "prefill", "decode", "mla"):
             return None
         wanted = case.variants[0]
-        if unserved(case.kind, wanted, self.framework):
+        if self._passed_over(case, fit) == wanted:
             return None  # said as kernels of others
-        served = fit.variant.partition("@")[0]
+        served = fit.variant.partition("@")[0].removesuffix(LONE)
         return None if served in alike(wanted) else wanted
+
+    def _passed_over(self, case: Case, fit: Fit) -> str | None:
+        """The variant for which a fit stands in because the framework runs another kernel."""
+        for variant in case.variants:
+            if fit.variant == variant:
+                return None
+            if (
+                stand_in(case.kind, variant, self.framework, self.machine.instruction)
+                == fit.variant
+            ):
+                return variant
+        return None
 
     @property
     def _untimed(self) -> str:

@@ -79,6 +79,7 @@ class Case:
             its block cover it: the block's grouped product. Its errors are theirs.
         long: of attention of a few queries: the same as a prefill, whose parameters say
             what queries after the first add.
+        lone: of attention whose query heads each have a cached head of their own.
     """
 
     kind: str
@@ -89,6 +90,7 @@ class Case:
     product: Case | None = None
     block: Case | None = None
     long: Case | None = None
+    lone: bool = False
 
 
 LIGHT = Case("elementwise", ("map", "any", "fp32-add", "bf16-add"), {})
@@ -234,7 +236,7 @@ def _attention(
     sizes = {"q": q, "T": t, "dh": dh, "heads": b * h, "groups": b * hk, "sm": sm}
     sizes["tiles"] = filled_tiles(h, hk, Max)
     variants = attention_variants(compute, keys.dtype.bits)
-    decode = Case("decode", variants, sizes, product.dtype, product=product)
+    decode = Case("decode", variants, sizes, product.dtype, product=product, lone=h == hk)
     prefill = replace(decode, kind="prefill")
     if q == 1:
         return decode

@@ -289,11 +289,13 @@ FORMS: Mapping[str, Form] = {
                 _t0(9e-6),
                 _ec(0.3),
                 _em(0.9),
-                _norm(2.0),
-                _l2("group"),
+                _norm(2.0, "variant"),
+                _l2(),
                 Parameter("tw", 5e-7, 1e-9, 1e-5, "s", _TW.meaning),
                 Parameter("tt", 1e-10, 1e-13, 1e-7, "s", _TT.meaning),
-                Parameter("ts", 1e-8, 1e-11, 1e-6, "s", "first splits of the context, per token"),
+                Parameter(
+                    "ts", 1e-8, 1e-11, 1e-6, "s", "first splits of the context, per token", "device"
+                ),
                 Parameter("s0", 500, 30, 1e4, "tokens", "where splitting levels off", "shared"),
             ),
             ("C", "M", "T", "dh", "tiles", "groups", "sm", "further", "resident"),

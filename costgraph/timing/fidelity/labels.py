@@ -7,6 +7,7 @@ formulas look them up.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -21,17 +22,75 @@ TRITON = "@triton"
 #: Data types of one width on one engine.
 SAME_WIDTH = {"fp16": "bf16", "bf16": "fp16"}
 
-#: Variants that were timed with one kernel alone, which servers of these frameworks do not run.
-#: NVFP4 experts: of TensorRT-LLM's CUTLASS block only, where launch commands of published runs
-#: name others (``moe_config: backend: TRTLLM``, ``--moe-runner-backend flashinfer_trtllm``).
-UNSERVED: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("moe", "nvfp4"): ("trtllm", "vllm", "sglang"),
-}
+
+@dataclass(frozen=True)
+class Unserved:
+    """A variant that was timed with one kernel alone, which some frameworks' servers do not run.
+
+    Attributes:
+        kind: of the form.
+        variant: that was timed.
+        frameworks: whose servers run another kernel.
+        stand: the variant whose efficiencies and latencies theirs take instead.
+        instructions: kinds of tensor instructions of the devices that it holds for; empty: all.
+    """
+
+    kind: str
+    variant: str
+    frameworks: tuple[str, ...]
+    stand: str
+    instructions: tuple[str, ...] = ()
 
 
-def unserved(kind: str, variant: str, framework: str) -> bool:
-    """Whether a variant was timed with kernels alone that a framework's servers do not run."""
-    return framework in UNSERVED.get((kind, variant), ())
+UNSERVED = (
+    # Timed: TensorRT-LLM's CUTLASS block. Launch commands of published runs name others
+    # (``moe_config: backend: TRTLLM``, ``--moe-runner-backend flashinfer_trtllm``).
+    Unserved("moe", "nvfp4", ("trtllm", "vllm", "sglang"), "fp8"),
+    # Timed: TensorRT-LLM's CUTLASS block on Hopper, which others do not have, and DeepGEMM on
+    # Blackwell, which published runs take from 256 requests on only (``MOE_BACKEND="TRTLLM"``).
+    Unserved("moe", "fp8_block", ("vllm", "sglang"), "fp8"),
+    Unserved("moe", "fp8_block", ("trtllm",), "fp8", ("tcgen05",)),
+    # Timed: SGLang's CUTLASS kernel, a scale per tensor or row. TensorRT-LLM calls cuBLAS (its
+    # operator ``cublas_scaled_mm``), whose 16-bit products were timed.
+    Unserved("gemm", "fp8", ("trtllm",), "bf16"),
+)
+#: Behind the types of attention in decode steps where every query head has a cached head of its
+#: own and the framework runs another kernel for that, on devices with these tensor instructions.
+#: TensorRT-LLM's kernel for groups (XQA) is not taken then ("do not use XQA kernel for vanilla
+#: MHA", ``supportConfigCommon``): an older one multiplies on vector units. Blackwell for data
+#: centres (``tcgen05``) has one kernel for both.
+LONE = "-lone"
+LONERS: Mapping[str, tuple[str, ...]] = {"trtllm": ("mma", "wgmma")}
+
+
+def stand_in(kind: str, variant: str, framework: str, instruction: str) -> str | None:
+    """The variant that stands in for one whose timed kernel a framework's servers do not run.
+
+    None where they run it, as far as is known. ``instruction`` is the device's kind of tensor
+    instructions.
+    """
+    for row in UNSERVED:
+        here = not row.instructions or instruction in row.instructions
+        if (row.kind, row.variant) == (kind, variant) and framework in row.frameworks and here:
+            return row.stand
+    return None
+
+
+def run_by(
+    kind: str, variants: tuple[str, ...], framework: str, instruction: str
+) -> tuple[str, ...]:
+    """Variants, stand-ins in the place of those that a framework's servers do not run.
+
+    The latter come last: a device may have nothing else.
+    """
+    stands = (stand_in(kind, v, framework, instruction) or v for v in variants)
+    return tuple(dict.fromkeys((*stands, *variants)))
+
+
+def lone(variant: str, framework: str, instruction: str) -> str:
+    """The variant of decode steps whose query heads share nothing, where that has a kernel."""
+    plain, at, library = variant.partition("@")
+    return f"{plain}{LONE}{at}{library}" if instruction in LONERS.get(framework, ()) else variant
 
 
 def unusual(kind: str, columns: Mapping[str, Any], row: int) -> str:
@@ -77,7 +136,11 @@ def variant_of(
     if kind == "gemm" and cell["source"] == "llmcompass":
         name += HOST_SYNC
     if by_backend:
-        name += f"@{short_backend(cell['backend'])}"
+        framework = short_backend(cell["backend"])
+        name += f"@{framework}"
+        if kind == "decode" and columns["n_heads"][row] == columns["n_kv_heads"][row]:
+            sheet = sheets.get(str(columns["hw"][row]))
+            name = name if sheet is None else lone(name, framework, sheet.instruction)
     return name
 
 
