@@ -218,9 +218,7 @@ class Setting:
 def _zero(settings: Sequence[Setting]) -> tuple[str, ...]:
     """Symbols that may be zero in all settings that know them."""
     names = dict.fromkeys(name for s in settings for name in s.zero)
-    return tuple(
-        n for n in names if all(n in s.zero for s in settings if n in dict(s.symbols))
-    )
+    return tuple(n for n in names if all(n in s.zero for s in settings if n in dict(s.symbols)))
 
 
 def _cautions(settings: Sequence[Setting]) -> Iterator[str]:

@@ -135,7 +135,7 @@ class Question:
 
     def formula(self, phase: Phase, terms: Iterable[Term]) -> Formula:
         """Terms of one step as a time, as the metric counts them."""
-        return Formula("time", "s", self.terms(phase, terms))
+        return Formula("time", "s", self.terms(phase, terms), setting=self.compiled.setting)
 
     def value(self, formula: Formula, other: Mapping[str, Expr] = NOTHING) -> float:
         """A time at the point, some symbols changed."""

@@ -111,7 +111,7 @@ def compile(
     # As they were written; those that a given program went through before are its own.
     chosen = trace.passes[len(trace.passes) - len(chosen) :]
     if values:
-        program = fixing(Compiled(program, machine, convention), values)
+        program = fixing(Compiled(program, machine, convention, chosen, trace), values)
     shown = machine.symbolic() if symbolic_hardware else machine
     twin = None
     if not symbolic_model and not isinstance(model, Program):

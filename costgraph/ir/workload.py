@@ -74,7 +74,6 @@ def workload(
         if name not in known | _ALWAYS:
             what = f"{name} ({LEGEND[name]})" if name in LEGEND else clip(name)
             raise InputError(f"{_model(every)} has no symbol {what}{_hint(name, known)}")
-    refuse_zeros(every, told)
     values = filled(told, known, usual)
     values |= lengths(every, told, values)
     missing = sorted(known - set(values) - set(free))
@@ -110,13 +109,18 @@ def lengths(
         formulas: what is asked there.
         given: values by name, which stay; None stands for what was not given.
         usual: what sizes are where nothing is given.
+
+    Raises:
+        InputError: a value is zero that some formula takes to be positive.
     """
     from costgraph.formula.limits import fitted
 
+    every = list(formulas)
     told = {name: value for name, value in given.items() if value is not None}
+    refuse_zeros(every, told)
     stay = {"B": usual.get("B", USUAL["B"]), **told}
     open_ = {n: v for n in _LENGTHS if n not in told and type(v := usual.get(n)) is int}
-    limits = [limit for f in formulas for limit in f.limits]
+    limits = [limit for f in every for limit in f.limits]
     return fitted(limits, {n: v for n, v in stay.items() if type(v) is int}, open_)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -61,11 +62,11 @@ def figure_text(name: str, value: float) -> str:
 def change_text(n: Next, rates: Collection[str]) -> str:
     """Where a bound changes, as a sentence; only ``rates`` of the machine have units."""
     direction = "up" if n.then > n.now else "down"
-    times = n.then / n.now if n.then > n.now else n.now / n.then
+    away = f" ({_distance(n):.3g}× away)" if n.now else ""
     then = figure_text(n.symbol, n.then) if n.symbol in rates else f"{n.then:.6g}"
     turn = "turns" if len(n.ops) == 1 else "turn"
     return (
-        f"{n.symbol} {direction} to {then} ({times:.3g}× away): "
+        f"{n.symbol} {direction} to {then}{away}: "
         f"{_ops(n.ops)} {turn} from {resource_text(n.before)} to {resource_text(n.after)}"
     )
 
@@ -204,4 +205,5 @@ def link_text(x: Exchanged) -> str:
 
 
 def _distance(n: Next) -> float:
-    return max(n.then / n.now, n.now / n.then)
+    """How many times as large or as small; a share that is zero is nowhere near."""
+    return max(n.then / n.now, n.now / n.then) if n.now and n.then else math.inf
