@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,38 +81,49 @@ class Imports(ast.NodeVisitor):
                 self.add(f"{base}.{alias.name}".lstrip("."))
 
 
-def imports() -> Iterator[tuple[str, str, bool]]:
-    for module, path in MODULES.items():
+@cache
+def text(module: str) -> str:
+    return MODULES[module].read_text(encoding="utf-8")
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(text(module))
+
+
+# Not made while tests are collected, which every worker does.
+@cache
+def imports() -> tuple[tuple[str, str, bool], ...]:
+    found: list[tuple[str, str, bool]] = []
+    for module in MODULES:
         visitor = Imports(module)
-        visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
-        yield from ((module, *found) for found in visitor.found)
-
-
-EVERY = tuple(imports())
+        visitor.visit(tree(module))
+        found += ((module, *one) for one in visitor.found)
+    return tuple(found)
 
 
 def test_every_module_stands_in_a_room():
     assert {room(m) for m in MODULES} == set(ROOMS)
-    assert len(EVERY) > 1000
+    assert len(imports()) > 1000
 
 
 def test_no_room_imports_from_one_above_it():
     """So that there is no circle of rooms either, whenever an import runs."""
     up = {
         (module, other)
-        for module, other, _ in EVERY
+        for module, other, _ in imports()
         if ROOMS.index(room(module)) < ROOMS.index(room(other))
     }
     assert up == ANNOTATED
-    assert all(t for m, other, t in EVERY if (m, other) in ANNOTATED)
+    assert all(t for m, other, t in imports() if (m, other) in ANNOTATED)
 
 
 def test_modules_of_a_room_that_load_each_other_form_no_circle():
     """Imports at the top of files, of all modules."""
     edges: dict[str, set[str]] = {m: set() for m in MODULES}
-    for module, path in MODULES.items():
+    for module in MODULES:
         visitor = Imports(module)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree(module).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 visitor.visit(node)
         edges[module] |= {other for other, _ in visitor.found} - {module}
@@ -130,8 +141,8 @@ def test_modules_of_a_room_that_load_each_other_form_no_circle():
 @pytest.mark.parametrize("name", sorted(VIEWS))
 def test_every_view_has_its_function_and_a_user(name):
     assert callable(view(name))
-    text = "".join(p.read_text(encoding="utf-8") for p in MODULES.values())
-    assert re.search(rf'view(_text)?\(\s*"{name}"', text), f"nothing shows {name}"
+    call = re.compile(rf'view(_text)?\(\s*"{name}"')
+    assert any(call.search(text(m)) for m in MODULES), f"nothing shows {name}"
 
 
 def test_every_package_is_installed():

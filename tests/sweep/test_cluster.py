@@ -10,7 +10,6 @@ import costgraph as cg
 from costgraph.errors import InputError
 
 xr = pytest.importorskip("xarray")
-distributed = pytest.importorskip("distributed")
 
 CALL = ("gpt2", ["a6000", "h100"], ["", "quantize{weights=int4}"])
 GRID = {"B": range(1, 9), "T": [5, 700], "S": [12], "N": [1, 9]}
@@ -18,6 +17,7 @@ GRID = {"B": range(1, 9), "T": [5, 700], "S": [12], "N": [1, 9]}
 
 @pytest.fixture(scope="module")
 def client():
+    distributed = pytest.importorskip("distributed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ports, time-outs: about this machine, not about sweeps
         cluster = distributed.LocalCluster(
