@@ -20,12 +20,13 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Stack
 from costgraph.models.blocks.stack import BARE, Output, Uneven
 from costgraph.models.decoder import Decoder
+from costgraph.models.encoder import Encoder, EncoderDecoder, LabelHead, TextFront
 from costgraph.models.families import ARCHITECTURES
 from costgraph.models.families.common import Reading, class_of, labels_of
 from costgraph.models.fields import Fields
 
 #: Ends of names of classes that are whole language models.
-_WHOLE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ModelLM")
+_WHOLE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ModelLM", "MTModel")
 #: Reward models whose scores are not those of ``ForSequenceClassification``, as their publishers'
 #: code builds them.
 _SCORES: Mapping[str, Output] = MappingProxyType(
@@ -164,6 +165,32 @@ def _scores(fields: Fields, name: str) -> Output:
     return Output("score", Integer(labels_of(fields)), bias=every, every=every)
 
 
+def _reads_text(model: Any) -> bool:
+    """Whether it is a pair whose encoder and decoder read the same kind of text."""
+    if not isinstance(model, EncoderDecoder) or not isinstance(model.encoder, Encoder):
+        return False
+    return isinstance(model.encoder.front, TextFront)
+
+
+def _paired(
+    fields: Fields, reading: Reading, model: Any, form: Form, output: Output, said: str
+) -> Reading:
+    """An encoder and a decoder that read one text, without logits; T5's taggers have no decoder.
+
+    Their scores stand behind a product and a tanh, those of every position do not.
+    """
+    if form.name.endswith(_TAGGER):
+        if not form.name.endswith(f"T5{_TAGGER}"):
+            raise ModelError(f"{fields.name}: 'architectures' names {clip(form.name)}: unknown")
+        fields.values.get("num_decoder_layers")
+        made = replace(model.encoder, head=LabelHead(model.ends.d, output.labels))
+        return replace(reading, model=made, assumptions=(*reading.assumptions, said))
+    if output.kind == "score" and not output.every:
+        output = replace(output, bias=True, inner="tanh")
+    made = replace(model, ends=replace(model.ends, output=output), again=True)
+    return replace(reading, model=made, assumptions=(*reading.assumptions, said))
+
+
 def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
     """The reading with the output that the class has in place of logits.
 
@@ -180,6 +207,8 @@ def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
         where = "every position" if output.every else "the last position"
         said = SCORED.format(name=form.name, where=where, labels=labels)
     model: Any = reading.model
+    if _reads_text(model):
+        return _paired(fields, reading, model, form, output, said)
     both = isinstance(model, Decoder) and not model.causal
     if (reading.phases != "autoregressive" and not both) or not isinstance(
         model, (Decoder, Stack, Uneven)

@@ -38,6 +38,7 @@ from costgraph.ops.views import Reshape
 from costgraph.symbols import B, N, S, T, q
 
 ONE = Integer(1)
+READ_TWICE = "the decoder reads the encoder's text again, in one pass: S counts its positions"
 
 
 @dataclass(frozen=True)
@@ -480,6 +481,7 @@ class EncoderDecoder:
             the encoder they have.
         joined: width that a product with bias brings the encoder's result to, or None.
         front: embeddings with more than ``ends`` has, or None.
+        again: the decoder reads the encoder's text again, in one pass, and answers nothing.
     """
 
     encoder: Source
@@ -492,6 +494,7 @@ class EncoderDecoder:
     kinds: tuple[Segment, ...] = ()
     joined: Expr | None = None
     front: TextFront | None = None
+    again: bool = False
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -523,11 +526,20 @@ class EncoderDecoder:
         raise InputError("encoder–decoders keep no symbolic dimensions")
 
     def program(self, name: str, style: Style) -> Program:
-        """The program of three phases: ``encode``, ``prefill``, ``decode``."""
+        """The program of three phases: ``encode``, ``prefill``, ``decode``.
+
+        Where the text is read ``again``: of two, ``encode`` and ``forward``.
+        """
         encode = self.encode_graph(f"{name} encoder", style)
         step = self.graph(name, style)
         encoder = Resident(encode, shared=self.shared)
         decoder = Resident(step, shared=self.shared, part=True)
+        if self.again:
+            both = (
+                Phase("encode", encode, ((q, S), (T, ONE)), tokens=Integer(0), resident=(decoder,)),
+                Phase("forward", step, ((q, S), (T, S)), tokens=Integer(0), resident=(encoder,)),
+            )
+            return Program(name, both, (READ_TWICE,), self.limits)
         phases: tuple[Phase, ...] = (
             Phase(
                 "encode",

@@ -6,14 +6,16 @@ import json
 from typing import Any
 
 import pytest
+from sympy import Integer
 
-from costgraph.counting.count import exact_cost, parameters
+from costgraph.counting.count import exact_cost, parameters, rows
 from costgraph.errors import ModelError
 from costgraph.ir.verify import verify_program
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.hf import import_config
-from costgraph.symbols import B, q
+from costgraph.symbols import B, S, q
+from tests.models.counting import products
 
 
 def _config(name: str, **changes: Any) -> dict[str, Any]:
@@ -35,6 +37,10 @@ COUNTED = {
     ("llama-3.1-8b", "LlamaForTokenClassification"): 7_504_928_769,
     ("gpt2", "GPT2ForTokenClassification"): 124_440_577,
     ("qwen2.5-7b", "Qwen2ForQuestionAnswering"): 7_070_626_306,
+    ("bart-large", "BartForSequenceClassification"): 407_342_081,
+    ("bart-large", "BartModel"): 406_291_456,
+    ("t5-base", "T5ForSequenceClassification"): 223_494_913,
+    ("t5-base", "T5ForTokenClassification"): 109_629_313,
 }
 
 
@@ -52,6 +58,20 @@ def test_scores_of_every_position_are_counted_at_each() -> None:
     tagged, hidden = (exact_cost(graph).total_flops for graph in graphs)
     # A product with 896 rows and a bias, for each of five labels at each position.
     assert (tagged - hidden - B * q * 5 * (2 * 896 + 1)).expand() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "counted"),
+    [("bart-large", "BartModel", 11_312_037_888), ("t5-small", "T5Model", 1_418_723_328)],
+)
+def test_a_pair_without_logits_reads_its_text_twice(name: str, named: str, counted: int) -> None:
+    """Products of 16 tokens that both parts read, as PyTorch's counter finds them."""
+    program = import_config(_config(name, architectures=[named]), "m", mask="compute")
+    encode, forward = program.phases
+    assert (encode.name, forward.name, program.emits) == ("encode", "forward", False)
+    sizes = {B: Integer(1), S: Integer(16)}
+    each = ((phase, row) for phase in program.phases for row in rows(phase.graph))
+    assert sum(phase.bind(r.count * products(r)).xreplace(sizes) for phase, r in each) == counted
 
 
 def test_a_reward_model_has_two_products_behind_its_layers() -> None:
