@@ -22,13 +22,6 @@ from costgraph.ops.views import Reshape
 from costgraph.symbols import B
 
 ONE, ZERO = Integer(1), Integer(0)
-#: Activations that are no functions of one exponential, as operations on elements.
-CLIPPED = "relu6"
-
-
-def bent(m: Maker, name: str, x: str, function: str) -> str:
-    """Adds an activation."""
-    return m.add(name, Map("clip"), x) if function == CLIPPED else act(m, name, x, function)
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Step:
         taps = (Integer(self.kernel),) * 2
         x = m.add(name, op, x, m.weight(f"{name}.weight", out, m.shape(x)[1] / groups, *taps))
         x = batch_norm(m, f"{name}_norm", x)
-        return x if self.activation is None else bent(m, f"{name}_act", x, self.activation)
+        return x if self.activation is None else act(m, f"{name}_act", x, self.activation)
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ class Row:
             stride = max(s.stride for s in self.steps if isinstance(s, Step))
             x = Step(int(m.shape(y)[1]), stride=stride).add(m, f"{name}_shortcut", x)
         y = m.add(f"{name}_add", Add(), y, x)
-        return y if self.activation is None else bent(m, f"{name}_last_act", y, self.activation)
+        return y if self.activation is None else act(m, f"{name}_last_act", y, self.activation)
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,17 @@ class VisionTransformer(OnePass):
         return m.add("patches_mean", Reduce("mean", (1,)), x)
 
 
+@dataclass(frozen=True)
+class PatchClassifier(VisionTransformer):
+    """A classifier of the mean of all patches, beside what else the tower's class makes."""
+
+    def _made(self, m: Maker) -> tuple[str, ...]:
+        every, *beside = self.features(m)
+        mean, classes = self._mean(m, every), self.classes
+        assert classes is not None
+        return (m.linear("classifier", mean, classes, self.tower.at.d, True), *beside)
+
+
 def embedded(m: Maker, text: Ends) -> str:
     """Adds token and position embeddings of ``S`` tokens; ``embed`` counts in ``q``."""
     inner = Maker("text", m.style)

@@ -13,17 +13,18 @@ from costgraph.models.families.common import Family, Reading, activation_of, cla
 from costgraph.models.families.encoders import classes_of
 from costgraph.models.families.vision import FOLDED, LARGEST_ENTRY, pixels, stages
 from costgraph.models.fields import Fields
-from costgraph.models.inverted import CLIPPED, Gate, Row, Rows, Step
+from costgraph.models.inverted import Gate, Row, Rows, Step
 
 #: Layers of a network that are believed.
 MOST_ROWS = 512
 PADDED = "padding of convolutions is even on both sides, where the class may put it at one"
 
 
-def _act(fields: Fields, default: str) -> str:
-    if fields.word("hidden_act", default=default) == CLIPPED:
-        return CLIPPED
-    return activation_of(fields, "hidden_act", default=default)
+def _act(fields: Fields) -> str:
+    """The activation of MobileNets, usually a ReLU that ends at six."""
+    if fields.word("hidden_act", default="relu6") == "relu6":
+        return "clip"
+    return activation_of(fields, "hidden_act")
 
 
 def _read(fields: Fields, rows: list[Row], side: int, *said: str) -> Reading:
@@ -53,7 +54,7 @@ def _mobilenet_v1(fields: Fields) -> Reading:
     """MobileNet (arXiv 1704.04861): a convolution of each channel alone, and a product."""
     times, least = _times(fields), fields.size("min_depth", default=8)
     fields.flag("tf_padding", True)
-    bend = _act(fields, CLIPPED)
+    bend = _act(fields)
     depth, width = 32, max(int(32 * times), least)
     rows = [Row((Step(width, 3, 2, activation=bend),))]
     for index, stride in enumerate((1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)):
@@ -78,7 +79,7 @@ _STRIDES = (2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 
 def _mobilenet_v2(fields: Fields) -> Reading:
     """MobileNet 2 (arXiv 1801.04381): layers that are wide inside and narrow between."""
-    times, bend = _times(fields), _act(fields, CLIPPED)
+    times, bend = _times(fields), _act(fields)
     divisor, least = (fields.size(k, default=8) for k in ("depth_divisible_by", "min_depth"))
     ratio, last = fields.number("expand_ratio", 6.0), fields.size("output_stride", default=32)
     for key in ("tf_padding", "semantic_loss_ignore_index"):

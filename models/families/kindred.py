@@ -411,6 +411,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         ),
         **classes_of({"Esm": "esm", "LayoutLM": "layoutlm"}, FEW),
         **classes_of({"Tapas": "tapas"}, ("ForMaskedLM", "Model")),
+        "LayoutLMForQuestionAnswering": "layoutlm",
         "ElectraForPreTraining": "electra",
         "SplinterModel": "splinter",
         "DPRQuestionEncoder": "dpr",

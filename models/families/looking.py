@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from sympy import Integer
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.seeing import SIGLIP, internvit, siglip_tower
 from costgraph.models.families.vision import (
+    clip_pair,
     clip_reader,
     clip_tower,
     patches_of,
@@ -21,7 +22,7 @@ from costgraph.models.families.vision import (
     tower_of,
 )
 from costgraph.models.fields import Fields
-from costgraph.models.vision import ImageText, Tower, VisionTransformer
+from costgraph.models.vision import ImageText, PatchClassifier, Tower, VisionTransformer
 
 #: What configurations of SigLIP's reader leave out.
 _READ: Mapping[str, int] = MappingProxyType(
@@ -40,8 +41,29 @@ SQUARE = (
 )
 
 
+def _classes(fields: Fields) -> Expr | None:
+    """Labels, where the class tells pictures apart and reads no text."""
+    if not (class_of(fields.values) or "").endswith("ForImageClassification"):
+        return None
+    for key in ("text_config", "projection_dim", "logit_scale_init_value"):
+        fields.values.get(key)
+    return Integer(labels_of(fields))
+
+
+def _clip(fields: Fields) -> Reading:
+    """CLIP's tower in front of labels, or both of its towers."""
+    seen = fields.section("vision_config").with_defaults(**SIGLIP)
+    classes = _classes(fields)
+    if classes is None:
+        return clip_pair(fields)
+    return Reading(PatchClassifier(clip_tower(seen), classes, back_last=True))
+
+
 def _siglip(fields: Fields) -> Reading:
-    tower = siglip_tower(fields.section("vision_config"))
+    seen = fields.section("vision_config")
+    tower, classes = siglip_tower(seen), _classes(fields)
+    if classes is not None:
+        return Reading(PatchClassifier(tower, classes, head=True))
     return _siglip_pair(fields, tower)
 
 
@@ -71,7 +93,9 @@ def _siglip2(fields: Fields) -> Reading:
     seen = fields.section("vision_config")
     if seen.values.get("image_size") is not None and seen.values.get("num_patches") is None:
         return _siglip(fields)  # files of fixed shapes are those of the first
-    tower, said = _siglip2_tower(seen)
+    (tower, said), classes = _siglip2_tower(seen), _classes(fields)
+    if classes is not None:
+        return Reading(PatchClassifier(tower, classes, head=True), assumptions=(said,))
     return replace(_siglip_pair(fields, tower), assumptions=(said,))
 
 
@@ -138,6 +162,8 @@ def _internvit(fields: Fields) -> Reading:
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
+        "clip": _clip,
+        "metaclip_2": _clip,
         "siglip": _siglip,
         "siglip2": _siglip2,
         "siglip_vision_model": _siglip_alone,
@@ -154,7 +180,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
+        "CLIPModel": "clip",
+        "CLIPForImageClassification": "clip",
+        "MetaClip2Model": "metaclip_2",
+        "MetaClip2ForImageClassification": "metaclip_2",
         "SiglipModel": "siglip",
+        "SiglipForImageClassification": "siglip",
+        "Siglip2ForImageClassification": "siglip2",
         "Siglip2Model": "siglip2",
         "SiglipVisionModel": "siglip_vision_model",
         "Siglip2VisionModel": "siglip2_vision_model",

@@ -184,7 +184,8 @@ def clip_reader(read: Fields) -> TextTower:
     return reader_of(read.with_defaults(**_READ), "quick_gelu", causal=True)
 
 
-def _clip(fields: Fields) -> Reading:
+def clip_pair(fields: Fields) -> Reading:
+    """CLIP: images against texts."""
     seen = fields.section("vision_config").with_defaults(**_SEEN)
     text = clip_reader(fields.section("text_config"))
     width = Integer(fields.size("projection_dim", default=512))
@@ -354,8 +355,6 @@ def _segformer(fields: Fields) -> Reading:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "vit": _vit,
-        "clip": _clip,
-        "metaclip_2": _clip,
         "swin": _swin,
         "swinv2": _swinv2,
         "donut-swin": _donut,
@@ -373,8 +372,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "ViTForImageClassification": "vit",
         "ViTModel": "vit",
-        "CLIPModel": "clip",
-        "MetaClip2Model": "metaclip_2",
         "Swinv2ForImageClassification": "swinv2",
         "Swinv2Model": "swinv2",
         "SwinModel": "swin",
