@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import costgraph as cg
-from costgraph.asking.serving import Lengths, PrefillFirst, StepTimes, at_once
+from costgraph.asking.serving import Lengths, PrefillFirst, StepTimes
 from costgraph.asking.serving.many import Case, run
 from costgraph.errors import InputError
 
@@ -24,7 +24,6 @@ def test_rows_that_stay_of_a_prompt_are_the_context_of_a_server():
         assert snap.decode(c, context) == pytest.approx(plain.decode(c, context - gone), rel=1e-12)
     assert snap.room(500) == pytest.approx(plain.room(500 - gone), rel=1e-3)
     assert not plain.memories.asks_prompt
-    assert snap.prompt == PROMPT
     assert snap.step(0, 0, ((PROMPT, PROMPT),)) > plain.step(0, 0, ((PROMPT, PROMPT),))
     # A case knows that all of its prompts are as long.
     passes = f"snap-kv{{keep={KEEP}}}"

@@ -104,12 +104,12 @@ class Memories:
     Attributes:
         compiled: the model on one replica's devices.
         lanes: groups of sequences in flight, of which one is in a step at each unit.
-        prompt: tokens of every prompt, where all have as many.
+        prompts: tokens of every prompt, where all have as many.
     """
 
     compiled: Compiled
     lanes: int = 1
-    prompt: int | None = None
+    prompts: int | None = None
     _most: dict[tuple[int, tuple[int, int], float], int] = field(
         default_factory=dict, compare=False
     )
@@ -160,11 +160,11 @@ class Memories:
     @property
     def own(self) -> dict[Expr, Expr]:
         """Values of sizes that all requests have in common."""
-        return {} if self.prompt is None else {S: Integer(self.prompt)}
+        return {} if self.prompts is None else {S: Integer(self.prompts)}
 
     @property
     def asks_prompt(self) -> bool:
-        """Whether what a sequence takes depends on the length of its own prompt."""
+        """Whether what a sequence takes hangs on the length of its own prompt, not known here."""
         return any(unit.caches.has(S) for unit in self.units)
 
     @cached_property

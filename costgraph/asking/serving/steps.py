@@ -98,7 +98,7 @@ class StepTimes:
         longest: the largest context that is asked for.
         lanes: groups of sequences that are in flight one behind another, in a pipeline.
         stretch: what a slowest stage adds to the time through all stages.
-        prompt: tokens of every prompt, where all have as many: what caches keep of a prompt
+        prompts: tokens of every prompt, where all have as many: what caches keep of a prompt
             depends on it.
     """
 
@@ -106,7 +106,7 @@ class StepTimes:
     longest: int
     lanes: int = 1
     stretch: float = 1.0
-    prompt: int | None = None
+    prompts: int | None = None
     _rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     _single: dict[tuple[int, int], float] = field(default_factory=dict)
     _joint: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -114,17 +114,17 @@ class StepTimes:
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, compiled: Compiled, longest: int, prompt: int | None = None) -> StepTimes:
+    def of(cls, compiled: Compiled, longest: int, prompts: int | None = None) -> StepTimes:
         """Steps of a replica, a pipeline's as those of one of its groups."""
         lanes = compiled.program.stages
         if lanes == 1:
-            return cls(compiled, longest, prompt=prompt)
+            return cls(compiled, longest, prompts=prompts)
         at: dict[Expr, Expr] = {B: Integer(USUAL_BATCH), T: Integer(max(1, longest // 2))}
-        if prompt is not None:
-            at[S] = Integer(prompt)
+        if prompts is not None:
+            at[S] = Integer(prompts)
         each = unit_seconds(compiled, stepping(compiled.program).decode, at)
         stretch = max(1.0, lanes * max(each.values()) / sum(each.values()))
-        return cls(compiled, longest, lanes, stretch, prompt)
+        return cls(compiled, longest, lanes, stretch, prompts)
 
     def __post_init__(self) -> None:
         at = {T: Integer(self.longest), S: Integer(self.longest)}
@@ -143,8 +143,8 @@ class StepTimes:
     def _terms(self, mix: Mix, only: Collection[str] | None = None) -> tuple[Term, ...]:
         """What a step takes, operation by operation."""
         found: Iterable[Term] = operation_terms(self.compiled, mix, only)
-        if self.prompt is not None:
-            own = {S: Integer(self.prompt)}
+        if self.prompts is not None:
+            own = {S: Integer(self.prompts)}
             found = (t.mapped(lambda e: e.xreplace(own)) if S in t.symbols else t for t in found)
         if self.stretch == 1:
             return tuple(found)
@@ -318,7 +318,7 @@ class StepTimes:
     @cached_property
     def memories(self) -> Memories:
         """What sequences take of memory."""
-        return Memories(self.compiled, self.lanes, self.prompt)
+        return Memories(self.compiled, self.lanes, self.prompts)
 
     def taken(self, context: int, read: tuple[int, int] = NOTHING) -> int:
         """Parts of :data:`.WHOLE` that a sequence takes; see :meth:`.Memories.taken`."""

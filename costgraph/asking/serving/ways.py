@@ -149,7 +149,10 @@ class Wish:
         longest: int,
         prompt: int | None = None,
     ) -> Way | CostgraphError:
-        """A way to run the model, or why there is none; ``prompt`` as of :class:`.StepTimes`."""
+        """A way to run the model, or why there is none.
+
+        ``prompt`` is the length of all prompts, where they have one.
+        """
         from costgraph.compiling.compilation import compile
 
         narrowed = "" if precision == "native" else f"quantize{{preset={precision}}}"
