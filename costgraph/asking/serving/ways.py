@@ -164,6 +164,8 @@ class Wish:
             compiled = compile(self.model, place_of(device, devices), pipeline, **self.conventions)
             times = StepTimes.of(compiled, longest, prompt)
             times.room(1)
+            if drafts and times.gain == 1:
+                return InputError(f"speculative{{{drafts}}}: one token a step, as without drafts")
         except CostgraphError as error:
             if devices == 1:
                 raise
@@ -196,8 +198,9 @@ class Wish:
                             experts = has_experts(made)
                         own.append(made)
                     else:
-                        name = f"{devices}x{device} {precision} ({shared_by(degrees)})"
-                        left[name] = str(made)
+                        shared = f" ({shared_by(degrees)})" if degrees else ""
+                        drafting = ", drafting" if drafts else ""
+                        left[f"{devices}x{device} {precision}{shared}{drafting}"] = str(made)
             found += own
         return found, left
 
