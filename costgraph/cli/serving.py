@@ -189,6 +189,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving import Pool, StepTimes, simulate
     from costgraph.asking.serving.loop import first_tokens
     from costgraph.asking.serving.pools import apart_assumed
+    from costgraph.asking.serving.requests import same_prompt
     from costgraph.asking.serving.simulate import COUNTED
     from costgraph.compiling.compilation import compile
     from costgraph.showing.export.serving import policy_text, simulated_text
@@ -198,7 +199,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     compiled = compile(arguments.model, arguments.on, arguments.passes, **options)
     longest = max(r.prompt + r.generate for r in requests)
-    times = StepTimes.of(compiled, longest)
+    times = StepTimes.of(compiled, longest, same_prompt(requests))
     paging = _paging(arguments, times)
     pool = _limited(
         Pool(
@@ -271,6 +272,7 @@ def _decoding(
 ) -> tuple[Pool | None, Transfer | None, dict[str, Any]]:
     """The servers that only decode, the way to them, and what is said of both."""
     from costgraph.asking.serving import DecodeOnly, Pool, StepTimes, Transfer
+    from costgraph.asking.serving.requests import same_prompt
     from costgraph.asking.serving.ways import between
     from costgraph.compiling.compilation import compile
     from costgraph.hardware import load_system
@@ -283,7 +285,8 @@ def _decoding(
         return None, None, {}
     on = arguments.decode_on or arguments.on
     passes = arguments.passes if arguments.decode_passes is None else arguments.decode_passes
-    times = StepTimes.of(compile(arguments.model, on, passes, **options), longest)
+    compiled = compile(arguments.model, on, passes, **options)
+    times = StepTimes.of(compiled, longest, same_prompt(requests))
     decode = _limited(
         Pool(
             times, DecodeOnly(1), arguments.decode_replicas, paging=pool.paging,

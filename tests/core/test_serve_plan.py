@@ -178,6 +178,15 @@ def test_the_front_has_no_point_that_another_beats(ways):
     assert speeds == sorted(speeds, reverse=True)
 
 
+def test_a_limit_that_nothing_keeps_is_told_with_what_could_be_had(ways):
+    """An empty server's first token is its prompt's own step."""
+    traffic = Traffic(1, Lengths(900), Lengths(128), 1e-5, 1)
+    planner = Planner(traffic, ways[:1], (512,), (16,), 32, pools=False)
+    assert not planner.plans()
+    least = re.search(r"ttft \(at least ([\d.]+) ms\) not within", planner.reasons[str(ways[0])])
+    assert float(least[1]) == pytest.approx(1e3 * ways[0].times.prompt(900), rel=0.01)
+
+
 def test_looser_limits_never_take_more(ways):
     traffic = Traffic(100, Lengths(900), Lengths(128), 0.1, 0.006)
     planner = Planner(traffic, ways, (512, 2048), (16, 64, 512), 64, pools=False)

@@ -10,7 +10,7 @@ from typing import Any
 from costgraph.asking.serving.caches import Paging
 from costgraph.asking.serving.policies import Policy
 from costgraph.asking.serving.pools import Pool
-from costgraph.asking.serving.requests import Lengths, Request, at_once, poisson
+from costgraph.asking.serving.requests import Lengths, Request, at_once, poisson, same_prompt
 from costgraph.asking.serving.simulate import simulate
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.errors import InputError
@@ -70,8 +70,10 @@ def run(case: Case) -> dict[str, Any]:
     Raises:
         CostgraphError: what is wrong with it, in one line.
     """
-    times = _times(case.model, case.on, case.passes, case.conventions, _reach(case.longest))
-    requests = case.drawn()
+    asked = case.model, case.on, case.passes, case.conventions, _reach(case.longest)
+    times, requests = _times(*asked), case.drawn()
+    if times.memories.asks_prompt:
+        times = _times(*asked, same_prompt(requests))
     pool = Pool(
         times, case.policy, case.servers, paging=case.paging, polls=case.polls,
         prompt=max(r.prompt for r in requests),
@@ -88,11 +90,16 @@ def _reach(longest: int) -> int:
 
 @lru_cache(maxsize=16)
 def _times(
-    model: str, on: str, passes: str, conventions: tuple[tuple[str, Any], ...], longest: int
+    model: str,
+    on: str,
+    passes: str,
+    conventions: tuple[tuple[str, Any], ...],
+    longest: int,
+    prompt: int | None = None,
 ) -> StepTimes:
     from costgraph.compiling.compilation import compile
 
-    return StepTimes.of(compile(model, on, passes, **dict(conventions)), longest)
+    return StepTimes.of(compile(model, on, passes, **dict(conventions)), longest, prompt)
 
 
 def simulate_many(

@@ -104,10 +104,12 @@ class Memories:
     Attributes:
         compiled: the model on one replica's devices.
         lanes: groups of sequences in flight, of which one is in a step at each unit.
+        prompts: tokens of every prompt, where all have as many.
     """
 
     compiled: Compiled
     lanes: int = 1
+    prompts: int | None = None
     _most: dict[tuple[int, tuple[int, int], float], int] = field(
         default_factory=dict, compare=False
     )
@@ -155,6 +157,16 @@ class Memories:
             raise InputError(f"{self.compiled.place} states no capacity: no batch limit follows")
         return found
 
+    @property
+    def own(self) -> dict[Expr, Expr]:
+        """Values of sizes that all requests have in common."""
+        return {} if self.prompts is None else {S: Integer(self.prompts)}
+
+    @property
+    def asks_prompt(self) -> bool:
+        """Whether what a sequence takes hangs on the length of its own prompt, not known here."""
+        return any(unit.caches.has(S) for unit in self.units)
+
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """What each unit holds."""
@@ -165,13 +177,14 @@ class Memories:
             held.unit: held.activations
             for held in roofline.memory_parts(chunk, accounting, at_end=False)
         }
-        one, two = {B: Integer(1)}, {B: Integer(2)}
+        one, two = ({B: Integer(b), **self.own} for b in (1, 2))
         made = []
         for held in roofline.memory_parts(found.decode, accounting, at_end=False):
             each = [(x.xreplace(one), x.xreplace(two)) for x in held.activations]
             lines = tuple((expand(2 * a - b), expand(b - a)) for a, b in each)
             read = tuple(x.xreplace(one) for x in prompts.get(held.unit, ()))
-            made.append(Unit(held.weights, held.caches.xreplace(one), lines, read))
+            weights = held.weights.xreplace(self.own)
+            made.append(Unit(weights, held.caches.xreplace(one), lines, read))
         return tuple(made)
 
     def _near(self, context: int, read: tuple[int, int], share: float) -> Iterator[Line]:
@@ -207,7 +220,7 @@ class Memories:
             if size is None:
                 continue
             need = roofline.level_memory(decode, level, at_end=False)
-            one, two = (need.xreplace({B: Integer(b)}) for b in (1, 2))
+            one, two = (need.xreplace({B: Integer(b), **self.own}) for b in (1, 2))
             found.append((level, size, 2 * one - two, two - one))
         return tuple(found)
 
@@ -221,7 +234,8 @@ def _number(expr: Expr) -> float:
     if expr.has(S):
         raise InputError(
             "what a sequence takes of memory depends on the length of its own prompt (S), which is "
-            "not followed here: of what chooses rows of a prompt (snap-kv) no server is planned"
+            "not followed: of what chooses rows of a prompt (snap-kv) servers are told where all "
+            "prompts are equally long"
         )
     if not expr.is_number:
         names = ", ".join(sorted(s.name for s in expr.free_symbols))

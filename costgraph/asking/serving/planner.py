@@ -24,6 +24,7 @@ from costgraph.asking.serving.pools import Transfer
 from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.ways import Traffic, Way, between, held
+from costgraph.units import format_quantity
 
 #: Tokens of a step that are tried.
 CHUNKS = (512, 2048, 8192)
@@ -129,18 +130,20 @@ class Planner:
         if not held(way, self.traffic):
             self.reasons[str(way)] = f"weights and one request exceed {MEMORY_SHARE:.0%} of memory"
             return None
-        broken: dict[str, None] = {}
+        broken: dict[str, float] = {}
         for policy in self.policies(way, kinds):
             queue = self.queue(way, policy)
             # No limit makes it serve more than is stable.
             need = ceil(traffic.rate / (lanes * queue.stable_rate))
             if need > places or (best is not None and need > best.replicas):
-                broken["throughput"] = None
+                broken["throughput"] = 0.0
                 continue
             most, why = self.largest(queue, traffic)
             most *= lanes
             if most <= 0 or ceil(traffic.rate / most) > places:
-                broken[why] = None
+                idle = queue.at(queue.stable_rate * 2.0**-HALVINGS)
+                best_of = 0.0 if most > 0 else getattr(idle, why)
+                broken[why] = min(broken.get(why, best_of), best_of)
                 continue
             count = ceil(traffic.rate / most)
             steady = queue.at(traffic.rate / count / lanes)
@@ -152,7 +155,11 @@ class Planner:
         if best is None:
             devices = "one device" if self.most == 1 else f"{self.most} devices or fewer"
             live = "weights, one request and live activations of its prompt exceed memory"
-            why = f"{' and '.join(broken)} not within limits on {devices}"
+            told = (
+                f"{name} (at least {format_quantity(x, 's')})" if x else name
+                for name, x in broken.items()
+            )
+            why = f"{' and '.join(told)} not within limits on {devices}"
             self.reasons[str(way)] = why if broken else live
         return best
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -164,6 +164,12 @@ def at_once(
     )
 
 
+def same_prompt(requests: Iterable[Request]) -> int | None:
+    """Tokens of every prompt; None where they differ."""
+    found = {r.prompt for r in requests}
+    return found.pop() if len(found) == 1 else None
+
+
 #: Byte of a trace.
 LARGEST = 256 * 1024 * 1024
 #: Names that columns of traces have; those that need not be there.
@@ -198,12 +204,17 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
         if not found and wanted in OPTIONAL:
             continue
         if not found:
-            raise InputError(f"{where}: no column {known[0]}; it has {clip(str(names))}")
+            one = len(names) == 1 and any(x in names[0] for x in ";\t|")
+            hint = ": columns of a CSV are apart by commas" if one else ""
+            raise InputError(
+                f"{where}: no column {known[0]}; it has {clip(', '.join(names))}{hint}"
+            )
         if len(found) > 1:
             twice = " and ".join(names[i] for i in found)
             raise InputError(f"{where}: which column is {known[0]}? It has {clip(twice)}")
         places[wanted] = found[0]
-    made = [_values(row, places, f"{where}, line {i}") for i, row in lines[1:]]
+    called = {wanted: names[place] for wanted, place in places.items()}
+    made = [_values(row, places, called, f"{where}, line {i}") for i, row in lines[1:]]
     at = places["arrival"]
     kinds = [(_kind(row[at]), i, row[at]) for i, row in lines[1:]]
     for kind, i, text in kinds:
@@ -219,17 +230,19 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
 
 
 def _values(
-    row: Sequence[str], places: dict[str, int], where: str
+    row: Sequence[str], places: dict[str, int], called: dict[str, str], where: str
 ) -> tuple[Fraction, int, int, int]:
     """Seconds, tokens of the prompt, of the answer, and those that are cached."""
     if len(row) <= max(places.values()):
-        raise InputError(f"{where}: too few columns")
-    prompt, answer = (parse_number(row[places[k]], f"{where}: {k}") for k in ("prompt", "generate"))
+        raise InputError(f"{where}: too few columns: {len(row)} of {max(places.values()) + 1}")
+    prompt, answer = (
+        parse_number(row[places[k]], f"{where}: {called[k]}") for k in ("prompt", "generate")
+    )
     if prompt.denominator != 1 or answer.denominator != 1 or min(prompt, answer) < 1:
         raise InputError(f"{where}: lengths are whole tokens, at least one")
     cached = Fraction(0)
     if "cached" in places:
-        cached = parse_number(row[places["cached"]], f"{where}: cached")
+        cached = parse_number(row[places["cached"]], f"{where}: {called['cached']}")
     if cached.denominator != 1 or not 0 <= cached < prompt:
         raise InputError(f"{where}: cached tokens are whole, from 0 to one less than the prompt's")
     return _time(row[places["arrival"]].strip(), where), int(prompt), int(answer), int(cached)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sympy import Integer, Rational, Symbol
+from sympy import Expr, Integer, Rational, Symbol
 
 from costgraph.asking.serving import forms
 from costgraph.asking.serving.memory import MEMORY_SHARE, NOTHING, Memories
@@ -98,12 +98,15 @@ class StepTimes:
         longest: the largest context that is asked for.
         lanes: groups of sequences that are in flight one behind another, in a pipeline.
         stretch: what a slowest stage adds to the time through all stages.
+        prompts: tokens of every prompt, where all have as many: what caches keep of a prompt
+            depends on it.
     """
 
     compiled: Compiled
     longest: int
     lanes: int = 1
     stretch: float = 1.0
+    prompts: int | None = None
     _rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     _single: dict[tuple[int, int], float] = field(default_factory=dict)
     _joint: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -111,16 +114,17 @@ class StepTimes:
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, compiled: Compiled, longest: int) -> StepTimes:
+    def of(cls, compiled: Compiled, longest: int, prompts: int | None = None) -> StepTimes:
         """Steps of a replica, a pipeline's as those of one of its groups."""
         lanes = compiled.program.stages
         if lanes == 1:
-            return cls(compiled, longest)
-        each = unit_seconds(compiled, stepping(compiled.program).decode, {
-            B: Integer(USUAL_BATCH), T: Integer(max(1, longest // 2)),
-        })  # fmt: skip
+            return cls(compiled, longest, prompts=prompts)
+        at: dict[Expr, Expr] = {B: Integer(USUAL_BATCH), T: Integer(max(1, longest // 2))}
+        if prompts is not None:
+            at[S] = Integer(prompts)
+        each = unit_seconds(compiled, stepping(compiled.program).decode, at)
         stretch = max(1.0, lanes * max(each.values()) / sum(each.values()))
-        return cls(compiled, longest, lanes, stretch)
+        return cls(compiled, longest, lanes, stretch, prompts)
 
     def __post_init__(self) -> None:
         at = {T: Integer(self.longest), S: Integer(self.longest)}
@@ -138,7 +142,10 @@ class StepTimes:
 
     def _terms(self, mix: Mix, only: Collection[str] | None = None) -> tuple[Term, ...]:
         """What a step takes, operation by operation."""
-        found = operation_terms(self.compiled, mix, only)
+        found: Iterable[Term] = operation_terms(self.compiled, mix, only)
+        if self.prompts is not None:
+            own = {S: Integer(self.prompts)}
+            found = (t.mapped(lambda e: e.xreplace(own)) if S in t.symbols else t for t in found)
         if self.stretch == 1:
             return tuple(found)
         return tuple(replace(t, count=t.count * Rational(str(self.stretch))) for t in found)
@@ -302,7 +309,7 @@ class StepTimes:
         found = 0.0
         for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
             once, twice = (
-                float(held.caches.xreplace({B: Integer(1), T: Integer(t)}))
+                float(held.caches.xreplace({B: Integer(1), T: Integer(t), **self.memories.own}))
                 for t in (self.longest, 2 * self.longest)
             )
             found = max(found, (twice - once) / self.longest)
@@ -311,7 +318,7 @@ class StepTimes:
     @cached_property
     def memories(self) -> Memories:
         """What sequences take of memory."""
-        return Memories(self.compiled, self.lanes)
+        return Memories(self.compiled, self.lanes, self.prompts)
 
     def taken(self, context: int, read: tuple[int, int] = NOTHING) -> int:
         """Parts of :data:`.WHOLE` that a sequence takes; see :meth:`.Memories.taken`."""

@@ -147,8 +147,12 @@ class Wish:
         degrees: tuple[tuple[str, int], ...],
         devices: int,
         longest: int,
+        prompt: int | None = None,
     ) -> Way | CostgraphError:
-        """A way to run the model, or why there is none."""
+        """A way to run the model, or why there is none.
+
+        ``prompt`` is the length of all prompts, where they have one.
+        """
         from costgraph.compiling.compilation import compile
 
         narrowed = "" if precision == "native" else f"quantize{{preset={precision}}}"
@@ -158,8 +162,10 @@ class Wish:
         pipeline = ",".join(p for p in (narrowed, self.passes, drafting, shared) if p)
         try:
             compiled = compile(self.model, place_of(device, devices), pipeline, **self.conventions)
-            times = StepTimes.of(compiled, longest)
+            times = StepTimes.of(compiled, longest, prompt)
             times.room(1)
+            if drafts and times.gain == 1:
+                return InputError(f"speculative{{{drafts}}}: one token a step, as without drafts")
         except CostgraphError as error:
             if devices == 1:
                 raise
@@ -174,6 +180,8 @@ class Wish:
         Replicas over several nodes are tried where none within a node holds the model.
         """
         longest = ceil(traffic.prompt.mean + traffic.generate.mean * (1 + traffic.generate.width))
+        same = traffic.prompt.mean if traffic.prompt.spread == "fixed" else None
+        prompt = None if same is None else max(1, round(same))
         found: list[Way] = []
         left: dict[str, str] = {}
         for device, precision, drafts in product(self.names, self.precisions, self.drafts):
@@ -184,14 +192,15 @@ class Wish:
                 if devices > NODE and any(held(w, traffic) for w in own):
                     break
                 for degrees in degrees_of(devices, bool(experts)):
-                    made = self.way(device, precision, drafts, degrees, devices, longest)
+                    made = self.way(device, precision, drafts, degrees, devices, longest, prompt)
                     if isinstance(made, Way):
                         if experts is None:
                             experts = has_experts(made)
                         own.append(made)
                     else:
-                        name = f"{devices}x{device} {precision} ({shared_by(degrees)})"
-                        left[name] = str(made)
+                        shared = f" ({shared_by(degrees)})" if degrees else ""
+                        drafting = ", drafting" if drafts else ""
+                        left[f"{devices}x{device} {precision}{shared}{drafting}"] = str(made)
             found += own
         return found, left
 

@@ -55,7 +55,7 @@ def simulated(
 
 
 def _queue(compiled: Compiled, load: Mapping[str, Any], S: int, N: int) -> Queue:
-    times, kind = StepTimes.of(compiled, S + N), POLICIES[load["policy"]]
+    times, kind = StepTimes.of(compiled, S + N, S), POLICIES[load["policy"]]
     if times.lanes != 1:
         raise InputError("stages of a pipeline: costgraph serve-simulate has them")
     one: Policy = ChunkedPrefill(1, load["chunk"]) if kind is ChunkedPrefill else kind(1)

@@ -1,0 +1,36 @@
+"""Passes on caches in servers: which are answered, and which are refused, with the reason."""
+
+from __future__ import annotations
+
+import pytest
+
+import costgraph as cg
+from costgraph.asking.serving import Lengths, PrefillFirst, StepTimes
+from costgraph.asking.serving.many import Case, run
+from costgraph.errors import InputError
+
+PROMPT, KEEP = 384, 256
+
+
+def times(passes, prompt=None):
+    return StepTimes.of(cg.compile("llama-3.2-1b", "h100", passes), 512, prompt)
+
+
+def test_rows_that_stay_of_a_prompt_are_the_context_of_a_server():
+    """Prompts of one length: a step is that of as many rows without the pass."""
+    snap, plain = times(f"snap-kv{{keep={KEEP}}}", PROMPT), times("")
+    gone = PROMPT - KEEP
+    for c, context in ((1, 385), (24, 500)):
+        assert snap.decode(c, context) == pytest.approx(plain.decode(c, context - gone), rel=1e-12)
+    assert snap.room(500) == pytest.approx(plain.room(500 - gone), rel=1e-3)
+    assert not plain.memories.asks_prompt
+    assert snap.step(0, 0, ((PROMPT, PROMPT),)) > plain.step(0, 0, ((PROMPT, PROMPT),))
+    # A case knows that all of its prompts are as long.
+    passes = f"snap-kv{{keep={KEEP}}}"
+    fixed = Case("llama-3.2-1b", "h100", passes, PrefillFirst(8), Lengths(PROMPT), Lengths(64),
+                 closed=4, requests=8)  # fmt: skip
+    assert run(fixed)["requests"] == 8
+    drawn = Case("llama-3.2-1b", "h100", passes, PrefillFirst(8), Lengths(PROMPT, "uniform", 0.2),
+                 Lengths(64), closed=4, requests=8)  # fmt: skip
+    with pytest.raises(InputError, match="where all prompts are equally long"):
+        run(drawn)
