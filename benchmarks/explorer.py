@@ -131,7 +131,7 @@ def main() -> None:
         print(f"page opened and its first numbers: {time.perf_counter() - begun:.2f} s")
         print("first answer, slider to numbers and to all (medians), largest difference to Python")
         for model, on, passes in CASES[:4] if quick else CASES:
-            values = {"B": 3, "S": 100, "N": 20, "T": 120, "K": 20, "G": 256}
+            values = {"B": 3, "S": 300, "N": 20, "T": 320, "K": 20, "G": 256}
             seconds = choose(page, model, on, passes, values)
             number, difference = worst(page, model, on, passes, values)
             page.wait_for_selector("#formula math", timeout=300_000)  # the server rests

@@ -35,6 +35,27 @@ LEGEND: dict[str, str] = {
     "price": "price of the device, USD per hour",
 }
 
+#: What further dimensions of models mean, in derivations and formulas over symbols. Unlike those
+#: of :data:`LEGEND`, a symbol of a pass may have such a name.
+DIMENSIONS: dict[str, str] = {
+    "Ld": "layers without experts",
+    "Lx": "layers with experts",
+    "Le": "encoder layers",
+    "E": "experts of a layer",
+    "Ek": "experts that a token chooses",
+    "Ie": "width of an expert",
+    "Is": "width of what every token passes beside the experts",
+    "Re": "width that experts read",
+    "Rk": "width of latent keys and values",
+    "Rq": "width of latent queries",
+    "dr": "rotated width of a head",
+    "dn": "width of a head that is not rotated",
+    "dv": "width of a head's values",
+}
+
+#: Both together.
+MEANINGS = LEGEND | DIMENSIONS
+
 #: Symbols that are whole numbers of something, hence at least one.
 SIZES = frozenset(LEGEND) - {"price"}
 

@@ -21,6 +21,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.program import Phase, Program, Resident, single_pass
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Ends, Maker, Norm, Segment, Style
+from costgraph.models.blocks.dimensions import Dimensions
 from costgraph.models.blocks.encoder import CrossCache, CrossLayer
 from costgraph.models.blocks.stack import Transform, close, embed, positions_end, run
 from costgraph.ops import (
@@ -444,8 +445,13 @@ class Encoder:
         return hidden, table
 
     def symbolic(self) -> tuple[Encoder, dict[Symbol, Expr]]:
-        """Refused: encoders keep no symbolic dimensions."""
-        raise InputError("encoders keep no symbolic dimensions")
+        """The model over symbols for its dimensions, and their values.
+
+        Raises:
+            InputError: something in it is of a kind that keeps none.
+        """
+        found = _dimensions()
+        return found.of(self), found.values
 
     def program(self, name: str, style: Style) -> Program:
         """The program of one phase, ``forward``."""
@@ -522,8 +528,26 @@ class EncoderDecoder:
         return m.build(run(m, (segment,), hidden), *beside)
 
     def symbolic(self) -> tuple[EncoderDecoder, dict[Symbol, Expr]]:
-        """Refused: two parts, no common names for dimensions."""
-        raise InputError("encoder–decoders keep no symbolic dimensions")
+        """The model over symbols for its dimensions, and their values.
+
+        Raises:
+            InputError: both parts differ in more than their numbers of layers, or one is of a
+                kind that keeps no symbols.
+        """
+        if self.kinds or self.joined is not None or self.front is not None:
+            raise InputError(
+                "this model's decoder has parts of its own: its dimensions stay numbers"
+            )
+        found = _dimensions()
+        model = replace(
+            self,
+            layer=found.of(self.layer),
+            layers=found.named("L", self.layers),
+            ends=found.of(self.ends),
+            encoder=found.of(self.encoder),
+            buckets=None if self.buckets is None else found.of(self.buckets),
+        )
+        return model, found.values
 
     def program(self, name: str, style: Style) -> Program:
         """The program of three phases: ``encode``, ``prefill``, ``decode``.
@@ -565,3 +589,19 @@ class EncoderDecoder:
             said = f"the decoder starts from one token; the encoder's result has {count} positions"
             phases = tuple(p.with_binding(S, count) for p in phases)
         return Program(name, phases, (said,), self.limits)
+
+
+def _dimensions() -> Dimensions:
+    """Symbols for the dimensions of encoders and what stands around their layers."""
+    return Dimensions(
+        {
+            AudioFront: {"d": "d"},
+            Buckets: {"heads": "H"},
+            Encoder: {"d": "d"},
+            LabelHead: {"d": "d"},
+            MaskedHead: {"d": "d", "vocab": "V"},
+            PooledHead: {"d": "d"},
+            PretrainedHeads: {},
+            TextFront: {},
+        }
+    )

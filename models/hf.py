@@ -238,7 +238,8 @@ def _program(
         model, dims = model.symbolic()
     try:
         if isinstance(model, Programmed):
-            made = model.program(name, style).assuming(*reading.assumptions)
+            made = replace(model.program(name, style), dims=tuple(dims.items()))
+            made = made.assuming(*reading.assumptions)
             routed = any(ExpertLinear.kind in kinds(p.graph) for p in made.phases)
             return made.assuming(*style.routing.assumptions) if routed else made
         graph = model.graph(name, style)

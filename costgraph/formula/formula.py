@@ -17,7 +17,7 @@ from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Stated, Term, beyond, collected, merged, remade
 from costgraph.number import BEYOND, PLAIN, bounded, for_zero, is_array, number
-from costgraph.symbols import LEGEND, SIZES, N, S, symbol
+from costgraph.symbols import DIMENSIONS, LEGEND, SIZES, N, S, symbol
 from costgraph.views import view_text
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Formula:
     def meanings(self) -> dict[str, str]:
         """What its symbols stand for, where that is known: sizes, and symbols of passes."""
         own = {} if self.setting is None else dict(self.setting.symbols)
-        known = {**own, **LEGEND}
+        known = {**DIMENSIONS, **own, **LEGEND}
         return {s.name: known[s.name] for s in self.symbols if s.name in known}
 
     # --- numbers -------------------------------------------------------------

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
 
 DETAILS = ("summary", "ops")
+#: What derivations are sorted by: numbers of layers.
+LAYERS = ("L", "Ld", "Lx", "Le")
 #: Whole coefficients up to here stay numbers.
 SHORT = 16
 
@@ -358,7 +360,7 @@ class _Namer:
         total = expand(total)
         if expand(total.xreplace(dict(self.dims)) - value) != 0:
             return None
-        return None if total.is_number else collect(total, symbol("L"))
+        return None if total.is_number else collect(total, [symbol(name) for name in LAYERS])
 
     def _rates(self) -> dict[Symbol, Expr]:
         used = {kind_of(arm.resource) for term in self.formula.terms for arm in term.leaves}
@@ -387,7 +389,8 @@ def _coefficient(expr: Expr, monomial: Expr, dims: Mapping[Symbol, Expr]) -> Exp
     found: Expr = Integer(0)
     for part in Add.make_args(expr):
         inner, outer = part.as_independent(*(s for s in part.free_symbols if s not in dims))
-        if outer == monomial:
+        # Shares of experts are numbers in the formula: (1 - k/E)^B is (31/32)^B there.
+        if outer == monomial or outer.xreplace(dict(dims)) == monomial:
             found += inner
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
 from sympy import Expr, Integer, Symbol
@@ -201,12 +201,17 @@ class Stack:
         return m.build(close(m, ends, hidden, table))
 
     def symbolic(self) -> tuple[Stack, dict[Symbol, Expr]]:
-        """Refused: only uniform dense decoders keep symbolic dimensions.
+        """The model over symbols for its dimensions, and their values.
 
         Raises:
-            InputError: always.
+            InputError: its layers are of more kinds than dense ones and ones with experts, or
+                of a kind that keeps no symbols.
         """
-        raise InputError("this model's layers differ or hold experts: its dimensions stay numbers")
+        from costgraph.models.blocks.dimensions import Dimensions
+
+        found = Dimensions()
+        segments, ends = found.segments(self.segments), found.of(self.ends)
+        return replace(self, ends=ends, segments=segments), found.values
 
 
 def run(m: Maker, segments: tuple[Segment, ...], hidden: str, **given: str) -> str:

@@ -176,3 +176,36 @@ def test_constants_are_derived_or_it_is_said_why_not(model, metric):
     for text in (found.text(), found.latex(document=True), found.mathml()):
         said = "not derived from the model" in " ".join(text.split())
         assert said == (not derived)
+
+
+@pytest.mark.parametrize(
+    ("model", "passes", "names"),
+    [
+        ("deepseek-v2-lite", "fuse", {"E", "Is", "Rk", "Ld", "Lx"}),
+        ("t5-base", "fuse", {"L", "Le"}),
+        ("whisper-large-v3", "", {"L", "Le"}),
+    ],
+)
+def test_experts_latents_and_encoders_are_derived_too(model, passes, names):
+    compiled = cg.compile(model, "h200", passes)
+    seen = set()
+    for metric in ("tpot", "ttft"):
+        found = compiled.readable(metric, "summary")
+        dims = dict(found.dims)
+        seen |= {s.name for s in dims}
+        assert found.constants
+        for c in found.constants:
+            assert c.derivation is not None, (metric, c)
+            assert expand(c.derivation.xreplace(dims) - c.value) == 0
+            # No size of the model is left as a number: what stays is of formats and counts.
+            assert max((abs(n.p) for n in c.derivation.atoms(Integer)), default=0) < 2000
+        assert "not derived" not in found.text()
+    assert names <= seen
+
+
+def test_where_nothing_is_derived_one_line_says_why():
+    assert "no names are given to those of" in cg.compile("gpt-oss-20b", "h200").readable().text()
+    spoken = cg.compile("mixtral-8x7b", "h200", "speculative{draft=heads,gamma=2,alpha=E}")
+    assert "give the symbol another name" in spoken.readable().text()
+    rounded = cg.compile("deepseek-v3", "h200").readable("tpot", "summary").text()
+    assert "W is not derived from the model's dimensions: in symbols" in rounded

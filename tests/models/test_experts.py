@@ -231,9 +231,23 @@ def test_bad_configurations_are_refused(changes, message):
         load_model(small(**changes))
 
 
-def test_symbolic_dimensions_are_refused_clearly():
-    with pytest.raises(InputError, match="dimensions stay numbers"):
-        cg.compile(small(), "h100", symbolic_model=True)
+def test_symbolic_dimensions_give_the_same_numbers():
+    plain = cg.compile(small(), "h100")
+    other = cg.compile(small(), "h100", symbolic_model=True)
+    dims = {s.name: v for s, v in other.program.dims}
+    assert {"E", "Ek", "Ie", "Rk", "Ld", "Lx"} <= set(dims)
+    for metric in ("tpot", "ttft", "flops", "memory"):
+        found = getattr(other, metric)
+        names = {s.name for s in found.symbols}
+        at = {"B": 3, "S": 50, "N": 7, "T": 90}
+        given = {k: v for k, v in at.items() if k in names}
+        wanted = {
+            k: v for k, v in at.items() if k in {s.name for s in getattr(plain, metric).symbols}
+        }
+        sizes = {k: int(v) for k, v in dims.items() if k in names}
+        assert found.evaluate(**given, **sizes) == pytest.approx(
+            getattr(plain, metric).evaluate(**wanted), rel=1e-12
+        )
 
 
 # --- formulas -------------------------------------------------------------------

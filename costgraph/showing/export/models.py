@@ -18,7 +18,7 @@ from costgraph.showing.export.records import print_data
 from costgraph.showing.export.table import si
 from costgraph.showing.export.terminal import print_table, width
 from costgraph.showing.export.text import expr_text, sstr
-from costgraph.symbols import LEGEND, B, T, q, symbol
+from costgraph.symbols import MEANINGS, B, T, q, symbol
 
 
 def cache_per_sequence(graph: Graph) -> Expr:
@@ -225,7 +225,9 @@ def derived(name: str) -> list[str]:
         return []
     dims = dict(program.dims)
     lines = [
-        f"{s.name} = {value} ({LEGEND[s.name]})" for s, value in dims.items() if s.name in LEGEND
+        f"{s.name} = {value} ({MEANINGS[s.name]})"
+        for s, value in dims.items()
+        if s.name in MEANINGS
     ]
     total = parameters(program.graph)
     lines.append(f"parameters = {_by_layer(total)} = {int(total.xreplace(dims)):,}")

@@ -10,7 +10,7 @@ from costgraph.showing.export.breaking import broken, measure
 from costgraph.showing.export.escaping import text_latex
 from costgraph.showing.export.layout import Name, Node, of_expr, to_latex
 from costgraph.showing.export.readable import Equation, amount_text, equations, rate_text, underived
-from costgraph.symbols import LEGEND
+from costgraph.symbols import MEANINGS
 
 if TYPE_CHECKING:
     from costgraph.asking.references import Reference
@@ -107,7 +107,7 @@ def _legend(found: Named) -> list[str]:
             derived = _in_column(of_expr(c.derivation), COLUMN, COLUMN)
         rows.append((c.symbol.name, value, derived))
     rows += [(s.name, text_latex(rate_text(s, v)), "") for s, v in found.rates.items()]
-    rows += [(s.name, str(v), text_latex(LEGEND.get(s.name, ""))) for s, v in found.dims.items()]
+    rows += [(s.name, str(v), text_latex(MEANINGS.get(s.name, ""))) for s, v in found.dims.items()]
     rows += [(name, "", text_latex(what)) for name, what in found.formula.meanings.items()]
     return [rf"${to_latex(Name(name))}$ & {value} & {text} \\" for name, value, text in rows]
 

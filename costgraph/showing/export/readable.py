@@ -25,7 +25,7 @@ from costgraph.showing.export.layout import (
     to_mathml,
     to_text,
 )
-from costgraph.symbols import LEGEND, symbol
+from costgraph.symbols import MEANINGS, symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.naming import Constant, Line, Named, Side
@@ -181,9 +181,17 @@ def _series_text(lines: tuple[Line, ...]) -> Iterator[str]:
 
 def underived(found: Named) -> str:
     """A sentence where constants have no derivation, and why; else empty."""
-    if not (found.underived and found.constants):
-        return ""
-    return f"constants are not derived from the model's dimensions: {found.underived}"
+    missing = [c.symbol.name for c in found.constants if c.derivation is None]
+    if found.underived and missing:
+        return f"constants are not derived from the model's dimensions: {found.underived}"
+    if missing and found.dims:
+        which = "is" if len(missing) == 1 else "are"
+        return (
+            f"{', '.join(missing)} {which} not derived from the model's dimensions: in symbols "
+            "the value does not come out exactly (sizes are rounded, or equal parts are counted "
+            "together)"
+        )
+    return ""
 
 
 def _legend_text(found: Named) -> list[str]:
@@ -196,7 +204,7 @@ def _legend_text(found: Named) -> list[str]:
     for name, value in found.rates.items():
         out.append(f"    {name} = {rate_text(name, value)}")
     for s, v in found.dims.items():
-        out.append(f"    {s} = {v}: {LEGEND.get(s.name, '')}")
+        out.append(f"    {s} = {v}: {MEANINGS.get(s.name, '')}")
     out += [f"    {name}: {meaning}" for name, meaning in found.formula.meanings.items()]
     out += [f"    {underived(found)}"] if underived(found) else []
     return out if found.formula.setting is None else [*out, *found.formula.setting.foot()]
@@ -221,7 +229,7 @@ def named_html(found: Named) -> str:
     for name, rate in found.rates.items():
         legend += _row_html(name, escape(rate_text(name, rate)))
     for s, v in found.dims.items():
-        legend += _row_html(s, str(v), escape(LEGEND.get(s.name, "")))
+        legend += _row_html(s, str(v), escape(MEANINGS.get(s.name, "")))
     for name, meaning in found.formula.meanings.items():
         legend += _row_html(symbol(name), "", escape(meaning))
     said = () if setting is None else (*setting.assumptions, *setting.remarks)
