@@ -13,7 +13,7 @@ from sympy import Expr, Float, Integer, Symbol, ceiling, oo
 from costgraph.errors import InputError
 from costgraph.formula.limits import domain_of, is_whole
 from costgraph.formula.powers import has_norm, placed
-from costgraph.formula.regimes import Regimes, regimes
+from costgraph.formula.regimes import Regimes, askable, regimes
 from costgraph.formula.rounded import rounds
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import Stretch, stretches
@@ -117,13 +117,15 @@ def solve_for(
         values: numbers for other symbols.
 
     Raises:
-        InputError: the budget is not a positive number, or values are missing.
+        InputError: the budget is not a positive number, the formula does not depend on the
+            symbol, or values are missing.
     """
     from costgraph.formula.formula import exact
 
     limit = exact(budget)
     if not limit > 0:
         raise InputError(f"the budget must be positive, not {budget}")
+    askable(formula, over, values)
     whole, setting = is_whole(formula, symbol(over)), formula.along(over, values)
     asked = Question(formula.name, formula.unit, over, limit, at_least, setting, whole)
     try:
