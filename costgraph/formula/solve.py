@@ -147,8 +147,8 @@ def _exact(
 ) -> Solution:
     from costgraph.formula.formula import exact
 
-    over = asked.over
-    excess = _cleared(_excess(formula, asked.budget, asked.at_least), symbol(over))
+    over, x = asked.over, symbol(asked.over)
+    excess = _cleared(_excess(formula, asked.budget, asked.at_least), x)
     found = regimes(excess, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
     inner: list[tuple[Expr, Expr]] = []
@@ -157,24 +157,25 @@ def _exact(
             raise InputError(f"whether the budget holds depends on every stair of {over}")
         if part.sign > 0:
             kept = bool(inner) and inner[-1][1] == part.lower
-            if not kept and _touches(part, symbol(over), judge):
+            if not kept and _touches(part, part.lower, x, judge):
                 inner.append((part.lower, part.lower))
             continue
         if inner and inner[-1][1] == part.lower:
             inner[-1] = (inner[-1][0], part.upper)
         else:
             inner.append((part.lower, part.upper))
-    x = symbol(over)
+    if part.sign > 0 and _touches(part, part.upper, x, judge):
+        inner.append((part.upper, part.upper))  # the last value keeps it, and none before
     if any(rounds(piece.expr, x) for piece in found):
         inner = [(lower, _last(found, upper)) for lower, upper in inner]
     return Solution(tuple(inner), _largest(inner) if asked.whole else None, question=asked)
 
 
-def _touches(part: Stretch, x: Symbol, judge: Judge) -> bool:
-    """True if a stretch that breaks the budget keeps it exactly where it begins."""
-    if not part.lower.is_Rational or has_norm(part.expr):
+def _touches(part: Stretch, at: Expr, x: Symbol, judge: Judge) -> bool:
+    """True if a stretch that breaks the budget keeps it exactly at one of its ends."""
+    if not at.is_Rational or has_norm(part.expr):
         return False  # a norm is never known to be exactly the budget
-    return judge.sign(placed(part.expr, {x: part.lower})) <= 0
+    return judge.sign(placed(part.expr, {x: at})) <= 0
 
 
 def _last(found: Regimes, upper: Expr) -> Expr:
