@@ -193,6 +193,8 @@ def _regimes(arguments: argparse.Namespace) -> int:
     if len(over) == 2:
         if arguments.symbolic_hardware:
             raise InputError("regimes over two symbols need numbers for the hardware")
+        if arguments.show != "value":
+            raise InputError(f"--show {arguments.show} is along one symbol, not over two")
         plane = formula.region_map(*over, **values)
 
         def mapped() -> Table:

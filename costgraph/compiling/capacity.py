@@ -11,7 +11,7 @@ from sympy import Expr, Integer, Max, Min, floor
 
 from costgraph.compiling.fits import Fit
 from costgraph.compiling.larger import would_hold
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip
 from costgraph.formula import Formula
 from costgraph.formula.formula import exact
 from costgraph.formula.sums import affine
@@ -112,8 +112,14 @@ def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
     With ``T`` it is a decode step at that context, else the whole request. The
     phases whose sizes are all given decide; without any, each size that is not given
     counts as one: the least that the workload can need.
+
+    Raises:
+        InputError: a value is no positive number.
     """
     given = {n: exact(v) for n, v in values.items() if v is not None}
+    for name, value in given.items():
+        if not value > 0:
+            raise InputError(f"{name} must be a positive finite number, not {clip(value)}")
     return Fit(
         compiled.machine.name,
         need_of(given, compiled),

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from sympy import Add, Expr, Integer, Rational, Symbol
 
 from costgraph.errors import InputError, clip, nearest, unbound
-from costgraph.formula.limits import check, is_whole, may_be_zero
+from costgraph.formula.limits import check, is_whole, may_be_zero, not_positive, not_whole
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Stated, Term, beyond, collected, merged, remade
-from costgraph.number import BEYOND, PLAIN, bounded, for_zero, is_array, number
-from costgraph.symbols import DIMENSIONS, LEGEND, SIZES, N, S, symbol
+from costgraph.number import BEYOND, PLAIN, bounded, is_array, number
+from costgraph.symbols import DIMENSIONS, LEGEND, N, S, symbol
 from costgraph.views import view_text
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Formula:
         def check(arguments: list[Any]) -> None:
             for i, name in places:
                 if arguments[i] % 1 != 0:
-                    raise InputError(f"{self.name}: {name} must be a whole number of tokens")
+                    raise not_whole(self, name)
 
         return [check] if places else []
 
@@ -201,10 +201,7 @@ class Formula:
             if value == 0 and may_be_zero(self, name):
                 continue
             if not 0 < value < math.inf:
-                raise InputError(
-                    f"{self.name}: {name} must be a positive finite number, not {clip(value)}"
-                    f"{for_zero(name, value, SIZES)}"
-                )
+                raise not_positive(self, name, value)
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:
         known = {s.name for s in self.symbols}
@@ -232,8 +229,8 @@ class Formula:
         """The formula with some symbols replaced by numbers or expressions.
 
         Raises:
-            InputError: the formula has no symbol of that name, or a limit is broken whatever
-                the others are.
+            InputError: the formula has no symbol of that name, a number is none that it can
+                have, or a limit is broken whatever the others are.
         """
         by_name = {s.name: s for s in self.symbols}
         for name in values:
@@ -381,7 +378,10 @@ class Formula:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Value | Expr) -> Formula:
-        return self.__mul__(1 / exact(divisor))
+        by = exact(divisor)
+        if by == 0:
+            raise InputError(f"{self.name} cannot be divided by zero")
+        return self.__mul__(1 / by)
 
     def _combine(self, other: Formula, sign: Expr, operator: str) -> Formula:
         if not isinstance(other, Formula):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, Symbol, ceiling, floor
 
-from costgraph.errors import InputError
+from costgraph.errors import InputError, clip
 from costgraph.formula.sums import affine
-from costgraph.symbols import SIZES, symbol
+from costgraph.number import for_zero
+from costgraph.symbols import SIZES, N, S, symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
@@ -20,14 +21,38 @@ ZERO, ONE = Integer(0), Integer(1)
 
 
 def check(formula: Formula, point: Mapping[Symbol, Expr]) -> None:
-    """Refuses a point outside the formula's limits, as far as it decides them.
+    """Refuses a point that is none, or outside the formula's limits, as far as it decides them.
 
     Raises:
-        InputError: which limit is broken, and by how much.
+        InputError: a value is not positive and finite, or no whole number of tokens; which
+            limit is broken, and by how much.
     """
+    for x in formula.symbols:
+        value = point.get(x)
+        if value is None or not value.is_number:
+            continue
+        if not value.is_finite or (
+            not value > 0 and not (value == 0 and may_be_zero(formula, x.name))
+        ):
+            raise not_positive(formula, x.name, value)
+        if x in (S, N) and not value.is_Integer and value != int(value):
+            raise not_whole(formula, x.name)
     for limit in formula.limits:
         if (broken := limit.broken(point)) is not None:
             raise InputError(f"{formula.name}: {broken}")
+
+
+def not_positive(formula: Formula, name: str, value: object) -> InputError:
+    """What is said of a value of a symbol that none can have."""
+    said = for_zero(name, value, SIZES)
+    return InputError(
+        f"{formula.name}: {name} must be a positive finite number, not {clip(value)}{said}"
+    )
+
+
+def not_whole(formula: Formula, name: str) -> InputError:
+    """What is said of a part of a token."""
+    return InputError(f"{formula.name}: {name} must be a whole number of tokens")
 
 
 def domain_of(formula: Formula, x: Symbol) -> tuple[Expr, Expr | None]:

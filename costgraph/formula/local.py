@@ -16,12 +16,11 @@ import sympy
 from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.errors import InputError, clip, unbound
-from costgraph.formula.limits import check, may_be_zero
+from costgraph.formula.limits import check
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import lines, power_sum
 from costgraph.formula.terms import Arm, Span, Term
-from costgraph.number import for_zero
-from costgraph.symbols import SIZES, symbol
+from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
@@ -136,10 +135,6 @@ def local(formula: Formula, **values: Any) -> Local:
     if missing:
         raise unbound(formula.name, missing, formula.meanings)
     point = {s: exact(values[s.name]) for s in formula.symbols}
-    for s, value in point.items():
-        if not value > 0 and not (value == 0 and may_be_zero(formula, s.name)):
-            said = for_zero(s.name, value, SIZES)
-            raise InputError(f"{formula.name}: {s} must be positive, not {value}{said}")
     check(formula, point)
     groups: dict[str, list[Part]] = {}
     for term in formula.terms:

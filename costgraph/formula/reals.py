@@ -17,9 +17,9 @@ def number_key(value: Expr) -> Expr:
 
 
 def inside(lower: Expr, upper: Expr) -> Rational:
-    """A rational number strictly between two exact numbers."""
+    """A rational number strictly between two numbers, well apart from ends that are enclosed."""
     if upper == oo:
-        return Rational(floor(lower) + 1)
+        return Rational(floor(lower) + 2)
     middle = (lower + upper) / 2
     if middle.is_Rational:
         return Rational(middle)

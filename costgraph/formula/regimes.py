@@ -126,7 +126,15 @@ class Regimes:
         return replace(self, name=name, unit=unit, pieces=pieces)
 
     def at(self, value: Any) -> Regime:
-        """The regime that a number falls in (the upper one at a breakpoint)."""
+        """The regime that a number falls in (the upper one at a breakpoint).
+
+        Raises:
+            InputError: the symbol has no such value.
+        """
+        first, last = self.pieces[0].lower, self.pieces[-1].upper
+        if bool(value < first) or bool(value > last):
+            ends = " to ".join(view_text("end_text", end) for end in (first, last))
+            raise InputError(f"{self.name}: {self.symbol} goes from {ends}: not {clip(value)}")
         for piece in self.pieces:
             if piece.upper == oo or bool(value < piece.upper):
                 return piece
@@ -248,11 +256,13 @@ def _changed(before: Rung, after: Rung) -> dict[tuple[str, str], tuple[str, ...]
     return found
 
 
-def _prepared(
-    formula: Formula, over: str, at: Mapping[str, Any] | None, values: Mapping[str, Any]
-) -> tuple[Symbol, Formula, Judge]:
-    from costgraph.formula.formula import exact
+def askable(formula: Formula, over: str, values: Mapping[str, Any]) -> None:
+    """Refuses a question along a symbol at values of others that means nothing.
 
+    Raises:
+        InputError: a value of an unknown symbol or of the one that varies, or the formula
+            does not depend on that one.
+    """
     formula._reject_unknown(values)
     if over in values:
         raise InputError(
@@ -261,6 +271,14 @@ def _prepared(
         )
     if over not in {s.name for s in formula.symbols}:
         raise InputError(f"{formula.name} does not depend on {over}")
+
+
+def _prepared(
+    formula: Formula, over: str, at: Mapping[str, Any] | None, values: Mapping[str, Any]
+) -> tuple[Symbol, Formula, Judge]:
+    from costgraph.formula.formula import exact
+
+    askable(formula, over, values)
     point = {symbol(k): exact(v) for k, v in (at or {}).items()}
     # All of them: a floor may hold a symbol that cancels out of the formula.
     bound = formula.given({symbol(k): exact(v) for k, v in values.items()})

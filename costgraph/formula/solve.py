@@ -13,7 +13,7 @@ from sympy import Expr, Float, Integer, Symbol, ceiling, oo
 from costgraph.errors import InputError
 from costgraph.formula.limits import domain_of, is_whole
 from costgraph.formula.powers import has_norm, placed
-from costgraph.formula.regimes import Regimes, regimes
+from costgraph.formula.regimes import Regimes, askable, regimes
 from costgraph.formula.rounded import rounds
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import Stretch, stretches
@@ -117,13 +117,15 @@ def solve_for(
         values: numbers for other symbols.
 
     Raises:
-        InputError: the budget is not a positive number, or values are missing.
+        InputError: the budget is not a positive number, the formula does not depend on the
+            symbol, or values are missing.
     """
     from costgraph.formula.formula import exact
 
     limit = exact(budget)
     if not limit > 0:
         raise InputError(f"the budget must be positive, not {budget}")
+    askable(formula, over, values)
     whole, setting = is_whole(formula, symbol(over)), formula.along(over, values)
     asked = Question(formula.name, formula.unit, over, limit, at_least, setting, whole)
     try:
@@ -145,8 +147,8 @@ def _exact(
 ) -> Solution:
     from costgraph.formula.formula import exact
 
-    over = asked.over
-    excess = _cleared(_excess(formula, asked.budget, asked.at_least), symbol(over))
+    over, x = asked.over, symbol(asked.over)
+    excess = _cleared(_excess(formula, asked.budget, asked.at_least), x)
     found = regimes(excess, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
     inner: list[tuple[Expr, Expr]] = []
@@ -155,24 +157,25 @@ def _exact(
             raise InputError(f"whether the budget holds depends on every stair of {over}")
         if part.sign > 0:
             kept = bool(inner) and inner[-1][1] == part.lower
-            if not kept and _touches(part, symbol(over), judge):
+            if not kept and _touches(part, part.lower, x, judge):
                 inner.append((part.lower, part.lower))
             continue
         if inner and inner[-1][1] == part.lower:
             inner[-1] = (inner[-1][0], part.upper)
         else:
             inner.append((part.lower, part.upper))
-    x = symbol(over)
+    if part.sign > 0 and _touches(part, part.upper, x, judge):
+        inner.append((part.upper, part.upper))  # the last value keeps it, and none before
     if any(rounds(piece.expr, x) for piece in found):
         inner = [(lower, _last(found, upper)) for lower, upper in inner]
     return Solution(tuple(inner), _largest(inner) if asked.whole else None, question=asked)
 
 
-def _touches(part: Stretch, x: Symbol, judge: Judge) -> bool:
-    """True if a stretch that breaks the budget keeps it exactly where it begins."""
-    if not part.lower.is_Rational or has_norm(part.expr):
+def _touches(part: Stretch, at: Expr, x: Symbol, judge: Judge) -> bool:
+    """True if a stretch that breaks the budget keeps it exactly at one of its ends."""
+    if not at.is_Rational or has_norm(part.expr):
         return False  # a norm is never known to be exactly the budget
-    return judge.sign(placed(part.expr, {x: part.lower})) <= 0
+    return judge.sign(placed(part.expr, {x: at})) <= 0
 
 
 def _last(found: Regimes, upper: Expr) -> Expr:

@@ -103,6 +103,7 @@ def test_solve_under_a_budget(capsys, arguments, largest):
         (("explain", "gpt2", "--on", "a6000", "--at", "B=-1,T=3"), "positive"),
         (("regimes", "gpt2", "--on", "a6000", "--over", "Q"), "Q"),
         (("regimes", "gpt2", "--on", "a6000", "--over", "B,T,S"), "one symbol or two"),
+        (("regimes", "gpt2", "--on=a6000", "--over=B,T", "--show", "derivative"), "along one"),
         (("regimes", "gpt2", "--on", "a6000", "--at", "X=3"), "no symbol 'X'"),
         (("regimes", "gpt2", "--on", "a6000", "--metric", "latency", "--at", "S=0"), "positive"),
         (("solve", "gpt2", "--on", "a6000", "--budget", "3 kg", "--at", "T=2"), "kg"),

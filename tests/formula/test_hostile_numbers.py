@@ -97,3 +97,47 @@ def test_limits_hold_for_numbers_of_python():
         with pytest.raises(InputError, match="x: "):
             bounded(bad, "x")
     assert not is_number("1e9999")
+
+
+#: Questions about a prompt with one value put in: for ``B``, or for ``S``.
+ABOUT_A_PROMPT = {
+    "evaluate": lambda **at: DENSE.ttft.evaluate(**{"B": 2, "S": 5, **at}),
+    "bind": lambda **at: DENSE.ttft.bind(**at),
+    "local": lambda **at: DENSE.ttft.local(**{"B": 2, "S": 5, **at}),
+    "regimes": lambda **at: DENSE.latency.regimes("N", **{"B": 2, "S": 5, **at}),
+    "crossovers": lambda **at: DENSE.latency.crossover("N", **{"B": 2, "S": 5, **at}),
+    "budget": lambda **at: DENSE.latency.solve_for("N", budget=1, **{"B": 2, "S": 5, **at}),
+    "wins": lambda **at: cg.wins(
+        DENSE.latency, EXPERTS.latency, "N", **{"B": 2, "S": 5, **at}
+    ),
+    "fit": lambda **at: DENSE.fit(**{"B": 2, "S": 5, "N": 1, **at}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABOUT_A_PROMPT)
+def test_a_point_that_is_none_is_refused_whoever_asks(name):
+    ask = ABOUT_A_PROMPT[name]
+    for at in ({"B": 0}, {"B": -1}, {"S": 0}):
+        with pytest.raises(InputError, match="must be a positive finite number"):
+            ask(**at)
+    if name != "fit":
+        with pytest.raises(InputError, match="S must be a whole number of tokens"):
+            ask(S=5.5)
+
+
+def test_a_question_along_a_symbol_says_what_is_wrong_with_it():
+    """Instead of values that were tried, of a symbol that changes nothing."""
+    for asks in (DENSE.tpot.regimes, lambda over, **at: DENSE.tpot.solve_for(over, 1, **at)):
+        for over, at, said in (
+            ("S", {"B": 1, "T": 5}, "does not depend on S"),
+            ("B", {"B": 3, "T": 5}, "what varies is B"),
+            ("B", {"T": 5, "gamma": 4}, "no symbol 'gamma'"),
+        ):
+            with pytest.raises(InputError, match=said):
+                asks(over, **at)
+    along = DENSE.tpot.regimes("T", B=1)
+    for beyond in (0, 1025):
+        with pytest.raises(InputError, match="T goes from 1 to 1024"):
+            along.at(beyond)
+    with pytest.raises(InputError, match="divided by zero"):
+        DENSE.tpot / 0

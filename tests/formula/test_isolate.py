@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sympy import Integer, Rational, exp, sin
+from sympy import Integer, Rational, exp, oo, sin
 
 import costgraph as cg
 from costgraph.errors import InputError
+from costgraph.formula import Formula
 from costgraph.formula.isolate import sign_changes
+from costgraph.formula.terms import Arm, Limit, make_term
 from costgraph.symbols import B, T
 
 small = st.integers(-9, 9)
@@ -74,3 +77,39 @@ def test_what_is_zero_everywhere_changes_no_sign():
     degree = cg.compile("gpt2", "2xh100", "parallel{tp=p}").tpot
     with pytest.raises(InputError, match="is not a polynomial in p and B: use regimes along one"):
         degree.region_map("p", "B", T=64)
+
+
+def _powers(*arms):
+    """A time whose one maximum has these arms."""
+    return Formula("time", "s", (make_term(Integer(1), [Arm(e, n) for e, n in arms], ("op",)),))
+
+
+@pytest.mark.parametrize("at", [2, 3, 64, 1000])
+def test_a_zero_that_is_a_whole_number_is_no_sample_beside_itself(at):
+    """Zeros are enclosed: at one, or right beside it, no sign tells what comes behind."""
+    grown = B - Rational(3, 4) ** B
+    line = Integer(at) - Rational(3, 4) ** at + (B - at) / 7  # is as large where B is `at`
+    rising = _powers((grown, "memory"))
+    for nudge in (0, Rational(1, 10**18), -Rational(1, 10**18)):
+        budget = Integer(at) - Rational(3, 4) ** at + nudge
+        for at_least in (False, True):
+            ((low, high),) = rising.solve_for("B", budget, at_least=at_least).intervals
+            assert (high == oo) is at_least
+            assert (low if at_least else high) == pytest.approx(at, rel=1e-13)
+    both = _powers((grown, "memory"), (line, "tensor:fp16"))
+    last = both.regimes("B").pieces[-1]
+    assert (last.upper, last.expr) == (oo, grown)
+    flat = _powers((line, "tensor:fp16"))
+    (found,) = cg.wins(rising, flat, "B")
+    assert found.upper == oo
+    assert found.lower == pytest.approx(at, rel=1e-13)
+
+
+@pytest.mark.parametrize("end", [5, 64])
+def test_a_budget_that_only_the_last_value_keeps(end):
+    limit = Limit(B, Integer(end), "there are no more")
+    rising = replace(_powers((B**2 + 3, "memory")), limits=(limit,))
+    found = rising.solve_for("B", end**2 + 3, at_least=True)
+    assert found.intervals == ((end, end),)
+    assert found.largest == end
+    assert rising.solve_for("B", end**2 + 4, at_least=True).intervals == ()
