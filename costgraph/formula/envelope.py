@@ -29,6 +29,7 @@ from sympy import (
     preorder_traversal,
 )
 
+from costgraph.formula.coefficients import covers
 from costgraph.formula.powers import unmovable
 from costgraph.symbols import SIZES, symbol
 
@@ -75,6 +76,8 @@ def dominates(a: Expr, b: Expr, cases: int = _MOST_CASES) -> bool:
     """
     if a == b:
         return True
+    if (told := covers(a, b)) is not None:
+        return told  # as below, which finds the same of polynomials in tens of times the time
     if any(_refuted(_sample(a, k), _sample(b, k)) for k in range(_SAMPLES)):
         return False
     return _nonnegative(_expanded(a - b), cases)

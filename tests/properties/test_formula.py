@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from math import prod
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sympy import Integer, Max, Rational, ceiling
+from sympy import Integer, Max, Min, Rational, Symbol, ceiling, expand, sqrt
 
 from costgraph.formula import Arm, Formula, Span, Term
-from costgraph.formula.envelope import dominates, pruned
+from costgraph.formula.coefficients import covers
+from costgraph.formula.envelope import _shift, dominates, pruned
 from costgraph.formula.runtime import sum_max
 from costgraph.formula.sums import power_sum, span_expr
 from costgraph.formula.terms import make_term
@@ -59,6 +61,32 @@ def test_dominance_uses_that_sizes_are_at_least_one():
     assert dominates(2 * B, B + 1)
     assert not dominates(B, T)
     assert not dominates(2 * symbol("x"), symbol("x") + 1)
+
+
+F, X = symbol("F"), symbol("x")
+factors = st.sampled_from(
+    (B, T, B + 2, T - 1, X, 3 * X - B, 1 / F, F, X / F**2, S**2, (B - X) ** 3)
+)
+amounts = st.lists(st.tuples(fractions, st.lists(factors, max_size=3)), max_size=4).map(
+    lambda parts: sum(
+        (Rational(c.numerator, c.denominator) * prod(given) for c, given in parts), Integer(0)
+    )
+)
+
+
+@settings(max_examples=100)
+@given(amounts, amounts, st.booleans())
+def test_tables_of_coefficients_say_what_expanding_says(a, b, above):
+    a = a + b if above else a
+    coefficients_ = expand((a - b).xreplace(_shift())).as_coefficients_dict()
+    assert covers(a, b) is all(c >= 0 for c in coefficients_.values())
+
+
+def test_what_is_no_polynomial_is_not_compared_by_coefficients():
+    other = Symbol("x")  # may be negative
+    for expr in (Min(B, X), B * ceiling(X / 2), sqrt(X), 1 / B, X**B, B * 0.5, other, 1 / (X + 1)):
+        assert covers(expr, X) is None
+        assert covers(B, expr + T) is None
 
 
 @st.composite
