@@ -62,14 +62,16 @@ class SharedBlock:
         m = Maker("layer", style)
         hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
         shared = [m.source(t) for t in self.operands(style)]
-        given = [hidden, *shared]
+        given, carried = [hidden, *shared], 1
         if self.adapted and self.rank is not None:
-            join = Repeat(self._join(style), Integer(1), shared_weights=self.sets, rounds="other")
+            # Both regions make another width than they read, so that neither could go round.
+            carried = 0
+            join = self._region(self._join(style), carried)
             wide = m.add("shared_norm", join, hidden, shared[0])
             given = [wide, *shared[1:], *(self._adapter(m, n, wide, self.rank) for n in "qkv")]
-        first = Repeat(self._attend(style), Integer(1), shared_weights=self.sets, rounds="other")
+        first = self._region(self._attend(style), carried)
         normed = m.add("shared_attention", first, *given)
-        second = Repeat(self._feed(style), Integer(1), shared_weights=self.sets, rounds="other")
+        second = self._region(self._feed(style))
         if self.rank is None:
             fed = m.add("shared_mlp", second, normed)
         else:
@@ -79,6 +81,11 @@ class SharedBlock:
         own = m.linear("own_proj", fed, self.d, self.d)
         x = m.norm("mixer_norm", m.add("shared_add", Add(), hidden, own), self.d, Norm())
         return m.build(m.add("mixer_add", Add(), self.mixer.add(m, x), hidden))
+
+    def _region(self, body: Graph, carried: int = 1) -> Repeat:
+        """A part of the shared block, whose weights some places share."""
+        one = Integer(1)
+        return Repeat(body, one, carried, shared_weights=self.sets, rounds="other")
 
     def _adapter(self, m: Maker, name: str, x: str, rank: Expr) -> str:
         """Adds a layer's own adapter of queries, keys or values; ``x (B, q, wide)`` as heads."""
