@@ -58,6 +58,7 @@ _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
         "shieldgemma2": frozenset({"Gemma3ForConditionalGeneration"}),
         "pp_chart2table": frozenset({"GotOcr2ForConditionalGeneration"}),
         "llama4_text": frozenset({"Llama4ForConditionalGeneration"}),
+        "llama4": frozenset({"Llama4ForCausalLM"}),
         "RefinedWeb": frozenset({"RWForCausalLM"}),
     }
 )

@@ -33,6 +33,7 @@ class SharedBlock:
         heads, head_dim, rotary: of the shared attention.
         width, activation: the shared feed-forward's.
         rank: of the adapters, or None without them.
+        adapted: queries, keys and values have such adapters, too.
         sets: sets of shared weights per place (1/9: nine places share one).
         mixer: the layer's own mixer.
     """
@@ -47,6 +48,7 @@ class SharedBlock:
     rank: Expr | None
     sets: Expr
     mixer: Block
+    adapted: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """The embeddings, and the attention's rotary table."""
@@ -60,9 +62,16 @@ class SharedBlock:
         m = Maker("layer", style)
         hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
         shared = [m.source(t) for t in self.operands(style)]
-        first = Repeat(self._attend(style), Integer(1), shared_weights=self.sets, rounds="other")
-        normed = m.add("shared_attention", first, hidden, *shared)
-        second = Repeat(self._feed(style), Integer(1), shared_weights=self.sets, rounds="other")
+        given, carried = [hidden, *shared], 1
+        if self.adapted and self.rank is not None:
+            # Both regions make another width than they read, so that neither could go round.
+            carried = 0
+            join = self._region(self._join(style), carried)
+            wide = m.add("shared_norm", join, hidden, shared[0])
+            given = [wide, *shared[1:], *(self._adapter(m, n, wide, self.rank) for n in "qkv")]
+        first = self._region(self._attend(style), carried)
+        normed = m.add("shared_attention", first, *given)
+        second = self._region(self._feed(style))
         if self.rank is None:
             fed = m.add("shared_mlp", second, normed)
         else:
@@ -73,16 +82,42 @@ class SharedBlock:
         x = m.norm("mixer_norm", m.add("shared_add", Add(), hidden, own), self.d, Norm())
         return m.build(m.add("mixer_add", Add(), self.mixer.add(m, x), hidden))
 
+    def _region(self, body: Graph, carried: int = 1) -> Repeat:
+        """A part of the shared block, whose weights some places share."""
+        one = Integer(1)
+        return Repeat(body, one, carried, shared_weights=self.sets, rounds="other")
+
+    def _adapter(self, m: Maker, name: str, x: str, rank: Expr) -> str:
+        """Adds a layer's own adapter of queries, keys or values; ``x (B, q, wide)`` as heads."""
+        low = m.linear(f"{name}_adapter_down", x, rank, self.wide)
+        split = (self.heads, self.head_dim)
+        return m.linear(f"{name}_adapter_up", low, self.heads * self.head_dim, rank, split=split)
+
+    def _join(self, style: Style) -> Graph:
+        m = Maker("shared_norm", style)
+        hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
+        both = m.add("beside", Concat(), hidden, m.source(self.operands(style)[0]))
+        return m.build(m.norm("attn_norm", both, self.wide, Norm()))
+
     def _attend(self, style: Style) -> Graph:
         m = Maker("shared_attention", style)
-        hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
-        embeddings, *tables = (m.source(t) for t in self.operands(style))
-        both = m.add("beside", Concat(), hidden, embeddings)
-        x = m.norm("attn_norm", both, self.wide, Norm())
         inner, split = self.heads * self.head_dim, (self.heads, self.head_dim)
-        query, key, value = (
-            m.linear(f"{name}_proj", x, inner, self.wide, split=split) for name in ("q", "k", "v")
-        )
+        adapts = self.adapted and self.rank is not None
+        if adapts:
+            x = m.source(Tensor("wide", (B, q, self.wide), style.acts))
+            tables = [m.source(t) for t in self.operands(style)[1:]]
+        else:
+            hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
+            embeddings, *tables = (m.source(t) for t in self.operands(style))
+            both = m.add("beside", Concat(), hidden, embeddings)
+            x = m.norm("attn_norm", both, self.wide, Norm())
+        made = [m.linear(f"{n}_proj", x, inner, self.wide, split=split) for n in "qkv"]
+        if adapts:
+            shape = (B, q, *split)
+            more = [m.source(Tensor(f"{n}_adapted", shape, style.acts)) for n in "qkv"]
+            pairs = zip("qkv", made, more, strict=True)
+            made = [m.add(f"{n}_adapter_add", Add(), x, y) for n, x, y in pairs]
+        query, key, value = made
         for table in tables:
             query = m.add("q_rope", Rope(), query, table)
             key = m.add("k_rope", Rope(), key, table)

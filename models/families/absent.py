@@ -12,6 +12,24 @@ from costgraph.models.fields import Fields
 
 _DEEPSEEK = {"n_shared_experts": 1, "q_lora_rank": 1536, "first_k_dense_replace": 3}
 
+_NEMOTRON_H = {
+    "vocab_size": 131072,
+    "hidden_size": 4096,
+    "intermediate_size": 21504,
+    "num_attention_heads": 32,
+    "head_dim": 128,
+    "mamba_num_heads": 128,
+    "mamba_head_dim": 64,
+    "n_groups": 8,
+    "ssm_state_size": 128,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 7688,
+    "moe_shared_expert_intermediate_size": 7688,
+    "norm_topk_prob": True,
+}
+
 #: Families whose heads do not fill the hidden size.
 _WIDE = ("cohere2_moe", "cwm", "helium", "iquestcoder", "ministral3", "seed_oss")
 
@@ -20,7 +38,14 @@ ABSENT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "deepseek_v3": _DEEPSEEK,
         "deepseek_v32": _DEEPSEEK,
-        "glm_moe_dsa": {**_DEEPSEEK, "q_lora_rank": 2048},
+        "glm_moe_dsa": {
+            **_DEEPSEEK,
+            "q_lora_rank": 2048,
+            "index_n_heads": 32,
+            "index_head_dim": 128,
+            "index_topk": 2048,
+        },
+        "nemotron_h": _NEMOTRON_H,
         "glm4_moe_lite": {"n_shared_experts": 1, "q_lora_rank": 768},
         "axk1": {"n_shared_experts": 1, "q_lora_rank": 1536},
         "mistral4": {"n_shared_experts": 1, "q_lora_rank": 1024},

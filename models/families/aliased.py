@@ -16,7 +16,8 @@ from costgraph.models.blocks.eyes import PatchTower
 from costgraph.models.blocks.projector import Acted, Beside, Normed, Product, Steps, two_products
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families import asking, glm_seeing, hearing, multimodal, seeing
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.alternating import FAMILIES as ALTERNATING
+from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.dense import FAMILIES as DENSE
 from costgraph.models.families.language import before, language
 from costgraph.models.families.multimodal import stack_of, windowed_tower
@@ -234,9 +235,19 @@ def glimmer_tower(seen: Fields) -> PatchTower:
     )
 
 
+def _llama4(fields: Fields) -> Reading:
+    """Llama 4; keys of its language model's class stand in a part of the file or outside."""
+    if class_of(fields.values) != "Llama4ForCausalLM":
+        return seeing.llama4(fields)
+    inside = fields.values.get("text_config") is not None
+    text = fields.section("text_config") if inside else fields
+    return ALTERNATING["llama4_text"](text)
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
+        "llama4": _llama4,
         "glmga": glm_seeing.FAMILIES["glm46v"],
         # Gemma 3 that says yes or no: the class wraps the whole model.
         "shieldgemma2": seeing.FAMILIES["gemma3"],
@@ -253,6 +264,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
+        "Llama4ForConditionalGeneration": "llama4",
         "ShieldGemma2ForImageClassification": "shieldgemma2",
         "PPChart2TableForConditionalGeneration": "pp_chart2table",
         "Cosmos3OmniForConditionalGeneration": "cosmos3_omni",

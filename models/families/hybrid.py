@@ -77,7 +77,8 @@ def _nemotron_pattern(fields: Fields) -> list[str]:
         found = words(fields, "layers_block_type", known)
         letters = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
         return [letters[kind] for kind in found]
-    pattern = fields.word("hybrid_override_pattern")
+    # The class has these four layers where a file says nothing.
+    pattern = fields.word("hybrid_override_pattern", default="ME*-")
     unknown = set(pattern) - set("M*-E")
     if unknown:
         raise ModelError(

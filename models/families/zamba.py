@@ -119,10 +119,15 @@ def _zamba_kinds(fields: Fields, count: int) -> list[str]:
 def _zamba2(fields: Fields) -> Reading:
     d = fields.size("hidden_size")
     fields.refuse("add_bias_linear", "biases are not supported in this family")
-    fields.refuse("use_shared_attention_adapter", "attention adapters are not supported")
+    fields.values.get("use_shared_mlp_adapter")  # which the class has, whatever this says
     fields.refuse("use_long_context", "scaled rotary tables are not supported")
     kinds = words(fields, "layers_block_type", _KINDS)
     places = kinds.count("hybrid")
+    listed = [i for i, kind in enumerate(kinds) if kind == "hybrid"]
+    if fields.values.get("hybrid_layer_ids") not in (None, listed):
+        raise ModelError(
+            f"{fields.name}: 'hybrid_layer_ids' is not what 'layers_block_type' says: {listed[:9]}"
+        )
     if not places:
         raise ModelError(f"{fields.name}: 'layers_block_type' has no hybrid layer")
     heads = fields.size("n_mamba_heads", default=8)
@@ -160,6 +165,7 @@ def _zamba2(fields: Fields) -> Reading:
         rank=Integer(fields.size("adapter_rank", default=128)),
         sets=Rational(min(fields.size("num_mem_blocks", default=1), places), places),
         mixer=mixer,
+        adapted=fields.flag("use_shared_attention_adapter", False),
     )
     return Reading(_model(fields, hybrid, kinds), scans=True, assumptions=(GATHERED,))
 
