@@ -90,6 +90,7 @@ FILES = (
     "pairing",
     "depth",
     "detecting",
+    "rtdetr",
     "masking",
     "clipseg",
 )
