@@ -81,6 +81,7 @@ FILES = (
     "phi4",
     "patchwise",
     "speech",
+    "parakeet",
     "asking",
     "segmenting",
     "crossing",
