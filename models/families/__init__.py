@@ -83,6 +83,7 @@ FILES = (
     "speech",
     "parakeet",
     "asking",
+    "minicpmv",
     "segmenting",
     "crossing",
     "captioning",
