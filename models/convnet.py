@@ -58,7 +58,8 @@ class Pyramid(OnePass):
 class Residual:
     """A residual layer of a ResNet, for the region of those that change no size.
 
-    ``frozen``: what its norms multiply by and add is no parameter.
+    ``frozen``: what its norms multiply by and add is no parameter. ``averaged``: what is added is
+    shrunk by means of squares, not by the stride of its convolution.
     """
 
     size: tuple[Expr, ...]
@@ -66,6 +67,7 @@ class Residual:
     bottleneck: bool
     activation: str
     frozen: bool = False
+    averaged: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """What frozen norms have, which is as long in every layer."""
@@ -83,8 +85,13 @@ class Residual:
         x = m.source(Tensor("hidden", (B, self.width, *self.size), style.acts))
         return m.build(self.add(m, x, 1, 1))
 
-    def add(self, m: Maker, x: str, first: int, second: int, prefix: str = "") -> str:
-        """Adds the layer with the strides of its first and second convolution."""
+    def add(
+        self, m: Maker, x: str, first: int, second: int, prefix: str = "", made: bool = False
+    ) -> str:
+        """Adds the layer with the strides of its first and second convolution.
+
+        ``made``: what is added passes a convolution although its size stays.
+        """
         out, name = self.width, self.activation
         plan = self._plan(first, second)
         y = x
@@ -95,7 +102,11 @@ class Residual:
             if index < len(plan):
                 y = act(m, f"{part}_act", y, name)
         stride = first * second
-        if stride != 1 or m.shape(x)[1] != out:
+        if self.averaged and stride != 1:
+            two = (TWO, TWO)
+            op = Pool(two, two, (Integer(0),) * 2, (ONE, ONE), ceil=True, function="average")
+            x, stride, made = m.add(f"{prefix}shortcut_mean", op, x), 1, True
+        if made or stride != 1 or m.shape(x)[1] != out:
             x = conv(m, f"{prefix}shortcut", x, out, 1, stride, bias=False)
             x = batch_norm(m, f"{prefix}shortcut_norm", x, self.frozen)
         return act(m, f"{prefix}act", m.add(f"{prefix}add", Add(), y, x), name)
@@ -120,6 +131,8 @@ class ResNet(Pyramid):
         stride_first: the 1×1 convolution of a bottleneck has the stride, not the 3×3.
         activation: between convolutions.
         frozen: of :class:`Residual`.
+        deep: three convolutions of 3×3 in front, and shrinking by means (ResNet-D, arXiv
+            1812.01187).
     """
 
     stem: Expr
@@ -130,6 +143,7 @@ class ResNet(Pyramid):
     stride_first: bool = False
     activation: str = "relu"
     frozen: bool = False
+    deep: bool = False
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
@@ -137,16 +151,31 @@ class ResNet(Pyramid):
 
     def body(self, m: Maker, x: str) -> str:
         """Adds all stages: ``x (B, C, h, w)`` to the image of the last one."""
-        x = conv(m, "stem", x, self.stem, 7, 2, 3, bias=False)
-        x = act(m, "stem_act", batch_norm(m, "stem_norm", x, self.frozen), self.activation)
+        return self.maps(m, x)[-1]
+
+    def maps(self, m: Maker, x: str) -> list[str]:
+        """Adds all stages: the image of each."""
+        made = []
+        half = self.stem / 2
+        plan = (
+            ((half, 3, 2), (half, 3, 1), (self.stem, 3, 1)) if self.deep else ((self.stem, 7, 2),)
+        )
+        for index, (width, kernel, stride) in enumerate(plan):
+            name = f"stem{index}" if index else "stem"
+            x = conv(m, name, x, width, kernel, stride, kernel // 2, bias=False)
+            x = batch_norm(m, f"{name}_norm", x, self.frozen)
+            x = act(m, f"{name}_act", x, self.activation)
         three, two = (Integer(3),) * 2, (TWO,) * 2
         x = m.add("stem_pool", Pool(three, two, two, (ONE, ONE)), x)
         for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):
             stage = f"stage{index}"
             stride = 1 if index == 1 and not self.early else 2
             strides = (stride, 1) if self.stride_first else (1, stride)
-            layer = Residual((), Integer(width), self.bottleneck, self.activation, self.frozen)
-            x = layer.add(m, x, *strides, prefix=f"{stage}_")
+            layer = Residual(
+                (), Integer(width), self.bottleneck, self.activation, self.frozen, self.deep
+            )
+            made_first = self.deep and not self.bottleneck
+            x = layer.add(m, x, *strides, prefix=f"{stage}_", made=made_first)
             if depth > 1:
                 size = m.shape(x)[2:]
                 layer = replace(layer, size=size)
@@ -155,7 +184,8 @@ class ResNet(Pyramid):
                     for t in layer.operands(m.style)
                 }
                 x = run(m, (Segment(stage, layer, Integer(depth - 1)),), x, **given)
-        return x
+            made.append(x)
+        return made
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ class Patches:
         stride: from patch to patch, where they overlap; None where they do not.
         fixed: positions are added from a table that is no weight.
         norm: of patches, in front of positions, or None.
+        chosen: positions are rows of the table by the place of each patch, never resampled.
     """
 
     d: Expr
@@ -142,6 +143,7 @@ class Patches:
     stride: Size | None = None
     fixed: bool = False
     norm: Norm | None = None
+    chosen: bool = False
 
     @property
     def lead(self) -> Expr:
@@ -170,7 +172,12 @@ class Patches:
             x = m.add("prepend", Prepend(), token, x)
         elif self.first:
             x = m.add("prepend", Prepend(), m.vector("tokens", Integer(self.first), self.d), x)
-        if self.rows is not None:
+        if self.rows is not None and self.chosen:
+            ids = m.source(Tensor("place_ids", (m.shape(x)[1],), INT64))
+            table = m.weight("positions.weight", self.rows, self.d)
+            found = m.add("place_embed", Embedding(result=m.style.acts), ids, table)
+            x = m.add("position_add", Add(), x, found)
+        elif self.rows is not None:
             table = positions_of(m, self.rows, m.shape(x)[1], self.d)
             x = m.add("position_add", Add(), x, table)
         if self.fixed:

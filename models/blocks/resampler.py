@@ -231,6 +231,36 @@ class Perceiving(Resampling):
 
 
 @dataclass(frozen=True)
+class Looking(Resampling):
+    """MiniCPM-V's resampler (arXiv 2408.01800): queries see the rows once, and a product.
+
+    Places of rows are added to what keys are made of, from a table that is no parameter.
+
+    Attributes:
+        at: heads.
+    """
+
+    at: Heads
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        """Adds the queries and their layer; ``x (batch, n, c)`` to ``(batch, queries, d)``."""
+        (batch, count, wide), d = m.shape(x), self.at.d
+        y = _learned(m, prefix, batch, self.queries, d)
+        y = m.norm(f"{prefix}_query_norm", y, d, LAYER_NORM)
+        if wide != d:
+            x = m.linear(f"{prefix}_rows_proj", x, d, wide)
+        x = m.norm(f"{prefix}_rows_norm", x, d, LAYER_NORM)
+        places = m.source(Tensor(f"{prefix}_places", (count, d), m.style.acts))
+        placed = m.add(f"{prefix}_place_add", Add(), x, places)
+        name = f"{prefix}_"
+        query, key = self.at.project(m, "q", y, name), self.at.project(m, "k", placed, name)
+        value = self.at.project(m, "v", x, name)
+        y = self.at.out(m, attended(m, query, key, value, FULL, prefix=name), name)
+        y = m.norm(f"{prefix}_final_norm", y, d, LAYER_NORM)
+        return m.linear(f"{prefix}_proj", y, d, d)
+
+
+@dataclass(frozen=True)
 class Widened:
     """A gated feed-forward block without biases whose result has another width."""
 

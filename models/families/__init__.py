@@ -84,7 +84,9 @@ FILES = (
     "phi4",
     "patchwise",
     "speech",
+    "parakeet",
     "asking",
+    "minicpmv",
     "segmenting",
     "crossing",
     "captioning",
@@ -93,6 +95,7 @@ FILES = (
     "pairing",
     "depth",
     "detecting",
+    "rtdetr",
     "masking",
     "clipseg",
 )

@@ -1,4 +1,4 @@
-"""Encoders of speech: wav2vec 2.0 and its relatives, Parakeet."""
+"""Encoders of speech: wav2vec 2.0 and its relatives."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from costgraph.models.conformer import (
     Adapted,
     ConformerLayer,
     FeatureFront,
-    PointHead,
-    Shrinking,
 )
 from costgraph.models.encoder import (
     Buckets,
@@ -287,62 +285,6 @@ def _wavlm(fields: Fields) -> Reading:
     return _speech(fields, gated=True)
 
 
-def _conformer(fields: Fields, head: Head | None) -> Reading:
-    """The encoder of Parakeet."""
-    fields = fields.with_defaults(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=8
-    )
-    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    fields.require("num_key_value_heads", heads)
-    width = divided(fields, d, heads, "hidden size over heads")
-    bias = fields.flag("attention_bias", True)
-    factor = fields.size("subsampling_factor", default=8)
-    fields.require("subsampling_conv_stride", 2)
-    count, mels = factor.bit_length() - 1, fields.size("num_mel_bins", default=80)
-    if 2**count != factor or not count or mels % factor:
-        raise ModelError(
-            f"{fields.name}: 'subsampling_factor' = {factor} of {mels} bands: a power of two that "
-            "divides them"
-        )
-    kernels = {
-        key: fields.size(key, default=default)
-        for key, default in (("subsampling_conv_kernel_size", 3), ("conv_kernel_size", 9))
-    }
-    if any(n % 2 == 0 for n in kernels.values()) or kernels["subsampling_conv_kernel_size"] != 3:
-        raise ModelError(f"{fields.name}: kernels of 3 and of odd sizes, not {kernels}")
-    act = activation_of(fields, "hidden_act", default="silu")
-    feed = FeedForward(
-        Integer(d), Integer(fields.size("intermediate_size")), act, gated=False, bias=bias
-    )
-    channels = Integer(fields.size("subsampling_conv_channels", default=256))
-    scaled = fields.flag("scale_input", True)
-    layer = ConformerLayer(
-        Heads(Integer(d), Integer(heads), width, bias, bias, bias),
-        feed,
-        kernels["conv_kernel_size"],
-        fields.flag("convolution_bias", True),
-        act,
-    )
-    model = Encoder(
-        front=Shrinking(Integer(d), mels, channels, 3, count, scaled),
-        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
-        d=Integer(d),
-        head=head,
-    )
-    return Reading(model, assumptions=(POSITIONS.replace("samples", "frames"), FOLDED))
-
-
-def _parakeet_ctc(fields: Fields) -> Reading:
-    for key in ("ctc_loss_reduction", "ctc_zero_infinity"):
-        fields.values.get(key)
-    vocab = Integer(fields.size("vocab_size", default=1025))
-    return _conformer(fields.section("encoder_config"), PointHead(vocab))
-
-
-def _parakeet_encoder(fields: Fields) -> Reading:
-    return _conformer(fields, None)
-
-
 def _w2v_bert(fields: Fields) -> Reading:
     """w2v-BERT 2.0 (arXiv 2312.05187): a conformer over features that are given."""
     fields = fields.with_defaults(
@@ -461,8 +403,6 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "data2vec-audio": _data2vec,
         "wav2vec2-bert": _w2v_bert,
         "wav2vec2-conformer": _w2v_conformer,
-        "parakeet_ctc": _parakeet_ctc,
-        "parakeet_encoder": _parakeet_encoder,
     }
 )
 _STEMS = {
@@ -490,7 +430,5 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         **classes_of(
             {stem: kind for stem, kind in _STEMS.items() if stem in _TRAINED}, ("ForPreTraining",)
         ),
-        "ParakeetForCTC": "parakeet_ctc",
-        "ParakeetEncoder": "parakeet_encoder",
     }
 )

@@ -1,0 +1,202 @@
+"""RT-DETR (Zhao et al., arXiv 2304.08069): maps of three sizes, and the boxes they promise most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Mul
+
+from costgraph.errors import InputError
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks import FeedForward, Maker, Segment, Style
+from costgraph.models.blocks.attend import attended
+from costgraph.models.blocks.deformable import FOUR, ONE, Points, shared_linear
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.image import act, batch_norm, conv, picture
+from costgraph.models.blocks.stack import run
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.models.convnet import ResNet
+from costgraph.models.detecting import PlacedLayer, products
+from costgraph.models.inverted import Step
+from costgraph.models.vision import OnePass, Size
+from costgraph.ops import Activation, Add, AsSequence
+from costgraph.ops.arrays import Join
+from costgraph.ops.features import TakeRows
+from costgraph.ops.image import AsImage
+from costgraph.ops.maps import Map, Reduce, TopK
+from costgraph.ops.pattern import FULL
+from costgraph.ops.pool import Resize
+from costgraph.symbols import B
+
+
+@dataclass(frozen=True)
+class Fusing:
+    """Maps of several sizes brought together, from the smallest up and back.
+
+    Attributes:
+        width, inner: channels of the maps, and inside a fusion.
+        activation: behind convolutions.
+    """
+
+    width: int
+    inner: int
+    activation: str
+
+    def add(self, m: Maker, maps: list[str]) -> list[str]:
+        """Adds both ways: as many maps, from large to small."""
+        above = [maps[-1]]
+        for index, beside in enumerate(reversed(maps[:-1])):
+            name = f"up{index}"
+            above[-1] = self._step(1).add(m, f"{name}_side", above[-1])
+            batch, d, tall, wide = m.shape(above[-1])
+            larger = (batch, d, 2 * tall, 2 * wide)
+            if m.shape(beside) != larger:
+                raise InputError(
+                    f"a map of {m.shape(beside)[2]} x {m.shape(beside)[3]} over one of {tall} x "
+                    f"{wide}: images whose sides are multiples of 32 are understood"
+                )
+            x = m.add(f"{name}_enlarge", Resize(larger, "nearest"), above[-1])
+            above.append(self._fused(m, name, x, beside))
+        made = [above.pop()]
+        for index, beside in enumerate(reversed(above)):
+            x = self._step(3, 2).add(m, f"down{index}_shrink", made[-1])
+            made.append(self._fused(m, f"down{index}", x, beside))
+        return made
+
+    def _step(self, kernel: int, stride: int = 1) -> Step:
+        return Step(self.width, kernel, stride, activation=self.activation)
+
+    def _fused(self, m: Maker, name: str, x: str, y: str) -> str:
+        """Adds one map made of two: half of it through three layers."""
+        both = m.add(f"{name}_beside", Join(1), x, y)
+        enters = Step(self.inner, activation=self.activation)
+        x, y = enters.add(m, f"{name}_deep", both), enters.add(m, f"{name}_flat", both)
+        for index in (1, 2, 3):
+            part = f"{name}_layer{index}"
+            large = Step(self.inner, 3).add(m, f"{part}_large", x)
+            small = Step(self.inner, 1).add(m, f"{part}_small", x)
+            x = act(m, f"{part}_act", m.add(f"{part}_add", Add(), large, small), self.activation)
+        x = m.add(f"{name}_add", Add(), x, y)
+        return x if self.inner == self.width else self._step(1).add(m, f"{name}_out", x)
+
+
+@dataclass(frozen=True)
+class RTDetr(OnePass):
+    """RT-DETR, and its second version.
+
+    Attributes:
+        stem: the convolutional network; its last stages are read.
+        levels: how many of them.
+        size: of the image, where the import asks for no other.
+        at, feed: of the layers over single maps; ``layers``: their number.
+        mixed: which maps they work on.
+        fusing: what brings maps together.
+        own, fed: heads and feed-forward block of the decoder; ``count``: its layers.
+        points: of a head on each map.
+        queries, labels: boxes that are looked for, kinds of objects.
+        trained: rows of a table that only training reads.
+        boxed: boxes and kinds behind each layer; the bare model has none.
+    """
+
+    stem: ResNet
+    levels: int
+    size: Size
+    at: Heads
+    feed: FeedForward
+    layers: Expr
+    mixed: tuple[int, ...]
+    fusing: Fusing
+    own: Heads
+    fed: FeedForward
+    count: int
+    points: int
+    queries: Expr
+    labels: Expr
+    trained: Expr | None
+    boxed: bool
+
+    def positions(self, style: Style) -> Expr:
+        m = Maker("stem", style)
+        return Mul(*m.shape(self._maps(m)[-1])[2:])
+
+    def _maps(self, m: Maker) -> list[str]:
+        image = picture(m, B, self.stem.channels, m.style.image or self.size)
+        return self.stem.maps(m, image)[-self.levels :]
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m, d, wide = Maker(name, style), self.own.d, self.at.d
+        maps = []
+        for index, x in enumerate(self._maps(m)):
+            x = batch_norm(
+                m, f"input{index}_norm", conv(m, f"input{index}", x, wide, 1, bias=False)
+            )
+            maps.append(self._mixed(m, index, x) if index in self.mixed else x)
+        rows, grids = [], []
+        for index, x in enumerate(self.fusing.add(m, maps)):
+            x = batch_norm(m, f"level{index}_norm", conv(m, f"level{index}", x, d, 1, bias=False))
+            tall, across = m.shape(x)[2:]
+            grids.append((tall, across))
+            rows.append(m.add(f"level{index}_rows", AsSequence(), x))
+        memory = m.add("all_rows", Join(1), *rows)
+        if self.trained is not None:
+            m.weight("trained.weight", self.trained, d)
+        hidden, boxes, *promised = self._chosen(m, memory)
+        read = Points(d, int(self.own.heads), self.points, tuple(grids))
+        for index in range(1, self.count + 1):
+            hidden, boxes, kinds = self._layer(m, index, hidden, boxes, memory, read)
+        made = (kinds, boxes) if self.boxed else (hidden,)
+        return m.build(*made, *promised)
+
+    def _mixed(self, m: Maker, index: int, x: str) -> str:
+        """Adds layers over one map."""
+        size = m.shape(x)[2:]
+        length = Mul(*size)
+        places = m.source(Tensor(f"grid_places{index}", (length, self.at.d), m.style.acts))
+        layer = PlacedLayer(length, self.at, self.feed)
+        x = m.add(f"map{index}_rows", AsSequence(), x)
+        x = run(m, (Segment(f"encoder{index}", layer, self.layers),), x, places=places)
+        return m.add(f"map{index}_image", AsImage(size), x)
+
+    def _chosen(self, m: Maker, memory: str) -> tuple[str, ...]:
+        """Adds the choice: rows and boxes of the places that promise most, and all promises."""
+        d, count, length = self.own.d, self.queries, m.shape(memory)[1]
+        inside = m.source(Tensor("inside", (ONE, length, ONE), m.style.acts))
+        x = m.add("inside_rows", Map("mul"), memory, inside)
+        x = m.norm("promise_norm", m.linear("promise_proj", x, d, d, True), d, LAYER_NORM)
+        kinds = m.linear("promise_kind", x, self.labels, d, True)
+        boxes = products(m, "promise_box", x, (d, d, FOUR), "relu")
+        anchors = m.source(Tensor("anchors", (ONE, length, FOUR), m.style.acts))
+        boxes = m.add("anchored", Map("add"), boxes, anchors)
+        best = m.add("best_kind", Reduce("max", (2,)), kinds)
+        places = m.add_many("most", TopK(count, 1), best)[1]
+        seen = m.add("promised_kinds", TakeRows(count), kinds, places)
+        chosen = m.add("promised_boxes", TakeRows(count), boxes, places)
+        rows = m.add("promised_rows", TakeRows(count), x, places)
+        return rows, m.add("first_boxes", Activation("sigmoid"), chosen), seen
+
+    def _layer(
+        self, m: Maker, index: int, x: str, boxes: str, memory: str, read: Points
+    ) -> tuple[str, str, str]:
+        """Adds a layer of the decoder: rows, boxes, kinds of objects."""
+        d, name = self.own.d, f"layer{index}_"
+        place = shared_linear(m, f"{name}place1", "box_place1", boxes, 2 * d)
+        place = act(m, f"{name}place_act", place, "relu")
+        place = shared_linear(m, f"{name}place2", "box_place2", place, d)
+        asked = m.add(f"{name}q_place", Add(), x, place)
+        query, key = (self.own.project(m, part, asked, name) for part in "qk")
+        value = self.own.project(m, "v", x, name)
+        y = self.own.out(m, attended(m, query, key, value, FULL, prefix=name), name)
+        x = m.norm(f"{name}attn_norm", m.add(f"{name}attn_add", Add(), y, x), d, LAYER_NORM)
+        asked = m.add(f"{name}cross_place", Add(), x, place)
+        y = read.add(m, f"{name}cross_", asked, memory, boxes)
+        x = m.norm(f"{name}cross_norm", m.add(f"{name}cross_add", Add(), y, x), d, LAYER_NORM)
+        y = self.fed.add(m, x, name)
+        x = m.norm(f"{name}mlp_norm", m.add(f"{name}mlp_add", Add(), y, x), d, LAYER_NORM)
+        if not self.boxed:
+            return x, boxes, ""
+        move = products(m, f"{name}box", x, (d, d, FOUR), "relu")
+        before = m.add(f"{name}logit", Map("logit"), boxes)
+        moved = m.add(f"{name}moved", Add(), move, before)
+        kinds = m.linear(f"{name}kind", x, self.labels, d, True)
+        return x, m.add(f"{name}boxes", Activation("sigmoid"), moved), kinds
