@@ -34,3 +34,30 @@ def test_rows_that_stay_of_a_prompt_are_the_context_of_a_server():
                  Lengths(64), closed=4, requests=8)  # fmt: skip
     with pytest.raises(InputError, match="where all prompts are equally long"):
         run(drawn)
+
+
+@pytest.mark.parametrize(
+    "passes", ["window", "evict", "select", "index", "share-kv", "page-kv", "quantize{kv=int8}"]
+)
+def test_caches_that_servers_follow(passes):
+    """A step of equal sequences is the decode step that the pass has."""
+    made = cg.compile("llama-3.2-1b", "h100", passes)
+    own = StepTimes.of(made, 512)
+    assert own.decode(4, 500) == pytest.approx(made.tpot(B=4, T=500), rel=1e-9)
+    assert own.room(500) > 1
+    assert not own.unmixed
+
+
+@pytest.mark.parametrize(
+    ("passes", "why"),
+    [
+        ("prefix-cache{share=0.5}", r"cached in part.*--prefix-hits, or a trace's column cached"),
+        ("share-prefix{tokens=128}", r"cached in part.*--prefix-hits, or a trace's column cached"),
+        ("landmark", "not of one token a position"),
+        ("samples", "not of one token a position"),
+        ("refine", "one phase of prompts and one of decode steps, not prefill, refine"),
+    ],
+)
+def test_caches_that_servers_do_not_follow_say_why(passes, why):
+    with pytest.raises(InputError, match=why):
+        times(passes).room(500)
