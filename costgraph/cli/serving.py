@@ -194,6 +194,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.compiling.compilation import compile
     from costgraph.showing.export.serving import policy_text, simulated_text
     from costgraph.showing.export.terminal import width
+    from costgraph.units import format_quantity
 
     requests, asked = _requests(arguments)
     options = _options(arguments)
@@ -231,6 +232,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
     def text() -> None:
         more = {k.replace("_", " "): v for k, v in told.items() if v is not None}
+        if (rate := more.pop("link bytes per second", None)) is not None:
+            more["link"] = format_quantity(rate, "B/s")
         more |= {"paging": arguments.paging} if arguments.paging else {}
         more |= {"polls": arguments.polls} if arguments.polls > 1 else {}
         first = None if served is None else served[0]

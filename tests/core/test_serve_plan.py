@@ -166,6 +166,9 @@ def test_pools_are_matched_in_rate_and_pay_for_the_transfer(ways):
     caches = 900 * 32 * 2 * 8 * 128 * 2 / min(prompts.way.devices, decodes.way.devices)
     assert transfer * 127 == pytest.approx(caches / 50e9 + 2.7e-6, rel=1e-6)
     assert plan.ttft == prompts.steady.ttft
+    ends = min(g.replicas for g in plan.groups)
+    assert plan.carries == pytest.approx(ends * 50e9 / caches, rel=1e-9)
+    assert plan.most == min(plan.carries, *(g.replicas * g.most for g in plan.groups))
 
 
 def test_the_front_has_no_point_that_another_beats(ways):

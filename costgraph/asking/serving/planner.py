@@ -189,11 +189,12 @@ class Planner:
             tpot = decodes.steady.tpot + (transfer + decodes.steady.place) / (
                 traffic.generate.mean - 1
             )
-            plan = Plan((prompts, decodes), prompts.steady.ttft, tpot)
             # The link of one replica carries its share of the caches of all requests.
-            share = traffic.rate / min(prompts.replicas, decodes.replicas)
-            carried = share * link.occupied(traffic.prompt.mean) < 1
-            if carried and tpot <= traffic.tpot and plan.devices <= self.most:
+            ends = min(prompts.replicas, decodes.replicas)
+            carries = ends / link.occupied(traffic.prompt.mean)
+            plan = Plan((prompts, decodes), prompts.steady.ttft, tpot, carries)
+            within = traffic.rate < carries and tpot <= traffic.tpot
+            if within and plan.devices <= self.most:
                 plans.append(plan)
         return min(plans, key=_cost, default=None)
 
