@@ -24,12 +24,11 @@ def test_rows_that_stay_of_a_prompt_are_the_context_of_a_server():
         assert snap.decode(c, context) == pytest.approx(plain.decode(c, context - gone), rel=1e-12)
     assert snap.room(500) == pytest.approx(plain.room(500 - gone), rel=1e-3)
     assert not plain.memories.asks_prompt
-    assert snap.step(0, 0, ((PROMPT, PROMPT),)) > plain.step(0, 0, ((PROMPT, PROMPT),))
     # A case knows that all of its prompts are as long.
     passes = f"snap-kv{{keep={KEEP}}}"
     fixed = Case("llama-3.2-1b", "h100", passes, PrefillFirst(8), Lengths(PROMPT), Lengths(64),
                  closed=4, requests=8)  # fmt: skip
-    assert run(fixed)["requests"] == 8
+    assert run(fixed)["steps"] >= 2 * 63
     drawn = Case("llama-3.2-1b", "h100", passes, PrefillFirst(8), Lengths(PROMPT, "uniform", 0.2),
                  Lengths(64), closed=4, requests=8)  # fmt: skip
     with pytest.raises(InputError, match="where all prompts are equally long"):
