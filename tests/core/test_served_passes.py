@@ -50,8 +50,14 @@ def test_caches_that_servers_follow(passes):
 @pytest.mark.parametrize(
     ("passes", "why"),
     [
-        ("prefix-cache{share=0.5}", r"cached in part.*--prefix-hits, or a trace's column cached"),
-        ("share-prefix{tokens=128}", r"cached in part.*--prefix-hits, or a trace's column cached"),
+        (
+            "prefix-cache{share=0.5}",
+            r"cached in part.*serve-simulate --prefix-hits, or a trace's column cached",
+        ),
+        (
+            "share-prefix{tokens=128}",
+            r"cached in part.*serve-simulate --prefix-hits, or a trace's column cached",
+        ),
         ("landmark", "not of one token a position"),
         ("samples", "not of one token a position"),
         ("refine", "one phase of prompts and one of decode steps, not prefill, refine"),
