@@ -88,8 +88,8 @@ def stepping(program: Program) -> Stepping:
     )  # fmt: skip
     if first.substitution.get(T) == S != first.query:
         raise InputError(
-            f"{program.name}: prompts are cached in part in every request: of servers the share that "
-            "is cached is told instead (serve-simulate --prefix-hits, or a trace's column cached)"
+            f"{program.name}: prompts are cached in part in every request: of servers the share "
+            "of them is told instead (serve-simulate --prefix-hits, or a trace's column cached)"
         )
     if not (_reads(first) and _steps(then) and all(_shift(p).is_number for p, _ in drafting)):
         raise InputError(
