@@ -194,6 +194,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.compiling.compilation import compile
     from costgraph.showing.export.serving import policy_text, simulated_text
     from costgraph.showing.export.terminal import width
+    from costgraph.units import format_quantity
 
     requests, asked = _requests(arguments)
     options = _options(arguments)
@@ -231,6 +232,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
     def text() -> None:
         more = {k.replace("_", " "): v for k, v in told.items() if v is not None}
+        if (rate := more.pop("link bytes per second", None)) is not None:
+            more["link"] = format_quantity(rate, "B/s")
         more |= {"paging": arguments.paging} if arguments.paging else {}
         more |= {"polls": arguments.polls} if arguments.polls > 1 else {}
         first = None if served is None else served[0]
@@ -259,7 +262,8 @@ def _paging(arguments: argparse.Namespace, times: StepTimes) -> Paging | None:
     link = times.compiled.machine.links.get("pcie")
     if link is None or link.bandwidth is None:
         raise InputError(f"--paging swap: no link to the host of {times.compiled.place} is known")
-    swap = Transfer(float(link.latency or 0), float(link.bandwidth), times.position())
+    latency, rate = float(link.latency or 0), float(link.bandwidth)
+    swap = Transfer(latency, rate, times.position(), times.caches)
     return Paging(swap=swap)
 
 
@@ -295,10 +299,12 @@ def _decoding(
         arguments.decode_limit, requests,
     )  # fmt: skip
     # Both ends hold their own part of the caches: the larger part takes longest.
-    position = max(pool.times.position(), times.position())
+    longer = max(r.prompt for r in requests)
+    larger = max((pool.times, times), key=lambda t: t.caches(longer))
+    held = larger.position(), larger.caches
     if arguments.link is not None:
         rate = float(parse_quantity(arguments.link, "bandwidth", "--link"))
-        transfer = Transfer(0.0, rate, position)
+        transfer = Transfer(0.0, rate, *held)
     else:
         ends = []
         for place in dict.fromkeys((arguments.on, on)):
@@ -308,7 +314,7 @@ def _decoding(
             ends.append(found)
         # The slower of both ends.
         transfer = Transfer(
-            max(e.latency for e in ends), min(e.bytes_per_second for e in ends), position
+            max(e.latency for e in ends), min(e.bytes_per_second for e in ends), *held
         )
     told = {
         "decode_replicas": decode.servers, "decode_on": on, "decode_passes": passes,

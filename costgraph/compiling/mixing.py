@@ -86,6 +86,11 @@ def stepping(program: Program) -> Stepping:
     reading = tuple(
         p for p in program.phases if p is not first and p.tokens == 0 and _reads(p)
     )  # fmt: skip
+    if first.substitution.get(T) == S != first.query:
+        raise InputError(
+            f"{program.name}: prompts are cached in part in every request: of servers the share "
+            "of them is told instead (serve-simulate --prefix-hits, or a trace's column cached)"
+        )
     if not (_reads(first) and _steps(then) and all(_shift(p).is_number for p, _ in drafting)):
         raise InputError(
             f"{program.name}: prompts or decode steps are not of one token a position (drafts "

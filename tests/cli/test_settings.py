@@ -174,7 +174,8 @@ def test_texts_say_what_they_are_about(capsys, tmp_path, command, more, option, 
                 assert found["warnings"]
             if command != "search":
                 full = [x for x in found["cautions"] if "does not fit" in x]
-                assert full and {*found["warnings"]} <= {*full}
+                assert full
+                assert {*found["warnings"]} <= {*full}
                 assert (found.get("fit") or {"warning": ""})["warning"] in ("", *full)
         elif option == "-o":
             told(text, case, "False" if form else "no")

@@ -166,6 +166,22 @@ def test_pools_are_matched_in_rate_and_pay_for_the_transfer(ways):
     caches = 900 * 32 * 2 * 8 * 128 * 2 / min(prompts.way.devices, decodes.way.devices)
     assert transfer * 127 == pytest.approx(caches / 50e9 + 2.7e-6, rel=1e-6)
     assert plan.ttft == prompts.steady.ttft
+    ends = min(g.replicas for g in plan.groups)
+    assert plan.carries == pytest.approx(ends * 50e9 / caches, rel=1e-9)
+    assert plan.most == min(plan.carries, *(g.replicas * g.most for g in plan.groups))
+
+
+def test_caches_that_do_not_grow_cross_the_network_too():
+    """States of a recurrent model, and windows that are full: byte by hand."""
+    made = cg.compile("mamba-2.8b", "h100", "fuse")
+    link = ways_of.between("h100", StepTimes(made, 1200))
+    config = {"layers": 64, "inner": 5120, "state": 16, "conv": 3}
+    elements = config["layers"] * config["inner"] * (config["state"] + config["conv"])
+    assert elements <= link.moved(10) == link.moved(1000) <= 8 * elements
+    assert link.position == 0
+    window = ways_of.between("h100", StepTimes(cg.compile("gpt-oss-20b", "h100", ""), 4000))
+    # 24 layers of 8 heads of 64, keys and values in 2 byte; every second sees 128 positions.
+    assert window.moved(3000) == 8 * 64 * 2 * 2 * (12 * 3000 + 12 * 128)
 
 
 def test_the_front_has_no_point_that_another_beats(ways):

@@ -198,7 +198,8 @@ def test_traces_are_read_and_wrong_ones_refused(tmp_path):
     path.write_text("timestamp,input,output\n10.5,100,20\n10,50,3\n")
     assert read_trace(path) == (Request(0.0, 50, 3), Request(0.5, 100, 20))
     for text, what in (
-        ("timestamp,input\n1,2\n", "no column output"),
+        ("timestamp,input\n1,2\n", "no column output; it has 'timestamp, input'$"),
+        ("timestamp;input;output\n1;2;3\n", "columns of a CSV are apart by commas"),
         ("timestamp,input,output\n1,x,3\n", "line 2"),
         ("timestamp,input,output\n1,2.5,3\n", "whole tokens"),
         ("timestamp,input,output\n1,2\n", "too few"),
@@ -207,7 +208,7 @@ def test_traces_are_read_and_wrong_ones_refused(tmp_path):
         ("", "one per request"),
         ("timestamp,input,output\n1,-2,3\n", "line 2: lengths are whole tokens, at least one"),
         ("timestamp,input,output\n1,2,0\n", "line 2: lengths are whole tokens, at least one"),
-        ("timestamp,input,output\n\n1,inf,3\n", "line 3: prompt: 'inf' is not a number"),
+        ("timestamp,input,output\n\n1,inf,3\n", "line 3: input: 'inf' is not a number"),
         ("timestamp,input,output\nnan,2,3\n", "line 2: arrival: 'nan' is neither"),
         ("timestamp,input,output\n2024-13-01 00:00,2,3\n", "line 2: arrival"),
         ("timestamp,input,output,prompt\n1,2,3,4\n", "which column is input"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from math import ceil, floor
+from math import ceil, floor, inf
 
 from costgraph.asking.serving.memory import MEMORY_SHARE
 from costgraph.asking.serving.plans import FrontPoint, Group, Plan
@@ -189,11 +189,13 @@ class Planner:
             tpot = decodes.steady.tpot + (transfer + decodes.steady.place) / (
                 traffic.generate.mean - 1
             )
-            plan = Plan((prompts, decodes), prompts.steady.ttft, tpot)
             # The link of one replica carries its share of the caches of all requests.
-            share = traffic.rate / min(prompts.replicas, decodes.replicas)
-            carried = share * link.occupied(traffic.prompt.mean) < 1
-            if carried and tpot <= traffic.tpot and plan.devices <= self.most:
+            ends = min(prompts.replicas, decodes.replicas)
+            busy = link.occupied(traffic.prompt.mean)
+            carries = ends / busy if busy > 0 else inf
+            plan = Plan((prompts, decodes), prompts.steady.ttft, tpot, carries)
+            within = traffic.rate < carries and tpot <= traffic.tpot
+            if within and plan.devices <= self.most:
                 plans.append(plan)
         return min(plans, key=_cost, default=None)
 
@@ -204,7 +206,9 @@ class Planner:
         """
         found = [self._links(way) for way in (first, then)]
         known = [x for x in found if x is not None]
-        return max(known, key=lambda x: x.position) if len(known) == len(found) else None
+        if len(known) < len(found):
+            return None
+        return max(known, key=lambda x: x.moved(self.traffic.prompt.mean))
 
     def _links(self, way: Way) -> Transfer | None:
         if id(way.times) not in self.links:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from costgraph.asking.serving.policies import Policy
@@ -53,11 +54,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """Groups of replicas that serve the traffic: one, or one for prompts and one for decodes."""
+    """Groups of replicas that serve the traffic: one, or one for prompts and one for decodes.
+
+    Attributes:
+        groups: the replicas.
+        ttft, tpot: means.
+        carries: requests per second whose caches fit the links between groups.
+    """
 
     groups: tuple[Group, ...]
     ttft: float
     tpot: float
+    carries: float = inf
 
     @property
     def devices(self) -> int:
@@ -92,7 +100,7 @@ class Plan:
     @property
     def most(self) -> float:
         """Requests per second that it could serve within the limits."""
-        return min(g.replicas * g.most for g in self.groups)
+        return min(self.carries, *(g.replicas * g.most for g in self.groups))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,11 +135,20 @@ class Transfer:
         latency: seconds before the first byte arrives.
         bytes_per_second: of the link between two servers.
         position: byte of caches per position.
+        held: byte of the caches of so many positions, where they are not in proportion: states
+            that do not grow, windows that are full; see :meth:`.StepTimes.caches`.
     """
 
     latency: float
     bytes_per_second: float
     position: float
+    held: Callable[[int], float] | None = None
+
+    def moved(self, positions: float) -> float:
+        """Byte of the caches of so many positions."""
+        if self.held is None:
+            return self.position * positions
+        return self.held(ceil(positions))
 
     def seconds(self, positions: int) -> float:
         """Seconds for the caches of so many positions."""
@@ -145,4 +156,4 @@ class Transfer:
 
     def occupied(self, positions: float) -> float:
         """Seconds for which they keep the link from others."""
-        return self.position * positions / self.bytes_per_second
+        return self.moved(positions) / self.bytes_per_second

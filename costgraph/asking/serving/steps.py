@@ -112,6 +112,7 @@ class StepTimes:
     _joint: dict[tuple[int, int], float] = field(default_factory=dict)
     _chunks: dict[tuple[int, int], float] = field(default_factory=dict)
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
+    _caches: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, compiled: Compiled, longest: int, prompts: int | None = None) -> StepTimes:
@@ -314,6 +315,14 @@ class StepTimes:
             )
             found = max(found, (twice - once) / self.longest)
         return found
+
+    def caches(self, positions: int) -> float:
+        """Byte of a sequence's caches at so many positions, of the unit that holds most."""
+        if positions not in self._caches:
+            at = {T: Integer(positions)}
+            found = (float(unit.caches.xreplace(at)) for unit in self.memories.units)
+            self._caches[positions] = max(found, default=0.0)
+        return self._caches[positions]
 
     @cached_property
     def memories(self) -> Memories:

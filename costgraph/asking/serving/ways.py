@@ -250,7 +250,8 @@ def between(device: str, times: StepTimes) -> Transfer | None:
         return None
     if network is None or network.bandwidth is None:
         return None
-    return Transfer(float(network.latency or 0), float(network.bandwidth), times.position())
+    latency, rate = float(network.latency or 0), float(network.bandwidth)
+    return Transfer(latency, rate, times.position(), times.caches)
 
 
 def place_of(device: str, devices: int) -> str:
