@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +27,7 @@ from costgraph.timing.fidelity.calibration import (
 )
 from costgraph.timing.fidelity.classify import GEMM, Case, attention_variants
 from costgraph.timing.fidelity.forms import TILE, filled_tiles
-from costgraph.timing.fidelity.labels import alike
+from costgraph.timing.fidelity.labels import UNSERVED, Unserved, alike, lone, run_by, stand_in
 from costgraph.timing.fidelity.relatives import relatives
 
 GPUS = [n for n in device_names() if load_hardware(n).kind == "gpu"]
@@ -256,3 +257,53 @@ def test_two_machines_of_one_card_never_overwrite_one_another(
     monkeypatch.setattr(bench, "beside", dict)
     with pytest.raises(ValueError, match="two fits of gemm bf16: no calibration may be over"):
         bench.write_all({}, None, None)
+
+
+@pytest.mark.parametrize("row", UNSERVED, ids=lambda r: f"{r.kind} {r.variant} {r.stand}")
+def test_kernels_that_are_not_run_have_a_stand_in_that_was_timed(row: Unserved) -> None:
+    """The stand-in serves by name wherever it was fitted; what was timed is the last resort."""
+    for device in calibrated_devices():
+        own, machine = shipped(device), load_hardware(device)
+        assert own is not None
+        there = not row.instructions or machine.instruction in row.instructions
+        case = Case(row.kind, (row.variant, "bf16", "fp16"), {})
+        for framework in row.frameworks:
+            stand = stand_in(row.kind, row.variant, framework, machine.instruction)
+            assert stand == (row.stand if there else None)
+            order = run_by(row.kind, case.variants, framework, machine.instruction)
+            assert order[0] == (stand or row.variant)
+            assert set(order) == {*case.variants, *([stand] if stand else [])}
+            _, fit, moved = Calibrated("calibrated", machine, own, framework).fit(case)
+            if stand and (row.kind, stand) in own.fits:
+                assert (fit.variant, moved) == (stand, False)
+        # Without a name, and with that of nobody, what was timed.
+        for framework in ("", "llama.cpp"):
+            assert run_by(row.kind, case.variants, framework, machine.instruction) == case.variants
+
+
+def test_attention_that_shares_nothing_takes_the_kernel_that_runs_it() -> None:
+    """TensorRT-LLM's for groups is not taken where every query head has its own cached head."""
+    for device in GPUS:
+        machine = load_hardware(device)
+        apart = machine.instruction in ("mma", "wgmma")
+        for bits, types in ((WIDE, "bf16-bf16"), (NARROW, "bf16-fp8")):
+            case = Case("decode", attention_variants("bf16", bits), {}, lone=True)
+            shared = replace(case, lone=False)
+            for framework in ("trtllm", "vllm", ""):
+                timing = Calibrated("calibrated", machine, shipped(device), framework)
+                found, plain = (timing.fit(c)[1].variant for c in (case, shared))
+                own = apart and framework == "trtllm" and plain == f"{types}@trtllm"
+                assert found == (lone(plain, framework, machine.instruction) if own else plain)
+                assert ("-lone@" in found) is own
+    assert lone("bf16-fp8@trtllm", "trtllm", "wgmma") == "bf16-fp8-lone@trtllm"
+
+
+def test_a_lone_head_is_timed_by_its_own_kernel() -> None:
+    """What the classes tell apart is in the graph: MHA on an H200 with an 8-bit cache is slower
+    per byte than grouped queries, whose kernel multiplies on tensor units."""
+    seconds = {}
+    for model in ("llama-2-7b", "llama-3-8b"):
+        made = cg.compile(model, "h200", "quantize{kv=fp8},fuse", fidelity="calibrated@trtllm")
+        row = made.breakdown("decode", B=64, T=8192)["attention"]
+        seconds[model] = row.seconds / float(row.bytes)
+    assert seconds["llama-2-7b"] > 1.3 * seconds["llama-3-8b"]
