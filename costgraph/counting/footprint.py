@@ -6,7 +6,6 @@ activations do not, because the rounds run one after another.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -389,16 +388,10 @@ def _at_once(
 ) -> Iterator[frozenset[int]]:
     """The blocks in use while the bodies of the region at a place run.
 
-    What several of them read, and what they have made, stays until the last of them ends:
-    nothing says which comes first. What one alone reads it can let go, as it would by itself.
+    What they read, and what they have made, stays until the last of them ends.
     """
     kept = {b for b in later if born.get(b, -1) < at}
-    readers = Counter(
-        b
-        for inner in run.rounds[at]
-        for b in {b for t in inner.graph.inputs for b in inner.owner[t.name]}
-    )
-    kept |= {b for b, count in readers.items() if count > 1}
+    kept |= {b for name in run.graph.nodes[at].inputs for b in run.owner[name]}
     choices = (
         tuple(dict.fromkeys(_live(inner, frozenset({*kept, *inner.results}), given)))
         for inner in run.rounds[at]

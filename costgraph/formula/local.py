@@ -10,12 +10,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sympy
 from sympy import Add, Expr, Integer, Symbol
 
 from costgraph.errors import InputError, clip, unbound
+from costgraph.formula.evaluate import compile_expr
 from costgraph.formula.limits import check
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import lines, power_sum
@@ -212,18 +213,32 @@ def _over(term: Term, span: Span, point: Mapping[Symbol, Expr]) -> Iterator[tupl
             f"{clip(', '.join(term.ops), 120)}: a sum of norms over contexts has no derivative in "
             "closed form; take tpot at a context instead"
         )
+    pieces = _by_lines(term, span.symbol, at, lower, upper)
+    if pieces is None:
+        pieces = _one_by_one(term, span.symbol, at, lower, upper)
+    first = span.lower
+    for arm, end in pieces:
+        yield arm, Span(span.symbol, first, span.upper if end == upper else Integer(end))
+        first = Integer(end + 1)
+
+
+#: Which arm is largest at one context and at those behind it, as far as the last.
+_Pieces: TypeAlias = "list[tuple[Arm, int]]"
+
+
+def _by_lines(
+    term: Term, context: Symbol, at: Mapping[Symbol, Expr], lower: int, upper: int
+) -> _Pieces | None:
+    """The largest arms over a range, where all are lines in the context; else nothing."""
     owners: list[Arm] = []
     found: list[tuple[Expr, Expr]] = []
     for arm in term.arms if len(term.arms) > 1 else ():
-        opened = lines((arm.mapped(lambda e: placed(e, at)),), span.symbol)
+        opened = lines((arm.mapped(lambda e: placed(e, at)),), context)
         if opened is None:
-            raise InputError(
-                f"{clip(', '.join(term.ops), 120)}: no derivative of this sum over contexts; take "
-                "tpot at a context instead"
-            )
+            return None
         owners += [arm] * len(opened)
         found += [(line.constant, line.b) for line in opened]
-    pieces: list[tuple[Arm, int]] = []
+    pieces: _Pieces = []
     start = lower
     while start <= upper:
         index = 0
@@ -242,7 +257,41 @@ def _over(term: Term, span: Span, point: Mapping[Symbol, Expr]) -> Iterator[tupl
         else:
             pieces.append((arm, end))
         start = end + 1
-    first = span.lower
-    for arm, end in pieces:
-        yield arm, Span(span.symbol, first, span.upper if end == upper else Integer(end))
-        first = Integer(end + 1)
+    return pieces
+
+
+#: Where arms are no lines (pages), as many contexts are looked at one by one.
+MOST_CONTEXTS = 10_000
+#: Each piece has a closed form of its own.
+MOST_PIECES = 200
+
+
+def _one_by_one(
+    term: Term, context: Symbol, at: Mapping[Symbol, Expr], lower: int, upper: int
+) -> _Pieces:
+    """The largest arms over a range, found at each context.
+
+    Raises:
+        InputError: there are too many contexts, or the largest arm changes too often.
+    """
+    ops = clip(", ".join(term.ops), 120)
+    if upper - lower >= MOST_CONTEXTS:
+        raise InputError(
+            f"{ops}: what {upper - lower + 1} steps wait for is no line in the context, and is "
+            f"looked at step by step up to {MOST_CONTEXTS}; take tpot at a context instead"
+        )
+    values = [compile_expr(placed(arm.expr, at), (context,)) for arm in term.arms]
+    pieces: _Pieces = []
+    for t in range(lower, upper + 1):
+        reached = [value(t) for value in values]
+        arm = term.arms[max(range(len(reached)), key=reached.__getitem__)]
+        if pieces and pieces[-1][0] is arm:
+            pieces[-1] = (arm, t)
+        else:
+            pieces.append((arm, t))
+    if len(pieces) > MOST_PIECES:
+        raise InputError(
+            f"{ops}: what steps wait for changes {len(pieces)} times over {upper - lower + 1} "
+            f"contexts, of {MOST_PIECES} at the most; take tpot at a context instead"
+        )
+    return pieces

@@ -429,7 +429,7 @@ def whole_symbols(passes: Iterable[Pass]) -> tuple[str, ...]:
 
 
 def zero_symbols(passes: Iterable[Pass]) -> tuple[str, ...]:
-    """Symbols in options of ``passes`` that may be zero wherever they stand; others are positive."""
+    """Symbols in options of ``passes`` that may be zero wherever they stand."""
     found: dict[str, bool] = {}
     for item in passes:
         options = item.options()

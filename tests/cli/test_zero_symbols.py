@@ -32,6 +32,14 @@ SHARES = [
     "speculative{draft=gpt2,alpha=%s}",
 ]
 
+#: With a symbol a layer runs beside the link, and what it reads stays until both are done.
+HELD = {
+    "offload{weights=host:%s}",
+    "offload{caches=host:%s}",
+    "offload{weights=host,active=%s}",
+    "offload{weights=host:1/2,active=%s,window=3}",
+}
+
 
 def _at_zero(compiled, metric, **more):
     formula = getattr(compiled, metric)
@@ -45,7 +53,11 @@ def test_zero_is_what_the_number_is(passes):
     assert "w" in symbolic.setting.zero
     for metric in ("memory", "flops", "latency"):
         found, wanted = _at_zero(symbolic, metric, w=0), _at_zero(plain, metric)
-        assert found == (pytest.approx(wanted, rel=1e-9) if metric == "latency" else wanted)
+        if metric == "latency":
+            wanted = pytest.approx(wanted, rel=1e-9)
+        elif metric == "memory" and passes in HELD:
+            wanted += SIZES["B"] * SIZES["S"] * 768 * 2
+        assert found == wanted
     sizes = {s.name: SIZES.get(s.name, 0) for s in symbolic.latency.symbols}
     (array,) = compile_vector((symbolic.latency,))(**{**sizes, "w": np.array([0.0, 0.5])})
     assert array[0] == pytest.approx(_at_zero(plain, "latency"), rel=1e-9)

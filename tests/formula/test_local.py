@@ -14,7 +14,7 @@ from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.formula import Arm, Formula
 from costgraph.formula.region_map import region_map
 from costgraph.formula.terms import Span, Term
-from costgraph.symbols import B, S, T, symbol
+from costgraph.symbols import B, N, S, T, symbol
 
 METRICS = {
     "tpot": {"B": 48, "T": 900},
@@ -194,3 +194,24 @@ def test_maps_refuse_what_they_cannot_do(symbolic):
     ):
         with pytest.raises(InputError, match=match):
             bad()
+
+
+@pytest.mark.parametrize("last", [40, 90, 400])
+def test_sums_whose_largest_arm_is_no_line_are_cut_where_another_takes_over(last):
+    """Pages grow in stairs: each context is looked at, and the parts add up to the sum."""
+    stairs = Arm(3 * ceiling(T / 16) * B, "memory")
+    line = Arm(T / 7 + 2, "compute")
+    term = Term(Integer(2), (stairs, line), ("op",), Span(T, S + 1, S + N))
+    near = Formula("t", "s", (term,)).local(B=1, S=20, N=last)
+    steps = range(21, 21 + last)
+    by_hand = sum(2 * max(3 * math.ceil(t / 16), Rational(t, 7) + 2) for t in steps)
+    assert sum(p.expr.xreplace(dict(near.point)) for p in near.parts) == by_hand
+    assert {p.resource for p in near.parts} == {"memory", "compute"}
+
+
+def test_too_many_steps_to_look_at_are_refused():
+    term = Term(
+        Integer(1), (Arm(ceiling(T / 16), "a"), Arm(T / 7, "b")), ("op",), Span(T, S, S + N)
+    )
+    with pytest.raises(InputError, match="looked at step by step up to 10000; take tpot"):
+        Formula("t", "s", (term,)).local(S=1, N=20_000)
