@@ -167,9 +167,28 @@ def python_page() -> str:
     return "\n".join(lines)
 
 
+def index_page() -> str:
+    """What the reference holds, with the names on its pages."""
+    exported = sorted(set(costgraph.__all__) - {"__version__"}, key=str.lower)
+    rows = (
+        ("Commands", "commands.md", "what the command line takes", commands()),
+        ("Python", "python.md", "what `import costgraph as cg` brings", exported),
+        ("Passes", "passes.md", "what changes a model", [p["name"] for p in asked("passes")]),
+        ("Devices and systems", "devices.md", "figures, each with its source",
+         [d["name"] for d in asked("hardware")]),
+        ("Models", "models.md", "what is shipped", [m["name"] for m in asked("models")]),
+    )  # fmt: skip
+    lines = ["# Reference", "", "Made from the program itself when this site is built.", ""]
+    for title, path, about, names in rows:
+        lines += [f"## [{title}]({path})", "", f"{len(names)}: {about}.", ""]
+        lines += [", ".join(map(code, names)), ""]
+    return "\n".join(lines)
+
+
 def pages() -> dict[str, str]:
     """Every page of the reference by its path within the site."""
     return {
+        "reference/index.md": index_page(),
         "reference/commands.md": command_page(),
         "reference/python.md": python_page(),
         "reference/passes.md": pass_page(),

@@ -72,6 +72,8 @@ def test_the_reference_has_everything():
     for option in ("--passes P", "--symbolic-hardware"):
         assert f"`{option}`" in pages["reference/commands.md"]
     assert "989.4 TFLOP/s" in pages["reference/devices.md"]
+    listed = set(re.findall(r"^## \[.+\]\((.+)\)$", pages["reference/index.md"], re.MULTILINE))
+    assert {f"reference/{page}" for page in listed} == set(pages) - {"reference/index.md"}
 
 
 def test_links_between_pages_lead_on():

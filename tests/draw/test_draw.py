@@ -525,7 +525,7 @@ def test_the_legend_stands_left_of_what_is_beside_it(name, diff):
     assert max(x for x, _ in at[True]) < min(beside)
 
 
-@pytest.mark.parametrize(("limit", "note"), [(600, "neighbours"), (40, "blocks")])
+@pytest.mark.parametrize(("limit", "note"), [(600, "alike before and after"), (40, "blocks")])
 def test_large_differences_stay_within_the_limit(limit, note):
     program = cg.load_model("gpt2")
     flat = program.with_graphs({p.name: unrolled(p.graph) for p in program.phases})
@@ -638,3 +638,19 @@ def test_files_for_programs_carry_work_and_shapes(tmp_path, model, passes, sizes
     assert all(e["shapes"] for e in found["edges"])
     drawing.save(tmp_path / "g.graphml")
     assert "flops" in (tmp_path / "g.graphml").read_text()
+
+
+def test_a_large_difference_keeps_regions_apart_and_fits_a_page() -> None:
+    compiled = cg.compile("deepseek-v3", "h200", "fuse")
+    (step,) = compiled.trace.steps
+    for old, new in zip(step.before.phases, step.after.phases, strict=True):
+        change = compare_graphs(old.graph, new.graph)
+        for path, members in change.origins.items():
+            assert {m.split("/")[0] for m in members if "/" in m} <= {path.split("/")[0]}, path
+    drawing = compiled.draw(diff=True)
+    tensors = [v for v in drawing.scene.vertices if v.is_source]
+    assert all(v.mark not in ("", "kept") for v in tensors)
+    assert any("alike before and after" in note for note in drawing.scene.notes)
+    # Frames of phases stand one below the other.
+    assert "below_0" in drawing.dot
+    assert "below_0" not in cg.compile("gpt2", "h100", "fuse").draw(diff=True).dot

@@ -46,9 +46,10 @@ def compare_graphs(before: Graph, after: Graph) -> Change:
     kept = tuple(p for p in old if p in new and old[p][1] == new[p][1])
     gone = set(erased)
     origins = {}
+    alive = {_place(path, node) for path, (node, _) in new.items()}
     for path in created:
         node = new[path][0]
-        place = path[: len(path) - len(clean(node.name))]
+        place = _place(path, node)
         named = [clean(f"{place}{n}") for n in node.origin.nodes]
         direct = [n for n in named if n in gone]
         # Origins name imported operations; what was erased may itself be made of them.
@@ -60,10 +61,22 @@ def compare_graphs(before: Graph, after: Graph) -> Change:
             and set(old[p][0].origin.nodes) <= set(node.origin.nodes)
             # The same operation in another region was moved there, not made of others.
             and (old[p][0].name, old[p][0].op) != (node.name, node.op)
+            # Regions side by side may hold operations of equal origins: each keeps its own.
+            and _reaches(_place(p, old[p][0]), place, alive)
         ]
         if direct or merged:
             origins[path] = (*direct, *merged)
     return Change(erased, changed, created, kept, origins)
+
+
+def _place(path: str, node: Node) -> str:
+    """What stands in front of an operation's name in its path."""
+    return path[: len(path) - len(clean(node.name))]
+
+
+def _reaches(before: str, after: str, alive: set[str]) -> bool:
+    """Whether operations may go from a place to another: within it, or out of one that is gone."""
+    return before.startswith(after) or after.startswith(before) or before not in alive
 
 
 def _facts(graph: Graph, prefix: str) -> Iterator[tuple[str, tuple[Node, object]]]:

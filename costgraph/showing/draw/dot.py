@@ -7,6 +7,7 @@ only ever text, and small builds of Graphviz draw them too.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -132,7 +133,34 @@ def dot_source(scene: Scene) -> str:
     loud = {v.id for v in scene.vertices if not v.is_source}
     for link in scene.links:
         graph.edge(names[link.start], names[link.end], **_link(link, link.start in loud))
+    if scene.marks and len(scene.vertices) > _MANY:
+        _below(graph, scene, names)
     return str(graph.source)
+
+
+def _below(graph: Any, scene: Scene, names: dict[str, str]) -> None:
+    """Frames that nothing connects one below the other: side by side they are wider than a page."""
+    parents = {c.id: c.parent for c in scene.clusters}
+
+    def outermost(cluster: str) -> str:
+        while parents.get(cluster):
+            cluster = parents[cluster]
+        return cluster
+
+    place = {v.id: outermost(v.cluster) for v in scene.vertices}
+    if any(place[x.start] != place[x.end] for x in scene.links):
+        return
+    flow = [x for x in scene.links if not x.carried]
+    fed, read = {x.end for x in flow}, {x.start for x in flow}
+    frames = [c.id for c in scene.clusters if not c.parent]
+    for index, (upper, lower) in enumerate(itertools.pairwise(frames)):
+        knot = f"below_{index}"
+        graph.node(knot, shape="point", style="invis", width="0")
+        for v in scene.vertices:
+            if place[v.id] == upper and v.id not in read:
+                graph.edge(names[v.id], knot, style="invis")
+            elif place[v.id] == lower and v.id not in fed:
+                graph.edge(knot, names[v.id], style="invis")
 
 
 def _cluster(graph: Any, scene: Scene, cluster: str, names: dict[str, str]) -> None:

@@ -430,7 +430,11 @@ def blocks(scene: Scene, limit: int = LIMIT) -> Scene:
 
 
 def near_changes(scene: Scene, limit: int = LIMIT) -> Scene:
-    """A difference made small: what is kept and touches no change is left out, then blocks."""
+    """A difference made small: tensors that are alike on both sides are left out, then what is
+    kept and touches no change, then blocks.
+    """
+    if len(scene.vertices) > min(limit, _PARTS):
+        scene = _without_alike(scene)
     size = len(scene.vertices)
     if size <= limit:
         return scene
@@ -448,6 +452,18 @@ def near_changes(scene: Scene, limit: int = LIMIT) -> Scene:
             f"{size} vertices are more than {limit}: consecutive operations are drawn as blocks"
         )
     return scene
+
+
+def _without_alike(scene: Scene) -> Scene:
+    """A difference without inputs, weights and caches that are the same before and after."""
+    gone = {v.id for v in scene.vertices if v.is_source and v.mark in ("", "kept")}
+    if not gone:
+        return scene
+    return replace(
+        scene,
+        vertices=tuple(v for v in scene.vertices if v.id not in gone),
+        links=tuple(x for x in scene.links if x.start not in gone and x.end not in gone),
+    ).noting(f"not drawn: {_counted(len(gone), 'tensor')} alike before and after")
 
 
 def within(scene: Scene, level: str, limit: int = LIMIT) -> Scene:

@@ -10,7 +10,10 @@ from sympy import Rational
 PREFIXES = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"))
 _NUMBERED = re.compile(r"([A-Za-z])(\d+)\Z")
 #: Dimensions whose second letter is a subscript.
-_SUBSCRIPTED = {"Hk": ("H", "k"), "dh": ("d", "h")}
+_SUBSCRIPTED = {
+    name: (name[0], name[1:])
+    for name in ("Hk", "dh", "dr", "dn", "dv", "Ek", "Ie", "Is", "Rk", "Rq", "Re", "Ld", "Lx", "Le")
+}
 
 #: Names that are Greek letters, in LaTeX and as a character.
 GREEK = {"alpha": (r"\alpha", "α"), "gamma": (r"\gamma", "γ")}
