@@ -28,7 +28,11 @@ def a6000() -> Machine:
 
 @pytest.fixture(scope="session", autouse=True)
 def asked_anew() -> Iterator[None]:
-    """Commands that tests run in processes of their own repeat no kept answer, and keep none."""
+    """Commands that tests run in processes of their own repeat no kept answer, and keep none.
+
+    They do keep compiled modules: each would compile hundreds of files anew.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COSTGRAPH_CACHE", "")
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield

@@ -261,10 +261,11 @@ def _is_size(atom: Expr) -> bool:
 
 def _all_hold(differences: Iterable[Expr], cases: int) -> bool:
     """True if all are proved non-negative: none is expanded where a point refutes one."""
-    found = list(differences)
-    if any(map(_falls_below, found)):
+    told = {d: covers(d, Integer(0)) for d in differences}
+    left = [d for d, holds in told.items() if holds is None]
+    if False in told.values() or any(map(_falls_below, left)):
         return False
-    return all(_nonnegative(_expanded(d), cases) for d in found)
+    return all(_nonnegative(_expanded(d), cases) for d in left)
 
 
 def _by_cases(difference: Expr, atom: Expr, cases: int) -> bool:
