@@ -39,6 +39,16 @@ _FORMATS = MappingProxyType(
         "mxfp4-pack-quantized": True, "mixed-precision": False,
     }
 )  # fmt: skip
+#: What a format stores, where it says so: kind and bits.
+_STORES: Mapping[str, tuple[str, tuple[int, ...]]] = MappingProxyType(
+    {
+        "int-quantized": ("int", (2, 3, 4, 5, 6, 8)),
+        "float-quantized": ("float", (8,)),
+        "pack-quantized": ("int", (2, 3, 4, 5, 6, 8)),
+        "nvfp4-pack-quantized": ("float", (4,)),
+        "mxfp4-pack-quantized": ("float", (4,)),
+    }
+)
 #: What a packed matrix was before: two whole numbers of 64 bit beside it.
 _SHAPE = 2 * 64
 _HOW = frozenset(
@@ -88,8 +98,16 @@ def _dense(stated: Fields) -> None:
 
 
 def _group(stated: Fields, usual: str) -> Rule:
-    packed = _FORMATS[chosen(stated, "format", _FORMATS, usual)]
+    name = chosen(stated, "format", _FORMATS, usual)
+    packed = _FORMATS[name]
     weights = stated.section("weights")
+    kind, bits = weights.values.get("type") or "int", weights.values.get("num_bits")
+    stores = _STORES.get(name)
+    if stores is not None and bits is not None and (kind != stores[0] or bits not in stores[1]):
+        raise ModelError(
+            f"{stated.name}: 'format' = {name!r} does not store weights of type {clip(kind)} and "
+            f"{clip(bits)} bits; {INSTEAD}"
+        )
     given = stated.values.get("input_activations")
     operand = None
     if given is not None:
@@ -113,6 +131,8 @@ def _weights(stated: Fields, packed: bool, operand: Operand | None) -> Layout:
     usual = "channel" if group is None else "group"
     strategies = dict.fromkeys(("tensor", "channel", "group", "block", "tensor_group"))
     strategy = chosen(stated, "strategy", strategies, usual)
+    if strategy == "group" and group is None:
+        raise ModelError(f"{stated.name}: 'strategy' = 'group' needs a 'group_size'")
     ordered = stated.values.get("actorder")
     if ordered not in (None, False, True, "weight", "static", "group", "dynamic"):
         raise ModelError(f"{stated.name}: 'actorder' = {clip(ordered)}: 'weight' or 'group'")
@@ -241,15 +261,35 @@ def modelopt(stated: Fields, key: str) -> Described:
         kv = _cache(stated.values["kv_cache_scheme"], stated.name)
     reach = LINEARS | {HEAD}
     known = {**_ALGORITHMS, "MIXED_PRECISION": None}
-    algorithm = chosen(
-        stated, "quant_algo", known, "FP8" if "config_groups" not in stated.values else "NVFP4"
-    )
+    if stated.values.get("quant_algo") is None:
+        raise ModelError(f"{stated.name}: missing key 'quant_algo': {', '.join(known)}; {INSTEAD}")
+    algorithm = chosen(stated, "quant_algo", known, "FP8")
     mixed = algorithm == "MIXED_PRECISION"
-    rules = _mixed(stated) if mixed else (_algorithm(stated, algorithm),)
+    rules = _mixed(stated) if mixed else (_agreed(stated, _algorithm(stated, algorithm)),)
     finished(
         stated, _HOW | {"config_groups", "awq_block_size", "has_zero_point", "pre_quant_scale"}
     )
     return Described(key, "modelopt", rules, reach, tuple(kept), kv, converts=True)
+
+
+def _agreed(stated: Fields, rule: Rule) -> Rule:
+    """The rule of an algorithm, with which the file's groups of weights must agree.
+
+    Raises:
+        ModelError: a group has other bits, or groups of another size.
+    """
+    groups = stated.values.get("config_groups")
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        found = Fields(stated.name, weights if isinstance(weights, Mapping) else {})
+        layout = rule.layout
+        for key, mine in (("num_bits", int(layout.base.bits)), ("group_size", layout.group)):
+            if mine is not None and found.values.get(key) not in (None, mine):
+                raise ModelError(
+                    f"{stated.name}: {key!r} = {clip(found.values[key])} of a group, but "
+                    f"'quant_algo' = {clip(stated.values['quant_algo'])} has {mine}"
+                )
+    return rule
 
 
 def _algorithm(stated: Fields, name: str) -> Rule:

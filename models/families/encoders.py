@@ -185,13 +185,24 @@ def roberta(fields: Fields) -> Reading:
     return bert_like(fields, 2)
 
 
+def _tell_tied(fields: Fields) -> None:
+    """Says that logits are tied where the file does not: classes differ over mT5's."""
+    if fields.values.get("tie_word_embeddings") is None and task_of(fields) == "":
+        fields.tell(
+            "logits are tied to the embeddings, as in classes of transformers 5: the file says "
+            "nothing of 'tie_word_embeddings', and older classes then had a projection of their own"
+        )
+
+
 def _mt5(fields: Fields) -> Reading:
     """T5 with a gate in its feed-forward blocks unless the file says otherwise."""
+    _tell_tied(fields)
     return t5(fields.with_defaults(feed_forward_proj="gated-gelu"))
 
 
 def _umt5(fields: Fields) -> Reading:
     """mT5 whose layers each have a position bias of their own."""
+    _tell_tied(fields)
     return t5(fields.with_defaults(feed_forward_proj="gated-gelu"), own=True)
 
 

@@ -58,6 +58,13 @@ def pixtral_tower(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTowe
 def _mistral3(fields: Fields, text: str = "mistral") -> Reading:
     fields.require("vision_feature_layer", -1)
     stack, reading = language(fields, text)
+    key = "tie_word_embeddings"
+    if fields.values.get(key) is None and fields.section("text_config").peek(key) is None:
+        made = "tied to the embeddings" if stack.ends.tied else "a projection of their own"
+        fields.tell(
+            f"logits are {made}, as the published checkpoints have them: the file says nothing of "
+            f"{key!r}, which classes of transformers 5 then take as true"
+        )
     seen = fields.section("vision_config")
     seen.require("model_type", "pixtral")
     merge = fields.size("spatial_merge_size", default=2)

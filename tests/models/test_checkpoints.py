@@ -506,6 +506,15 @@ REFUSED = [
     ({"quant_method": "aqlm", "nbits_per_codebook": 10**8}, "at most 16"),
     ({"quant_method": "hqq"}, "quant_config"),
     ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": True}, "one of"),
+    ({"quant_method": "modelopt", "config_groups": {}}, "missing key 'quant_algo'"),
+    ({"quant_method": "modelopt", "quant_algo": "NVFP4", "config_groups":
+      {"g": {"weights": {"num_bits": 4, "group_size": 32}}}}, "'group_size' = 32"),
+    ({"quant_method": "modelopt", "quant_algo": "FP8", "config_groups":
+      {"g": {"weights": {"num_bits": 4}}}}, "'num_bits' = 4"),
+    ({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups":
+      {"g": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}}}, "does not store"),
+    ({"quant_method": "compressed-tensors", "config_groups":
+      {"g": {"weights": {"num_bits": 4, "strategy": "group"}}}}, "needs a 'group_size'"),
 ]  # fmt: skip
 
 

@@ -82,6 +82,17 @@ def test_untied_logits_of_decoders_behind_encoders(
         assert parameters(_read(name, part, outer, inner)) - tied == more
 
 
+@pytest.mark.parametrize("name", ["mistral3-default", "mt5-default", "umt5-default"])
+def test_what_no_part_says_is_told_where_classes_differ(name: str) -> None:
+    config = json.loads((COUNTED / f"{name}.json").read_text())
+    for at in (config, config.get("text_config") or {}):
+        at.pop(KEY, None)
+    said = [s for s in import_config(config, name).assumptions if KEY in s]
+    assert len(said) == 1
+    assert "says nothing" in said[0]
+    assert not [s for s in import_config({**config, KEY: True}, name).assumptions if KEY in s]
+
+
 def test_it_stands_in_json_and_in_tables() -> None:
     program = _read("internvl-default", "text_config", None, False)
     compiled = cg.compile(program, "h100")
