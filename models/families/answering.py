@@ -11,6 +11,7 @@ from sympy import Integer, Rational
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.answering import Answering, ShownFront
+from costgraph.models.blocks.eyes import Eyes
 from costgraph.models.davit import DualEyes, Stage
 from costgraph.models.encoder import Encoder, EncoderDecoder, TextFront
 from costgraph.models.families.common import Family, Reading, activation_of, tied_as_whole
@@ -96,6 +97,17 @@ def _davit(seen: Fields, out: int) -> DualEyes:
     return found
 
 
+def answers(eyes: Eyes, reading: Reading) -> Reading:
+    """An encoder–decoder of text behind a tower, whose rows take places among the source's."""
+    model = reading.model
+    assert isinstance(model, EncoderDecoder)
+    encoder = model.encoder
+    assert isinstance(encoder, Encoder)
+    assert isinstance(encoder.front, TextFront)
+    shown = replace(model, encoder=replace(encoder, front=ShownFront(encoder.front)))
+    return Reading(Answering(eyes, shown), assumptions=reading.assumptions)
+
+
 def _florence2(fields: Fields) -> Reading:
     text = fields.section("text_config").with_defaults(**_READ)
     kind = text.word("model_type", default="bart")
@@ -110,14 +122,8 @@ def _florence2(fields: Fields) -> Reading:
             "and decoder are not known in this family"
         )
     reading = read_kin(tied_as_whole(fields, text, True), Kin())
-    model = reading.model
-    assert isinstance(model, EncoderDecoder)
-    encoder = model.encoder
-    assert isinstance(encoder, Encoder)
-    assert isinstance(encoder.front, TextFront)
-    shown = replace(model, encoder=replace(encoder, front=ShownFront(encoder.front)))
-    eyes = _davit(fields.section("vision_config"), int(model.ends.d))
-    return Reading(Answering(eyes, shown), assumptions=reading.assumptions)
+    d = reading.model.ends.d if isinstance(reading.model, EncoderDecoder) else 0
+    return answers(_davit(fields.section("vision_config"), int(d)), reading)
 
 
 #: ``model_type`` to the function that reads it.

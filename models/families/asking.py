@@ -18,7 +18,10 @@ from costgraph.models.blocks.halving import HalvingTower
 from costgraph.models.blocks.projector import Product, Steps
 from costgraph.models.blocks.resampler import Asking, Instructed, Perceiving, Widened
 from costgraph.models.blocks.sam import SamEyes
+from costgraph.models.encoder import EncoderDecoder
+from costgraph.models.families.answering import answers
 from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.encoders import t5
 from costgraph.models.families.language import before, language
 from costgraph.models.families.seeing import siglip_tower
 from costgraph.models.families.segmenting import sam_encoder
@@ -78,37 +81,59 @@ def _asking(fields: Fields, tower: Tower, instructed: bool = False) -> Asking:
     return found
 
 
-def _blip2(fields: Fields) -> Reading:
-    # The part is a class of its own, which ties, or does not, by its own key.
-    fields.values.get("tie_word_embeddings")
-    inner = fields.section("text_config").flag("tie_word_embeddings", True)
-    stack, reading = language(fields.with_values(tie_word_embeddings=inner), "opt")
-    # What a class for retrieval has in place of a language model.
-    for key in ("image_text_hidden_size", "use_decoder_only_language_model"):
-        fields.values.get(key)
-    tower = _tower(fields.section("vision_config"))
-    steps: Steps = (_asking(fields, tower), Product("1", stack.ends.d))
-    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, classed=True)
-    return before(stack, reading, eyes.whole)
-
-
 #: What is said of the words that queries see.
 ONE_IMAGE = (
     f"{WHOLE}, one of them a prompt; queries of the image also see the prompt's other S - G tokens"
 )
 
 
+#: What configurations of T5 leave out.
+_T5: Mapping[str, int] = MappingProxyType(
+    {
+        "vocab_size": 32128,
+        "d_model": 512,
+        "d_kv": 64,
+        "d_ff": 2048,
+        "num_layers": 6,
+        "num_heads": 8,
+    }
+)
+
+
+def _asked(fields: Fields, tied: bool | None, **kind: Any) -> Reading:
+    """The queries in front of a decoder, or of T5, which answers.
+
+    The part is a class of its own, which ties, or does not, by its own key.
+    """
+    for key in ("tie_word_embeddings", "use_decoder_only_language_model"):
+        fields.values.get(key)
+    tower = _tower(fields.section("vision_config"))
+    asking = _asking(fields, tower, **kind)
+    told = {"said": ONE_IMAGE} if kind else {}
+    text = fields.section("text_config")
+    if text.word("model_type", default="opt") == "t5":
+        reading = t5(text.with_defaults(**_T5))
+        d = reading.model.ends.d if isinstance(reading.model, EncoderDecoder) else Integer(0)
+    else:
+        inner = text.values.get("tie_word_embeddings", tied)
+        stack, reading = language(fields.with_values(tie_word_embeddings=inner), "opt")
+        d = stack.ends.d
+    steps: Steps = (asking, Product("1", d))
+    eyes = FixedTower(tower, steps, d, normed=True, classed=True, **told).whole
+    if isinstance(reading.model, EncoderDecoder):
+        return answers(eyes, reading)
+    return before(stack, reading, eyes)
+
+
+def _blip2(fields: Fields) -> Reading:
+    # What a class for retrieval has in place of a language model.
+    fields.values.get("image_text_hidden_size")
+    return _asked(fields, True)
+
+
 def _instructblip(fields: Fields) -> Reading:
     """BLIP-2 whose queries read the instruction as well."""
-    # The part is a class of its own, which ties, or does not, by its own key.
-    fields.values.get("tie_word_embeddings")
-    fields.values.get("use_decoder_only_language_model")
-    inner = fields.section("text_config").values.get("tie_word_embeddings")
-    stack, reading = language(fields.with_values(tie_word_embeddings=inner), "opt")
-    tower = _tower(fields.section("vision_config"))
-    steps: Steps = (_asking(fields, tower, instructed=True), Product("1", stack.ends.d))
-    eyes = FixedTower(tower, steps, stack.ends.d, normed=True, classed=True, said=ONE_IMAGE)
-    return before(stack, reading, eyes.whole)
+    return _asked(fields, None, instructed=True)
 
 
 def _idefics2(fields: Fields) -> Reading:

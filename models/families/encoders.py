@@ -37,6 +37,7 @@ from costgraph.models.families.common import (
     layer_count,
 )
 from costgraph.models.fields import Fields, divided
+from costgraph.models.speech_heads import MeanHead
 
 LAYER_NORM = Norm("layer", True)
 BARE = "the encoder alone: no head for a task"
@@ -384,6 +385,12 @@ def _whisper(fields: Fields) -> Reading:
         norm=LAYER_NORM,
         longest=heard,
     )
+    if (class_of(fields.values) or "").endswith("ForAudioClassification"):
+        fields.refuse("use_weighted_layer_sum", "a sum of all layers is not known in this family")
+        inner = Integer(fields.size("classifier_proj_size", default=256))
+        return Reading(
+            replace(encoder, head=MeanHead(Integer(d), inner, Integer(labels_of(fields))))
+        )
     ends = Ends(
         d=Integer(d),
         vocab=Integer(fields.size("vocab_size")),
@@ -438,5 +445,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "UMT5EncoderModel": "umt5",
         "T5GemmaForConditionalGeneration": "t5gemma",
         "WhisperForConditionalGeneration": "whisper",
+        "WhisperForAudioClassification": "whisper",
     }
 )

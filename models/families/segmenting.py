@@ -79,7 +79,7 @@ def _sam(fields: Fields) -> Reading:
 def _decoder(fields: Fields, encoder: SamEncoder | Neck, second: bool) -> Segmenter:
     """Prompts and the decoder of masks behind an encoder."""
     asked, masked = (
-        fields.section(key).with_defaults(hidden_size=256)
+        fields.with_defaults(**{key: {}}).section(key).with_defaults(hidden_size=256)
         for key in ("prompt_encoder_config", "mask_decoder_config")
     )
     d, heads = masked.size("hidden_size"), masked.size("num_attention_heads", default=8)
