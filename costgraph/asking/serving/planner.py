@@ -128,7 +128,8 @@ class Planner:
         best: Group | None = None
         places, lanes = floor(self.most / way.devices), way.times.lanes
         if not held(way, self.traffic):
-            self.reasons[str(way)] = f"weights and one request exceed {MEMORY_SHARE:.0%} of memory"
+            why = f"weights and one request exceed {MEMORY_SHARE:.0%} of memory"
+            self.reasons.setdefault(str(way), why)
             return None
         broken: dict[str, float] = {}
         for policy in self.policies(way, kinds):
@@ -160,7 +161,8 @@ class Planner:
                 for name, x in broken.items()
             )
             why = f"{' and '.join(told)} not within limits on {devices}"
-            self.reasons[str(way)] = why if broken else live
+            # Of servers that do all, which are tried first, not of one for prompts or decodes.
+            self.reasons.setdefault(str(way), why if broken else live)
         return best
 
     def together(self, way: Way, traffic: Traffic) -> Plan | None:
