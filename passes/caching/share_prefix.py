@@ -15,6 +15,7 @@ from costgraph.ir.op import Op
 from costgraph.ir.program import Program
 from costgraph.ir.tensor import Tensor
 from costgraph.ops import AttentionScores, AttentionValues, KVAppend
+from costgraph.ops.compress import Compress
 from costgraph.ops.flash import FlashAttention
 from costgraph.ops.paged import PagedKVAppend, Paging
 from costgraph.passes.caching.prompts import (
@@ -120,6 +121,10 @@ class SharePrefix(Pass):
 
         def shared(node: Node, operands: tuple[Tensor, ...]) -> Op:
             op = node.op
+            if isinstance(op, Compress):
+                reason = "rows that it makes of others are kept and read for each request"
+                misses[node.name] = Miss(self.name, node.name, reason)
+                return op
             if isinstance(op, KVAppend):
                 if not is_whole(op.keeps):
                     misses[node.name] = Miss(self.name, node.name, f"its cache keeps {op.keeps}")

@@ -146,7 +146,10 @@ def check_shared(graph: Graph) -> None:
     Raises:
         PipelineError: says what does not go.
     """
-    for found, what in ((keeps_state, "a recurrent state"), (is_windowed, "a windowed cache")):
+    for found, what in (
+        (keeps_state, "a recurrent state"),
+        (is_windowed, "a cache that drops rows"),
+    ):
         if found(graph):
             raise PipelineError(f"prefix=shared: {what} follows one branch: give prefix=copied")
 

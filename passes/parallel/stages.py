@@ -112,6 +112,11 @@ def _dealt(name: str, pieces: Sequence[Piece], stages: int) -> list[list[Piece]]
     if not all(size.is_number for _, size in units):
         raise PipelineError(f"{name}: stages are balanced by bytes of weights, which are symbols")
     layers = [i for i, (at, _) in enumerate(units) if pieces[at].is_layers]
+    if not layers:
+        raise PipelineError(
+            f"{name} has no layers to deal out to {stages} stages: a part of each request that "
+            "runs beside its layers goes with tp or dp, not with pp"
+        )
     if len(layers) < stages:
         raise PipelineError(
             f"{name} has {len(layers)} layers: not enough for {stages} stages; "

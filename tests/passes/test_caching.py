@@ -320,6 +320,12 @@ def test_windows_do_not_share_and_say_so():
     assert latent.breakdown("decode", B=8, T=400).totals["kv_bytes"] == (8 * 400 - 7 * 300) * each
 
 
+def test_rows_of_blocks_are_each_requests_own_and_it_says_so():
+    made = cg.compile("gpt2", "h100", "nsa,share-prefix{tokens=64}")
+    (said,) = {u for u in made.setting.not_done if u.at == "nsa_k_compress"}
+    assert said.reason == "rows that it makes of others are kept and read for each request"
+
+
 def test_replicas_share_their_own_copy():
     two = made("fuse,parallel{dp=2},share-prefix{tokens=300}", MODEL, "2xh100")
     half = made("fuse,share-prefix{tokens=300}")

@@ -363,6 +363,12 @@ def test_memory_of_all_devices_covers_the_model(degrees):
         ("llama-3-70b", "8xh100", "parallel{pp=p}", "stages is a number, not a symbol"),
         ("llama-3-70b", "8xh100", "parallel{tp=p,pp=2}", "other degrees are numbers, not p"),
         ("llama-3.2-1b", "4x8xh100", "parallel{pp=32}", "16 layers: not enough for 32 stages"),
+        (
+            "gpt2",
+            "2xh100",
+            "retrieve{documents=1000},parallel{pp=2}",
+            "gpt2 retrieval has no layers to deal out to 2 stages: .* goes with tp or dp, not",
+        ),
         ("resnet-50", "8xh100", "parallel{tp=8}", "convolutions hold 92% .* share the batch"),
         (
             "mamba-130m",

@@ -45,7 +45,8 @@ class Kept(InContext):
 class Budget(Kept):
     """Of a context ``T`` a cache keeps ``Min(T, rows, ratio·T)`` rows per head.
 
-    Shares of a row are means over heads or sequences.
+    Shares of a row are means over heads or sequences. A step writes all of its rows: which
+    are dropped is known once they have been attended.
 
     Attributes:
         ratio: share of the context that stays.
