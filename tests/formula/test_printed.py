@@ -233,3 +233,70 @@ def test_long_formulas_begin_on_the_first_page_and_end_on_another(tmp_path):
     # No maximum is lost where a page turns.
     shown = sum(len(re.findall(r"\bmax\b", page)) for page in pages)
     assert shown == named.latex(document=True).count(r"\max")
+
+
+# --- answers ------------------------------------------------------------------------
+
+QUANTITY = re.compile(r"(-?[\d.]+(?:e[-+]?\d+)?) ?(n|µ|m|k|M|G|T|P)?(s|B|FLOP)?\b")
+SCALES = dict(zip("nµmkMGTP", (1e-9, 1e-6, 1e-3, 1e3, 1e6, 1e9, 1e12, 1e15), strict=True))
+ENDS = re.compile(r"(?:([\d.e+]+) <= )?(\w+)(?: < ([\d.e+]+))?$")
+
+
+def quantity(text: str) -> float:
+    """A number with a prefix, as it is printed."""
+    number, prefix, _ = QUANTITY.match(text).groups()
+    return float(number) * SCALES.get(prefix, 1.0)
+
+
+@pytest.mark.parametrize("case", ["mixture", "speculative", "calibrated"])
+def test_what_explain_prints_reads_back(case):
+    tpot = compiled(case).tpot
+    point = {"B": 3, "T": 51}
+    text = str(compiled(case).explain("tpot", **point))
+    value = tpot.evaluate(**point)
+    assert quantity(re.search(r"^tpot: (.+)$", text, re.M)[1]) == pytest.approx(value, rel=1e-3)
+    bounds = text.split("bound by\n")[1].split("made of\n")
+    for part in (bounds[0], bounds[1].split("\none per cent")[0].split("\nfit")[0]):
+        shares = [float(x) for x in re.findall(r"^ +([\d.]+)%  ", part, re.M)]
+        assert shares
+        assert sum(shares) <= 100 + 0.05 * len(shares)
+    assert sum(map(float, re.findall(r"^ +([\d.]+)%  ", bounds[0], re.M))) > 98
+    for name, change in re.findall(r"^    (\w+) +changes it by ([-+][\d.]+)%$", text, re.M):
+        if name in point:
+            more = tpot.evaluate(**{**point, name: point[name] * 1.0001})
+            assert 1e4 * (more / value - 1) == pytest.approx(float(change), abs=0.01), name
+    # In a norm of fitted times the largest one changes, and the formula does not.
+    turns = re.findall(r"^    ([BT]) (?:up|down) to ([\d.e+]+) ", text, re.M)
+    for name, then in turns if CASES[case][3] == "ideal" else ():
+        there = {**point, name: float(then)}
+        one, two = ({**there, name: there[name] * x} for x in (0.999, 1.001))
+        # Another resource bounds some operation on the other side.
+        before, after = tpot.local(**one).parts, tpot.local(**two).parts
+        assert {(p.resource, p.expr) for p in before} != {(p.resource, p.expr) for p in after}
+
+
+@pytest.mark.parametrize("over", ["B", "T"])
+def test_what_solve_and_wins_print_reads_back(over):
+    tpot = compiled("mixture").tpot
+    point = {"B": 4, "T": 4000}
+    rest = {name: value for name, value in point.items() if name != over}
+    budget = tpot.evaluate(**point)
+    shown = str(tpot.solve_for(over, budget, **rest))
+    ends = [float(x) for x in re.findall(rf"{over} (?:<=|<|≤) ([\d.e+]+)", shown)]
+    assert ends, shown
+    assert tpot.evaluate(**rest, **{over: ends[-1]}) == pytest.approx(budget, rel=1e-4)
+
+    other = cg.compile("mixtral-8x7b", "h200", "fuse").tpot
+    mine = cg.compile("mixtral-8x7b", "h100", "fuse,quantize{weights=int4}").tpot
+    intervals = cg.wins(other, mine, over, **rest)
+    for interval in intervals:
+        lower, upper = re.search(
+            rf"^([\d.e+]+) <= {over}(?: < ([\d.e+]+))?", interval.text
+        ).groups()
+        inside = float(lower) + 1 if upper is None else (float(lower) + float(upper)) / 2
+        given = {**rest, over: inside}
+        assert mine.evaluate(**given) < other.evaluate(**given), interval.text
+        if upper is not None:
+            for x, better in ((0.999, True), (1.001, False)):
+                given = {**rest, over: float(upper) * x}
+                assert (mine.evaluate(**given) < other.evaluate(**given)) == better, interval.text
