@@ -170,8 +170,9 @@ def _exact(
             inner[-1] = (inner[-1][0], part.upper)
         else:
             inner.append((part.lower, part.upper))
-    if part.sign > 0 and _touches(part, part.upper, x, judge):
-        inner.append((part.upper, part.upper))  # the last value keeps it, and none before
+    last = parts[-1]
+    if (last.sign or 0) > 0 and _touches(last, last.upper, x, judge):
+        inner.append((last.upper, last.upper))  # the last value keeps it, and none before
     if any(rounds(piece.expr, x) for piece in found):
         inner = [(lower, _last(found, upper)) for lower, upper in inner]
     if asked.whole:
@@ -184,8 +185,8 @@ def _whole_end(parts: Iterable[Stretch], upper: Expr, x: Symbol) -> Expr:
     if not upper.is_Rational:
         return upper
     near = Integer(round(upper))
-    part = next(part for part in parts if part.upper == upper)
-    if abs(upper - near) > _NEAR * near or not is_smooth(part.expr, x):
+    part = next((part for part in parts if part.upper == upper), None)  # none ends at a touch
+    if part is None or abs(upper - near) > _NEAR * near or not is_smooth(part.expr, x):
         return upper
     return near if sign_at(part.expr, x, near) <= 0 else min(upper, near * (1 - PRECISION))
 
