@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sympy
-from sympy import Expr, Float, Integer, Symbol, ceiling, oo
+from sympy import Expr, Float, Integer, Rational, Symbol, ceiling, oo
 
 from costgraph.errors import InputError
+from costgraph.formula.isolate import PRECISION, sign_at
 from costgraph.formula.limits import domain_of, is_whole
 from costgraph.formula.powers import has_norm, placed
 from costgraph.formula.regimes import Regimes, askable, regimes
 from costgraph.formula.rounded import rounds
 from costgraph.formula.signs import Judge
-from costgraph.formula.stretches import Stretch, stretches
+from costgraph.formula.stretches import Stretch, is_smooth, stretches
 from costgraph.formula.terms import Arm, make_term
 from costgraph.formula.trying import LARGEST, tried, tried_real
 from costgraph.symbols import symbol
@@ -25,6 +26,10 @@ from costgraph.views import view_text
 if TYPE_CHECKING:
     from costgraph.formula.formula import Formula
     from costgraph.setting import Setting
+
+
+#: Relative distance within which an enclosed end may be a whole value.
+_NEAR = Rational(1, 10**12)
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,8 @@ def _exact(
     found = regimes(excess, over, at, **values)
     judge = Judge({symbol(k): exact(v) for k, v in (at or {}).items()})
     inner: list[tuple[Expr, Expr]] = []
-    for part in stretches(found, judge):
+    parts = list(stretches(found, judge))
+    for part in parts:
         if part.sign is None:
             raise InputError(f"whether the budget holds depends on every stair of {over}")
         if part.sign > 0:
@@ -164,11 +170,25 @@ def _exact(
             inner[-1] = (inner[-1][0], part.upper)
         else:
             inner.append((part.lower, part.upper))
-    if part.sign > 0 and _touches(part, part.upper, x, judge):
-        inner.append((part.upper, part.upper))  # the last value keeps it, and none before
+    last = parts[-1]
+    if (last.sign or 0) > 0 and _touches(last, last.upper, x, judge):
+        inner.append((last.upper, last.upper))  # the last value keeps it, and none before
     if any(rounds(piece.expr, x) for piece in found):
         inner = [(lower, _last(found, upper)) for lower, upper in inner]
+    if asked.whole:
+        inner = [(lower, _whole_end(parts, upper, x)) for lower, upper in inner]
     return Solution(tuple(inner), _largest(inner) if asked.whole else None, question=asked)
+
+
+def _whole_end(parts: Iterable[Stretch], upper: Expr, x: Symbol) -> Expr:
+    """An end that is enclosed, on the side of a whole value beside it that keeps the budget."""
+    if not upper.is_Rational:
+        return upper
+    near = Integer(round(upper))
+    part = next((part for part in parts if part.upper == upper), None)  # none ends at a touch
+    if part is None or abs(upper - near) > _NEAR * near or not is_smooth(part.expr, x):
+        return upper
+    return near if sign_at(part.expr, x, near) <= 0 else min(upper, near * (1 - PRECISION))
 
 
 def _touches(part: Stretch, at: Expr, x: Symbol, judge: Judge) -> bool:

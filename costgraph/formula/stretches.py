@@ -69,7 +69,7 @@ def sign_on(part: Stretch, at: Expr, x: Symbol, judge: Judge) -> int:
     """The sign of a stretch's expression at one of its ends; 0 where it is zero or not known."""
     if at.is_infinite:
         return 0
-    if _is_smooth(part.expr, x):
+    if is_smooth(part.expr, x):
         return sign_at(part.expr, x, at) if at.is_Rational else 0
     value = placed(part.expr, {x: at})
     if value.has(zoo, nan):  # a rate of zero
@@ -105,7 +105,7 @@ def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bo
     """An expression of the same sign, where it may change, and if that was enclosed."""
     # Norms, and shares that vanish: over one denominator 2^-x would become a power that grows
     # beyond all numbers.
-    if _is_smooth(piece.expr, x):
+    if is_smooth(piece.expr, x):
         shown = without_fractions(piece.expr, x, piece.lower, piece.upper)
         return shown, list(sign_changes(shown, x, piece.lower, piece.upper)), True
     try:
@@ -115,7 +115,7 @@ def _zeros(piece: Regime, x: Symbol, judge: Judge) -> tuple[Expr, list[Expr], bo
     return poly.as_expr(), positive_roots(poly, judge), False
 
 
-def _is_smooth(expr: Expr, x: Symbol) -> bool:
+def is_smooth(expr: Expr, x: Symbol) -> bool:
     """True for norms and powers of the symbol: signs are enclosed, never solved for."""
     return has_norm(expr) or any(p.exp.has(x) for p in expr.atoms(Pow))
 

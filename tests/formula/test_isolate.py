@@ -92,6 +92,7 @@ def test_a_zero_that_is_a_whole_number_is_no_sample_beside_itself(at):
     rising = _powers((grown, "memory"))
     for nudge in (0, Rational(1, 10**18), -Rational(1, 10**18)):
         budget = Integer(at) - Rational(3, 4) ** at + nudge
+        assert rising.solve_for("B", budget).largest == (at if nudge >= 0 else at - 1)
         for at_least in (False, True):
             ((low, high),) = rising.solve_for("B", budget, at_least=at_least).intervals
             assert (high == oo) is at_least
