@@ -74,6 +74,20 @@ def test_a_pair_without_logits_reads_its_text_twice(name: str, named: str, count
     assert sum(phase.bind(r.count * products(r)).xreplace(sizes) for phase, r in each) == counted
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [("t5gemma", "T5GemmaForSequenceClassification"), ("bart", "BartForTokenClassification")],
+)
+def test_heads_of_pairs_that_are_not_known_are_refused(kind: str, named: str) -> None:
+    folder = CONFIGS.parents[1] / "tests" / "models" / "counted" / "configs"
+    config = {
+        "t5gemma": lambda: json.loads((folder / "t5gemma-default.json").read_text()),
+        "bart": lambda: _config("bart-large"),
+    }[kind]()
+    with pytest.raises(ModelError, match=named):
+        import_config({**config, "architectures": [named]}, "m")
+
+
 def test_a_reward_model_has_two_products_behind_its_layers() -> None:
     base = _config("qwen2.5-7b", architectures=["Qwen2Model"])
     d, bare = base["hidden_size"], _count(base)
