@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_pair_without_logits_reads_its_text_twice(name: str, named: str, count
     [("t5gemma", "T5GemmaForSequenceClassification"), ("bart", "BartForTokenClassification")],
 )
 def test_heads_of_pairs_that_are_not_known_are_refused(kind: str, named: str) -> None:
-    folder = CONFIGS.parents[1] / "tests" / "models" / "counted" / "configs"
+    folder = Path(__file__).parent / "counted" / "configs"
     config = {
         "t5gemma": lambda: json.loads((folder / "t5gemma-default.json").read_text()),
         "bart": lambda: _config("bart-large"),
