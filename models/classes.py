@@ -173,6 +173,12 @@ def _reads_text(model: Any) -> bool:
     return isinstance(model.encoder.front, TextFront)
 
 
+#: Pairs whose classes score behind a product and a tanh, and find answers without either.
+_BARTS = (
+    "Bart", "MBart", "PLBart", "Mvp", "LED", "BigBirdPegasus", "T5", "MT5", "UMT5",
+)  # fmt: skip
+
+
 def _paired(
     fields: Fields, reading: Reading, model: Any, form: Form, output: Output, said: str
 ) -> Reading:
@@ -180,9 +186,21 @@ def _paired(
 
     Their scores stand behind a product and a tanh, those of every position do not.
     """
-    if form.name.endswith(_TAGGER):
-        if not form.name.endswith(f"T5{_TAGGER}"):
-            raise ModelError(f"{fields.name}: 'architectures' names {clip(form.name)}: unknown")
+    stem = next(
+        (
+            form.name.removesuffix(e)
+            for e in (_CLASSIFIER, _TAGGER, _SPANS)
+            if form.name.endswith(e)
+        ),
+        "",
+    )
+    tags = form.name.endswith(_TAGGER)
+    if stem and (stem not in _BARTS or (tags and not stem.endswith("T5"))):
+        raise ModelError(
+            f"{fields.name}: 'architectures' names {clip(form.name)}, a form that is not read "
+            "in this family"
+        )
+    if tags:
         fields.values.get("num_decoder_layers")
         made = replace(model.encoder, head=LabelHead(model.ends.d, output.labels))
         return replace(reading, model=made, assumptions=(*reading.assumptions, said))

@@ -283,6 +283,8 @@ def _agreed(stated: Fields, rule: Rule) -> Rule:
         weights = group.get("weights") if isinstance(group, Mapping) else None
         found = Fields(stated.name, weights if isinstance(weights, Mapping) else {})
         layout = rule.layout
+        if layout is None:
+            continue
         for key, mine in (("num_bits", int(layout.base.bits)), ("group_size", layout.group)):
             if mine is not None and found.values.get(key) not in (None, mine):
                 raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,20 @@ def test_a_pair_without_logits_reads_its_text_twice(name: str, named: str, count
     sizes = {B: Integer(1), S: Integer(16)}
     each = ((phase, row) for phase in program.phases for row in rows(phase.graph))
     assert sum(phase.bind(r.count * products(r)).xreplace(sizes) for phase, r in each) == counted
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [("t5gemma", "T5GemmaForSequenceClassification"), ("bart", "BartForTokenClassification")],
+)
+def test_heads_of_pairs_that_are_not_known_are_refused(kind: str, named: str) -> None:
+    folder = Path(__file__).parent / "counted" / "configs"
+    config = {
+        "t5gemma": lambda: json.loads((folder / "t5gemma-default.json").read_text()),
+        "bart": lambda: _config("bart-large"),
+    }[kind]()
+    with pytest.raises(ModelError, match=named):
+        import_config({**config, "architectures": [named]}, "m")
 
 
 def test_a_reward_model_has_two_products_behind_its_layers() -> None:
