@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import costgraph as cg
+from costgraph.asking.sweeping.ranges import parse_values
 from costgraph.cli import main
 from costgraph.errors import InputError
 from costgraph.formula.local import local
@@ -109,6 +110,12 @@ def test_some_symbols_are_positive():
 def test_the_command_line_takes_zero(line, capsys):
     assert main([*line, "--on", DEVICE, "--passes", PASSES]) == 0
     assert "w" in capsys.readouterr().out
+
+
+def test_ranges_begin_at_zero_but_do_not_multiply_from_it():
+    assert parse_values("0:1:0.5", "w", whole=False, symbol="w") == [0, 0.5, 1]
+    with pytest.raises(InputError, match="multiplies from 0"):
+        parse_values("0:1:x2", "w", whole=False, symbol="w")
 
 
 def test_sizes_are_no_shares(share):

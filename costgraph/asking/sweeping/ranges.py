@@ -92,6 +92,8 @@ def _geometric(
     by = _number(factor, text, where, whole)
     if by < Fraction(101, 100):
         raise InputError(f"{where}: the factor in {clip(text)} must be at least 1.01")
+    if first == 0:
+        raise InputError(f"{where}: {clip(text)} multiplies from 0 and stays there: write 0,a:b:xf")
     values: list[int | float] = []
     top, bottom = first.numerator, first.denominator
     while top * last.denominator <= last.numerator * bottom:
