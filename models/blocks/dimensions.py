@@ -107,7 +107,9 @@ class Dimensions:
                 changes[item.name] = self.segments(value)
             elif is_dataclass(value) and not isinstance(value, PLAIN):
                 changes[item.name] = self.of(value, INNER.get(item.name, renamed))
-        return replace(part, **changes)
+        made: Any = part  # a dataclass, which the type of a part does not say
+        changed: Part = replace(made, **changes)
+        return changed
 
     def segments(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         """Segments over symbols.
