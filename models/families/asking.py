@@ -109,7 +109,6 @@ def _asked(fields: Fields, tied: bool | None, **kind: Any) -> Reading:
         fields.values.get(key)
     tower = _tower(fields.section("vision_config"))
     asking = _asking(fields, tower, **kind)
-    told = {"said": ONE_IMAGE} if kind else {}
     text = fields.section("text_config")
     if text.word("model_type", default="opt") == "t5":
         reading = t5(text.with_defaults(**_T5))
@@ -119,7 +118,9 @@ def _asked(fields: Fields, tied: bool | None, **kind: Any) -> Reading:
         stack, reading = language(fields.with_values(tie_word_embeddings=inner), "opt")
         d = stack.ends.d
     steps: Steps = (asking, Product("1", d))
-    eyes = FixedTower(tower, steps, d, normed=True, classed=True, **told).whole
+    eyes = FixedTower(
+        tower, steps, d, normed=True, classed=True, said=ONE_IMAGE if kind else WHOLE
+    ).whole
     if isinstance(reading.model, EncoderDecoder):
         return answers(eyes, reading)
     return before(stack, reading, eyes)
