@@ -118,7 +118,7 @@ def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
     """
     given = {n: exact(v) for n, v in values.items() if v is not None}
     for name, value in given.items():
-        if not value > 0:
+        if not value > 0 and not (value == 0 and name in compiled.setting.zero):
             raise InputError(f"{name} must be a positive finite number, not {clip(value)}")
     return Fit(
         compiled.machine.name,

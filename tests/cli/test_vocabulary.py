@@ -264,8 +264,9 @@ def test_options_of_reading_stand_in_the_setting():
 
 
 def test_a_setting_shows_all_that_it_holds():
-    # What symbols stand for, and which are whole numbers, is said by legends and solutions.
-    apart = ("symbols", "whole")
+    # What symbols stand for, which are whole numbers and which may be zero, is said by legends,
+    # solutions and refusals.
+    apart = ("symbols", "whole", "zero")
     values = {f.name: f"<{f.name}>" for f in fields(Setting) if f.name not in apart}
     values |= {n: ((f"<{n}>", "<value>"),) for n in ("reading", "fixed")}
     values |= {n: (f"<{n}>",) for n in ("assumptions", "notes", "warnings", "cautions")}

@@ -330,6 +330,17 @@ def check_beyond(f: Formula) -> None:
         assert asked == {x.asks for x in f.stated if x.expr.free_symbols & set(f.symbols)}
 
 
+def check_along(f: Formula) -> None:
+    """What goes over a symbol says where the others are, and is open in this one."""
+    over = f.symbols[0].name
+    at = point(f)
+    told = f.along(over, at)
+    assert (told is None) is (f.setting is None)
+    if told is not None:
+        assert {name for name, _ in told.fixed} >= set(at) - {over}
+        assert over not in {name for name, _ in told.fixed}
+
+
 def check_meanings(f: Formula) -> None:
     assert set(f.meanings) <= {s.name for s in f.symbols}
     assert all(f.meanings.values()), "a symbol without a meaning is not listed"
@@ -340,7 +351,7 @@ CHECKS: dict[str, Callable[[Formula], None]] = {
     "expr": check_expr, "symbols": check_symbols, "meanings": check_meanings,
     "assumptions": check_assumptions,
     "computed": check_computed,
-    "beyond": check_beyond, "open_in": check_beyond,
+    "beyond": check_beyond, "open_in": check_beyond, "along": check_along,
     "evaluate": check_evaluate, "__call__": check_evaluate, "bind": check_bind,
     "given": check_given, "substitute": check_substitute, "regimes": check_regimes,
     "crossover": check_crossover, "region_map": check_region_map, "solve_for": check_solve_for,

@@ -37,7 +37,7 @@ def test_examples_run():
     for block in blocks:
         exec(compile(block, "docs/decoding.md", "exec"), space)
     stops = float(space["batches"].upper)
-    assert f"# 1 < B < {stops:.4g}" in blocks[0]
+    assert f"# 1 <= B < {stops:.4g}" in blocks[0]
     # The same number stands in the table of that policy.
     assert POLICIES["70B", "h200"]["chain of 4"]["pays up to B ="] == str(int(stops))
     even = float(space["accepted"].lower)

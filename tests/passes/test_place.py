@@ -333,7 +333,7 @@ def test_modules_in_slots_need_a_host():
 def test_what_was_decided_is_told_in_plain_words():
     made = cg.compile("llama-2-7b", "a100+5xhbm-pim", "fuse,place{at-batch=16}")
     (said,) = [a for a in made.assumptions if "decided" in a]
-    assert "< B <" in said
+    assert "<= B <" in said
     assert "Interval" not in said
 
 
