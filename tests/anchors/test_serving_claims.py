@@ -201,7 +201,7 @@ def altered(tmp_path, name, **sizes):
 
 
 @pytest.mark.parametrize(
-    ("fidelity", "decodes", "whole"), [("ideal", 4.29, 1.41), ("calibrated", 4.17, 1.15)]
+    ("fidelity", "decodes", "whole"), [("ideal", 4.29, 1.41), ("calibrated", 4.15, 1.15)]
 )
 def test_sarathi_on_an_a100(tmp_path, fidelity, decodes, whole):
     """LLaMA-33B: 4.25 times in decodes and 1.25 in whole requests.
