@@ -36,8 +36,10 @@ def scored(bench, gpus, model, precision, device):
     ],
 )
 def test_time_per_token_of_measured_runs(bench, gpus, model, precision, device, runs, bound):
-    """Medians seen: 6, 2, 8 and 8 %, as docs/serving.md has them ("Whose fp8 products" says why the
-    first and the third), nothing fitted to these runs; the lower bound 25 to 50 %.
+    """Medians seen: 6, 2, 8 and 8 %, nothing fitted to these runs; the lower bound 25 to 50 %.
+
+    docs/serving.md says why the first (scales in blocks, "Whose fp8 products") and the third
+    (caches in 8 bit) rose from 3 %.
 
     The last two run on 2 to 8 GPUs, by the pass ``parallel``.
     """
