@@ -262,6 +262,15 @@ def _read(fields: Fields) -> Reading:
 
 
 def _heard(fields: Fields) -> Reading:
+    inner = fields.section("encoder")
+    inner.refuse("add_adapter", "a decoder behind a shortened sequence is not supported")
+    wide = inner.values.get("output_hidden_size")
+    plain = 1024 if inner.values.get("model_type") == "wav2vec2-bert" else 768
+    if wide is not None and wide != inner.size("hidden_size", default=plain):
+        raise ModelError(
+            f"{inner.name}: 'output_hidden_size' is not 'hidden_size': without an adapter the "
+            "published code makes no such width"
+        )
     return _joined(fields, "wav2vec2")
 
 

@@ -277,11 +277,18 @@ def _shortened(fields: Fields, d: int) -> Head | None:
     )
 
 
+def _hubert(fields: Fields) -> Reading:
+    fields.refuse("add_adapter", "the published classes of this family have none")
+    return _speech(fields)
+
+
 def _data2vec(fields: Fields) -> Reading:
+    fields.refuse("adapter_attn_dim", "the published classes of this family have none")
     return _speech(fields, several=True)
 
 
 def _wavlm(fields: Fields) -> Reading:
+    fields.refuse("adapter_attn_dim", "the published classes of this family have none")
     return _speech(fields, gated=True)
 
 
@@ -396,9 +403,9 @@ def _places(fields: Fields) -> tuple[str, Expr]:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "wav2vec2": _speech,
-        "hubert": _speech,
-        "unispeech": _speech,
-        "unispeech-sat": _speech,
+        "hubert": _hubert,
+        "unispeech": _hubert,
+        "unispeech-sat": _hubert,
         "wavlm": _wavlm,
         "data2vec-audio": _data2vec,
         "wav2vec2-bert": _w2v_bert,

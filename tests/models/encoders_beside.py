@@ -70,6 +70,16 @@ _LINES = (
         "vocab_size",
     ),
     (
+        "speech-encoder-decoder wav2vec2-bert wav2vec2-conformer",
+        "only classes for labels and speakers sum the layers",
+        "use_weighted_layer_sum",
+    ),
+    (
+        "speech-encoder-decoder",
+        "only layers with norms first have such adapters",
+        "adapter_attn_dim",
+    ),
+    (
         "wav2vec2-bert",
         "values of fixed tables",
         "max_source_positions rotary_embedding_base",

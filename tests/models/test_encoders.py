@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from sympy import Integer
@@ -19,9 +20,12 @@ from costgraph.models import load_model, model_names
 from costgraph.ops.pattern import Band
 from costgraph.symbols import B, N, S, T, q
 
+COUNTED = Path(__file__).parent / "counted" / "configs"
 FIRST = {name: load_model(name).phases[0].name for name in model_names()}
 ENCODERS = [n for n, phase in FIRST.items() if phase == "forward"]
 BOTH = [n for n, phase in FIRST.items() if phase == "encode"]
+#: Parameters of transformers' BertModel without its pooler, over the small configuration below.
+BERT_SMALL = 75_648
 
 
 def test_there_are_encoders_of_both_kinds():
@@ -173,9 +177,34 @@ def test_bare_encoders_and_bad_configurations():
         load_model({**config, "position_embedding_type": "relative_key"})
     with pytest.raises(ModelError, match="divisible"):
         load_model({**config, "num_attention_heads": 5})
-    with pytest.raises(InputError, match="symbolic"):
-        load_model(config, symbolic=True)
+    symbolic = load_model(config, symbolic=True)
+    assert parameters(bare.graph) == BERT_SMALL
+    assert parameters(symbolic.graph).xreplace(dict(symbolic.dims)) == BERT_SMALL
     assert S in headed.phases[0].bind(T).free_symbols
+
+
+def small(name):
+    return json.loads((COUNTED / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "changed"),
+    [
+        ("wavlm-speaker-small", "wavlm", {"adapter_attn_dim": 4}),
+        ("mms-small", "data2vec-audio", {"architectures": ["Data2VecAudioForCTC"]}),
+        ("mms-small", "hubert", {"architectures": ["HubertForCTC"], "add_adapter": True}),
+    ],
+)
+def test_adapters_that_a_class_of_speech_lacks_are_refused(name, kind, changed):
+    with pytest.raises(ModelError, match="classes of this family have none"):
+        load_model({**small(name), "model_type": kind, **changed})
+
+
+@pytest.mark.parametrize("changed", [{"add_adapter": True}, {"output_hidden_size": 48}])
+def test_a_decoder_reads_speech_as_long_and_as_wide_as_its_encoder_makes_it(changed):
+    config = small("speech-dec-small")
+    with pytest.raises(ModelError, match=next(iter(changed))):
+        load_model({**config, "encoder": {**config["encoder"], **changed}})
 
 
 def test_the_command_line_knows_the_phases(capsys):
