@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.encoder import Heads
@@ -14,7 +13,7 @@ from costgraph.models.blocks.image import act, conv, picture
 from costgraph.models.blocks.resampler import QueryLayer
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.vision import OnePass, TextTower, Tower
+from costgraph.models.vision import TwoTowers
 from costgraph.ops import Add, SelectLast
 from costgraph.ops.image import AsImage, Cut
 from costgraph.ops.maps import Map
@@ -26,32 +25,21 @@ ONE = Integer(1)
 
 
 @dataclass(frozen=True)
-class NamedParts(OnePass):
+class NamedParts(TwoTowers):
     """``B`` images, each with a text of ``S`` tokens that names what is masked.
 
     Attributes:
-        tower, text, width: CLIP's halves, and the width of their common space.
         taken: layers, counted from zero, whose results the decoder reads, the last one first.
         at, feed: of the decoder's layers, one for each.
         told: which of them the text's vector scales and shifts.
         enlarged: three convolutions make pixels of patches, not one.
     """
 
-    tower: Tower
-    text: TextTower
-    width: Expr
     taken: tuple[int, ...]
     at: Heads
     feed: FeedForward
     told: int
     enlarged: bool
-
-    def positions(self, style: Style) -> Expr:
-        return self.tower.positions(style)
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        return self.text.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         m, tower = Maker(name, style), self.tower

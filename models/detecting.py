@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Norm, Segment, Style
@@ -16,7 +15,7 @@ from costgraph.models.blocks.image import by_axes, conv, picture, same_norm
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.models.convnet import ResNet
-from costgraph.models.vision import OnePass, Size, TextTower, Tower
+from costgraph.models.vision import OnePass, Size, Tower, TwoTowers
 from costgraph.ops import Activation, Add, AsSequence, Multiply, SelectLast
 from costgraph.ops.arrays import Fill
 from costgraph.ops.image import Cut, Similarity
@@ -232,27 +231,16 @@ class Yolos(OnePass):
 
 
 @dataclass(frozen=True)
-class NamedBoxes(OnePass):
+class NamedBoxes(TwoTowers):
     """OWL-ViT (Minderer et al., arXiv 2205.06230): a box for each patch, compared with a text.
 
     ``B`` images, each with one text of ``S`` tokens.
 
     Attributes:
-        tower, text, width: CLIP's halves, and the width of their common space.
         rated: boxes are rated as well (OWLv2, arXiv 2306.09683).
     """
 
-    tower: Tower
-    text: TextTower
-    width: Expr
     rated: bool
-
-    def positions(self, style: Style) -> Expr:
-        return self.tower.positions(style)
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        return self.text.limits
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d, wide = Maker(name, style), self.tower.at.d, self.text.text.d

@@ -311,24 +311,18 @@ class TextTower(OnePass):
 
 
 @dataclass(frozen=True)
-class ImageText(OnePass):
-    """CLIP: ``B`` images against ``B`` texts of ``S`` tokens.
-
-    Source: Radford et al., arXiv 2103.00020. Both vectors are brought to unit length
-    and every image is compared with every text.
+class TwoTowers(OnePass):
+    """What models of images and texts share: both of CLIP's halves.
 
     Attributes:
         tower: of the images.
         text: of the texts.
         width: of the common space.
-        pooled: the tower's own head pools the image, the text alone is projected, with a bias,
-            and the logits have a bias (SigLIP).
     """
 
     tower: Tower
     text: TextTower
     width: Expr
-    pooled: bool = False
 
     def positions(self, style: Style) -> Expr:
         return self.tower.positions(style)
@@ -336,6 +330,21 @@ class ImageText(OnePass):
     @property
     def limits(self) -> tuple[Limit, ...]:
         return self.text.limits
+
+
+@dataclass(frozen=True)
+class ImageText(TwoTowers):
+    """CLIP: ``B`` images against ``B`` texts of ``S`` tokens.
+
+    Source: Radford et al., arXiv 2103.00020. Both vectors are brought to unit length
+    and every image is compared with every text.
+
+    Attributes:
+        pooled: the tower's own head pools the image, the text alone is projected, with a bias,
+            and the logits have a bias (SigLIP).
+    """
+
+    pooled: bool = False
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
