@@ -49,7 +49,8 @@ class Pyramid(OnePass):
     def positions(self, style: Style) -> Expr:
         """Positions of the grid that is pooled in the end."""
         graph = self.graph("", style)
-        pooled = next(n for n in graph.nodes if isinstance(n.op, (MeanPool, AdaptivePool)))
+        pools = [n for n in graph.nodes if isinstance(n.op, (MeanPool, AdaptivePool))]
+        pooled = pools[-1]  # behind those of gates
         shape = graph.operands(pooled)[0].shape
         return shape[1] if len(shape) == 3 else Mul(*shape[2:])
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sympy import Expr, Integer
+from sympy import Integer
 
 from costgraph.ir.graph import Graph
 from costgraph.models.blocks import Maker, Style
 from costgraph.models.blocks.image import act, batch_norm, conv
 from costgraph.models.convnet import Pyramid
-from costgraph.ops import Add, Conv
+from costgraph.ops import Add
 from costgraph.ops.arrays import Copy
 from costgraph.ops.image import MeanPool
 from costgraph.ops.maps import Map
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B
 
-ONE, ZERO = Integer(1), Integer(0)
+ONE = Integer(1)
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,7 @@ class Step:
             x = m.add(f"{name}_pad", Copy((batch, channels, *(n + self.pad for n in size))), x)
             side = 0
         groups = Integer(self.groups) if self.groups else m.shape(x)[1]
-        op = Conv(
-            (Integer(self.stride),) * 2, (Integer(side),) * 2, (Integer(self.gap),) * 2, groups
-        )
-        taps = (Integer(self.kernel),) * 2
-        x = m.add(name, op, x, m.weight(f"{name}.weight", out, m.shape(x)[1] / groups, *taps))
+        x = conv(m, name, x, out, self.kernel, self.stride, side, groups, False, self.gap)
         x = batch_norm(m, f"{name}_norm", x)
         return x if self.activation is None else act(m, f"{name}_act", x, self.activation)
 
@@ -129,9 +125,3 @@ class Rows(Pyramid):
             x = row.add(m, f"layer{index}", x)
         mean = m.add("pool", MeanPool(), x)
         return m.build(x, mean) if self.bare else self.close(m, mean)
-
-    def positions(self, style: Style) -> Expr:
-        graph = self.graph("", style)
-        pooled = next(n for n in graph.nodes if n.name == "pool")
-        shape = graph.operands(pooled)[0].shape
-        return shape[2] * shape[3]

@@ -8,17 +8,17 @@ from sympy import Expr, Integer
 
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Style
-from costgraph.models.blocks.image import act
+from costgraph.models.blocks.image import act, conv
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.encoder import Encoder, Head
 from costgraph.models.waves import as_channels, gated_conv
-from costgraph.ops import Concat, Conv
+from costgraph.ops import Concat
 from costgraph.ops.arrays import Join
 from costgraph.ops.maps import Map, Reduce, SoftmaxOver
 from costgraph.ops.views import Reshape
 
-ONE, ZERO = Integer(1), Integer(0)
+ONE = Integer(1)
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,8 @@ class SpeakerHead:
         x = as_channels(m, "tdnn_channels", x)
         each = zip(self.widths, self.kernels, self.gaps, strict=True)
         for index, (width, kernel, gap) in enumerate(each, start=1):
-            name, out = f"tdnn{index}", Integer(width)
-            # Kept as the matrix of a product over all taps.
-            weight = m.weight(f"{name}.weight", out, m.shape(x)[1], Integer(kernel))
-            op = Conv((ONE,), (ZERO,), (Integer(gap),), bias=True)
-            x = m.add(name, op, x, weight, m.vector(f"{name}.bias", out))
-            x = act(m, f"{name}_act", x, "relu")
+            name = f"tdnn{index}"
+            x = act(m, f"{name}_act", conv(m, name, x, Integer(width), kernel, gap=gap), "relu")
         mean = m.add("mean", Reduce("mean", (2,)), x)
         both = m.add("both", Concat(), mean, m.add("deviation", Reduce("std", (2,)), x))
         x = m.linear("vector", both, self.out, m.shape(both)[1], True)

@@ -36,12 +36,16 @@ def conv(
     padding: int = 0,
     groups: Expr = ONE,
     bias: bool = True,
+    gap: int = 1,
 ) -> str:
-    """Adds a convolution over all axes of ``x`` with its weight ``(out, C/groups, k…)``."""
+    """Adds a convolution over all axes of ``x`` with its weight ``(out, C/groups, k…)``.
+
+    ``gap``: how far its taps are apart.
+    """
     axes = len(m.shape(x)) - 2
     taps = kernel if isinstance(kernel, tuple) else (Integer(kernel),) * axes
     steps = stride if isinstance(stride, tuple) else (Integer(stride),) * axes
-    op = Conv(steps, (Integer(padding),) * axes, (ONE,) * axes, groups, bias)
+    op = Conv(steps, (Integer(padding),) * axes, (Integer(gap),) * axes, groups, bias)
     operands = [x, m.weight(f"{name}.weight", out, m.shape(x)[1] / groups, *taps)]
     if bias:
         operands.append(m.vector(f"{name}.bias", out))
