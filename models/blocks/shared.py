@@ -66,7 +66,8 @@ class SharedBlock:
         if self.adapted and self.rank is not None:
             # Both regions make another width than they read, so that neither could go round.
             carried = 0
-            join = self._region(self._join(style), carried)
+            inner = Maker("shared_norm", style)
+            join = self._region(inner.build(self._widened(inner)), carried)
             wide = m.add("shared_norm", join, hidden, shared[0])
             given = [wide, *shared[1:], *(self._adapter(m, n, wide, self.rank) for n in "qkv")]
         first = self._region(self._attend(style), carried)
@@ -93,24 +94,19 @@ class SharedBlock:
         split = (self.heads, self.head_dim)
         return m.linear(f"{name}_adapter_up", low, self.heads * self.head_dim, rank, split=split)
 
-    def _join(self, style: Style) -> Graph:
-        m = Maker("shared_norm", style)
-        hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
-        both = m.add("beside", Concat(), hidden, m.source(self.operands(style)[0]))
-        return m.build(m.norm("attn_norm", both, self.wide, Norm()))
+    def _widened(self, m: Maker) -> str:
+        """Adds the norm of hidden state and embeddings side by side."""
+        hidden = m.source(Tensor("hidden", (B, q, self.d), m.style.acts))
+        both = m.add("beside", Concat(), hidden, m.source(self.operands(m.style)[0]))
+        return m.norm("attn_norm", both, self.wide, Norm())
 
     def _attend(self, style: Style) -> Graph:
         m = Maker("shared_attention", style)
         inner, split = self.heads * self.head_dim, (self.heads, self.head_dim)
         adapts = self.adapted and self.rank is not None
-        if adapts:
-            x = m.source(Tensor("wide", (B, q, self.wide), style.acts))
-            tables = [m.source(t) for t in self.operands(style)[1:]]
-        else:
-            hidden = m.source(Tensor("hidden", (B, q, self.d), style.acts))
-            embeddings, *tables = (m.source(t) for t in self.operands(style))
-            both = m.add("beside", Concat(), hidden, embeddings)
-            x = m.norm("attn_norm", both, self.wide, Norm())
+        wide = Tensor("wide", (B, q, self.wide), style.acts)
+        x = m.source(wide) if adapts else self._widened(m)
+        tables = [m.source(t) for t in self.operands(style)[1:]]
         made = [m.linear(f"{n}_proj", x, inner, self.wide, split=split) for n in "qkv"]
         if adapts:
             shape = (B, q, *split)
