@@ -39,12 +39,14 @@ _FORMATS = MappingProxyType(
         "mxfp4-pack-quantized": True, "mixed-precision": False,
     }
 )  # fmt: skip
-#: What a format stores, where it says so: kind and bits.
+#: Bits of weights that are read, by their type.
+_BITS: Mapping[str, tuple[int, ...]] = MappingProxyType({"int": tuple(INTEGERS), "float": (4, 8)})
+#: What a format stores, where it says so: type and bits.
 _STORES: Mapping[str, tuple[str, tuple[int, ...]]] = MappingProxyType(
     {
-        "int-quantized": ("int", (2, 3, 4, 5, 6, 8)),
+        "int-quantized": ("int", _BITS["int"]),
         "float-quantized": ("float", (8,)),
-        "pack-quantized": ("int", (2, 3, 4, 5, 6, 8)),
+        "pack-quantized": ("int", _BITS["int"]),
         "nvfp4-pack-quantized": ("float", (4,)),
         "mxfp4-pack-quantized": ("float", (4,)),
     }
@@ -99,15 +101,7 @@ def _dense(stated: Fields) -> None:
 
 def _group(stated: Fields, usual: str) -> Rule:
     name = chosen(stated, "format", _FORMATS, usual)
-    packed = _FORMATS[name]
     weights = stated.section("weights")
-    kind, bits = weights.values.get("type") or "int", weights.values.get("num_bits")
-    stores = _STORES.get(name)
-    if stores is not None and bits is not None and (kind != stores[0] or bits not in stores[1]):
-        raise ModelError(
-            f"{stated.name}: 'format' = {name!r} does not store weights of type {clip(kind)} and "
-            f"{clip(bits)} bits; {INSTEAD}"
-        )
     given = stated.values.get("input_activations")
     operand = None
     if given is not None:
@@ -116,16 +110,20 @@ def _group(stated: Fields, usual: str) -> Rule:
     targets = stated.values.get("targets") or ["Linear"]
     every = {"Linear", "LinearBase"} & set(map(str, targets)) if isinstance(targets, list) else ()
     found = () if every else patterns_of(targets, f"{stated.name}: 'targets'")
-    layout = _weights(weights, packed, operand)
+    layout = _weights(weights, name, operand)
     finished(stated, _HOW)
     return Rule(layout, operand, found)
 
 
-def _weights(stated: Fields, packed: bool, operand: Operand | None) -> Layout:
-    kind = chosen(stated, "type", {"int": 0, "float": 0}, "int")
-    bits = width(stated, "num_bits", (2, 3, 4, 5, 6, 8) if kind == "int" else (4, 8))
-    if bits not in INTEGERS and kind == "int":
-        raise ModelError(f"{stated.name}: 'num_bits' = {bits} of whole numbers is not read")
+def _weights(stated: Fields, form: str, operand: Operand | None) -> Layout:
+    kind, packed = chosen(stated, "type", _BITS, "int"), _FORMATS[form]
+    bits = width(stated, "num_bits", _BITS[kind])
+    stores = _STORES.get(form)
+    if stores is not None and (kind != stores[0] or bits not in stores[1]):
+        raise ModelError(
+            f"{stated.name}: 'format' = {form!r} does not store weights of type {kind!r} and "
+            f"{bits} bits; {INSTEAD}"
+        )
     symmetric = stated.flag("symmetric", True)
     group = None if stated.values.get("group_size") in (None, -1) else stated.size("group_size")
     usual = "channel" if group is None else "group"
@@ -263,35 +261,13 @@ def modelopt(stated: Fields, key: str) -> Described:
     known = {**_ALGORITHMS, "MIXED_PRECISION": None}
     if stated.values.get("quant_algo") is None:
         raise ModelError(f"{stated.name}: missing key 'quant_algo': {', '.join(known)}; {INSTEAD}")
-    algorithm = chosen(stated, "quant_algo", known, "FP8")
+    algorithm = chosen(stated, "quant_algo", known, "")
     mixed = algorithm == "MIXED_PRECISION"
-    rules = _mixed(stated) if mixed else (_agreed(stated, _algorithm(stated, algorithm)),)
+    rules = _mixed(stated) if mixed else (_algorithm(stated, algorithm),)
     finished(
         stated, _HOW | {"config_groups", "awq_block_size", "has_zero_point", "pre_quant_scale"}
     )
     return Described(key, "modelopt", rules, reach, tuple(kept), kv, converts=True)
-
-
-def _agreed(stated: Fields, rule: Rule) -> Rule:
-    """The rule of an algorithm, with which the file's groups of weights must agree.
-
-    Raises:
-        ModelError: a group has other bits, or groups of another size.
-    """
-    groups = stated.values.get("config_groups")
-    for group in groups.values() if isinstance(groups, Mapping) else ():
-        weights = group.get("weights") if isinstance(group, Mapping) else None
-        found = Fields(stated.name, weights if isinstance(weights, Mapping) else {})
-        layout = rule.layout
-        if layout is None:
-            continue
-        for key, mine in (("num_bits", int(layout.base.bits)), ("group_size", layout.group)):
-            if mine is not None and found.values.get(key) not in (None, mine):
-                raise ModelError(
-                    f"{stated.name}: {key!r} = {clip(found.values[key])} of a group, but "
-                    f"'quant_algo' = {clip(stated.values['quant_algo'])} has {mine}"
-                )
-    return rule
 
 
 def _algorithm(stated: Fields, name: str) -> Rule:
@@ -303,7 +279,26 @@ def _algorithm(stated: Fields, name: str) -> Rule:
             layout = Layout(INTEGERS[4], size, 1, FP16)
         elif layout.group is not None and size != layout.group:
             raise ModelError(f"{stated.name}: 'group_size' = {size}: {name} has {layout.group}")
+    _agree(stated, name, layout)
     return Rule(layout, operand)
+
+
+def _agree(stated: Fields, name: str, layout: Layout) -> None:
+    """Holds the file's groups of weights, where it lists any, against an algorithm.
+
+    Raises:
+        ModelError: a group has other bits, or groups of another size.
+    """
+    groups = stated.values.get("config_groups")
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        found = weights if isinstance(weights, Mapping) else {}
+        for key, mine in (("num_bits", int(layout.base.bits)), ("group_size", layout.group)):
+            if mine is not None and found.get(key) not in (None, mine):
+                raise ModelError(
+                    f"{stated.name}: {key!r} = {clip(found[key])} of a group, but "
+                    f"'quant_algo' = {clip(name)} has {mine}"
+                )
 
 
 def _mixed(stated: Fields) -> tuple[Rule, ...]:
