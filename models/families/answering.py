@@ -15,6 +15,7 @@ from costgraph.models.blocks.eyes import Eyes
 from costgraph.models.davit import DualEyes, Stage
 from costgraph.models.encoder import Encoder, EncoderDecoder, TextFront
 from costgraph.models.families.common import Family, Reading, activation_of, tied_as_whole
+from costgraph.models.families.encoders import pair_of
 from costgraph.models.families.translating import Kin, read_kin
 from costgraph.models.families.vision import stages
 from costgraph.models.fields import Fields, divided
@@ -97,10 +98,8 @@ def _davit(seen: Fields, out: int) -> DualEyes:
     return found
 
 
-def answers(eyes: Eyes, reading: Reading) -> Reading:
+def answers(eyes: Eyes, model: EncoderDecoder, reading: Reading) -> Reading:
     """An encoder–decoder of text behind a tower, whose rows take places among the source's."""
-    model = reading.model
-    assert isinstance(model, EncoderDecoder)
     encoder = model.encoder
     assert isinstance(encoder, Encoder)
     assert isinstance(encoder.front, TextFront)
@@ -122,8 +121,8 @@ def _florence2(fields: Fields) -> Reading:
             "and decoder are not known in this family"
         )
     reading = read_kin(tied_as_whole(fields, text, True), Kin())
-    d = reading.model.ends.d if isinstance(reading.model, EncoderDecoder) else 0
-    return answers(_davit(fields.section("vision_config"), int(d)), reading)
+    model = pair_of(fields, reading)
+    return answers(_davit(fields.section("vision_config"), int(model.ends.d)), model, reading)
 
 
 #: ``model_type`` to the function that reads it.

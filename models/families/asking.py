@@ -8,20 +8,19 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Integer
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import WHOLE, FixedTower
+from costgraph.models.blocks.eyes import WHOLE, Eyes, FixedTower
 from costgraph.models.blocks.halving import HalvingTower
 from costgraph.models.blocks.projector import Product, Steps
 from costgraph.models.blocks.resampler import Asking, Instructed, Perceiving, Widened
 from costgraph.models.blocks.sam import SamEyes
-from costgraph.models.encoder import EncoderDecoder
 from costgraph.models.families.answering import answers
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.encoders import t5
+from costgraph.models.families.encoders import pair_of, t5
 from costgraph.models.families.language import before, language
 from costgraph.models.families.seeing import siglip_tower
 from costgraph.models.families.segmenting import sam_encoder
@@ -100,7 +99,7 @@ _T5: Mapping[str, int] = MappingProxyType(
 )
 
 
-def _asked(fields: Fields, tied: bool | None, **kind: Any) -> Reading:
+def _asked(fields: Fields, tied: bool | None, instructed: bool = False) -> Reading:
     """The queries in front of a decoder, or of T5, which answers.
 
     The part is a class of its own, which ties, or does not, by its own key.
@@ -108,22 +107,20 @@ def _asked(fields: Fields, tied: bool | None, **kind: Any) -> Reading:
     for key in ("tie_word_embeddings", "use_decoder_only_language_model"):
         fields.values.get(key)
     tower = _tower(fields.section("vision_config"))
-    asking = _asking(fields, tower, **kind)
+    asking, said = _asking(fields, tower, instructed), ONE_IMAGE if instructed else WHOLE
+
+    def eyes(d: Expr) -> Eyes:
+        steps: Steps = (asking, Product("1", d))
+        return FixedTower(tower, steps, d, normed=True, classed=True, said=said).whole
+
     text = fields.section("text_config")
     if text.word("model_type", default="opt") == "t5":
         reading = t5(text.with_defaults(**_T5))
-        d = reading.model.ends.d if isinstance(reading.model, EncoderDecoder) else Integer(0)
-    else:
-        inner = text.values.get("tie_word_embeddings", tied)
-        stack, reading = language(fields.with_values(tie_word_embeddings=inner), "opt")
-        d = stack.ends.d
-    steps: Steps = (asking, Product("1", d))
-    eyes = FixedTower(
-        tower, steps, d, normed=True, classed=True, said=ONE_IMAGE if kind else WHOLE
-    ).whole
-    if isinstance(reading.model, EncoderDecoder):
-        return answers(eyes, reading)
-    return before(stack, reading, eyes)
+        model = pair_of(text, reading)
+        return answers(eyes(model.ends.d), model, reading)
+    inner = text.values.get("tie_word_embeddings", tied)
+    stack, reading = language(fields.with_values(tie_word_embeddings=inner), "opt")
+    return before(stack, reading, eyes(stack.ends.d))
 
 
 def _blip2(fields: Fields) -> Reading:

@@ -250,6 +250,17 @@ def t5(fields: Fields, own: bool = False) -> Reading:
     return Reading(model)
 
 
+def pair_of(fields: Fields, reading: Reading) -> EncoderDecoder:
+    """The encoder and the decoder that were read.
+
+    Raises:
+        ModelError: the file names the class of the encoder alone.
+    """
+    if not isinstance(reading.model, EncoderDecoder):
+        raise ModelError(f"{fields.name}: the encoder alone is not read in this family")
+    return reading.model
+
+
 def _t5gemma_side(side: Fields) -> tuple[Heads, FeedForward]:
     """Heads and feed-forward block of one half: those of Gemma 2."""
     d = side.size("hidden_size")

@@ -13,7 +13,7 @@ from costgraph.models.blocks import Experts, FeedForward, Layer, Segment
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import Encoder, EncoderDecoder
 from costgraph.models.families.common import Family, Reading
-from costgraph.models.families.encoders import t5, tell_untied
+from costgraph.models.families.encoders import pair_of, t5, tell_untied
 from costgraph.models.families.hybrid import GATHERED
 from costgraph.models.families.translating import NLLB, read_kin
 from costgraph.models.fields import Fields
@@ -68,9 +68,7 @@ def _switch(fields: Fields) -> Reading:
         fields.values.get(key)  # of training, and of padding
     reading = t5(fields)
     tell_untied(fields, fields.flag("tie_word_embeddings", True))
-    if not isinstance(reading.model, EncoderDecoder):
-        raise ModelError(f"{fields.name}: the encoder alone is not read in this family")
-    experts = _experts(fields, reading.model, 1, Route())
+    experts = _experts(fields, pair_of(fields, reading), 1, Route())
     steps = {side: _step(fields, side) for side in ("encoder", "decoder")}
 
     def held(side: str, index: int, count: int) -> bool:
@@ -107,8 +105,7 @@ def _nllb(fields: Fields) -> Reading:
                 "router_ignore_padding_tokens"):  # fmt: skip
         fields.values.get(key)  # which tokens an expert drops, and of training
     reading = read_kin(fields, NLLB)
-    assert isinstance(reading.model, EncoderDecoder)
-    experts = _experts(fields, reading.model, 2, Route(normalise=True))
+    experts = _experts(fields, pair_of(fields, reading), 2, Route(normalise=True))
     if fields.size("encoder_ffn_dim") != fields.size("decoder_ffn_dim"):
         raise ModelError(f"{fields.name}: 'encoder_ffn_dim' is not 'decoder_ffn_dim'")
     steps = {side: fields.size(f"{side}_sparse_step") for side in ("encoder", "decoder")}

@@ -207,6 +207,13 @@ def test_a_decoder_reads_speech_as_long_and_as_wide_as_its_encoder_makes_it(chan
         load_model({**config, "encoder": {**config["encoder"], **changed}})
 
 
+def test_queries_of_images_do_not_ask_an_encoder_alone():
+    config = small("blip2-t5-small")
+    text = {**config["text_config"], "architectures": ["T5EncoderModel"]}
+    with pytest.raises(ModelError, match="the encoder alone is not read"):
+        load_model({**config, "text_config": text})
+
+
 def test_the_command_line_knows_the_phases(capsys):
     from costgraph.cli import main
 
