@@ -186,28 +186,23 @@ def _paired(
 
     Their scores stand behind a product and a tanh, those of every position do not.
     """
-    stem = next(
-        (
-            form.name.removesuffix(e)
-            for e in (_CLASSIFIER, _TAGGER, _SPANS)
-            if form.name.endswith(e)
-        ),
-        "",
-    )
-    tags = form.name.endswith(_TAGGER)
-    if stem and (stem not in _BARTS or (tags and not stem.endswith("T5"))):
-        raise ModelError(
-            f"{fields.name}: 'architectures' names {clip(form.name)}, a form that is not read "
-            "in this family"
-        )
+    stem, tags = form.name.partition("For")[0], form.name.endswith(_TAGGER)
+    if form.kind == "score" and (stem not in _BARTS or (tags and not stem.endswith("T5"))):
+        raise _unread(fields, form)
     if tags:
-        fields.values.get("num_decoder_layers")
         made = replace(model.encoder, head=LabelHead(model.ends.d, output.labels))
-        return replace(reading, model=made, assumptions=(*reading.assumptions, said))
-    if output.kind == "score" and not output.every:
-        output = replace(output, bias=True, inner="tanh")
-    made = replace(model, ends=replace(model.ends, output=output), again=True)
+    else:
+        if output.kind == "score" and not output.every:
+            output = replace(output, bias=True, inner="tanh")
+        made = replace(model, ends=replace(model.ends, output=output), again=True)
     return replace(reading, model=made, assumptions=(*reading.assumptions, said))
+
+
+def _unread(fields: Fields, form: Form) -> ModelError:
+    return ModelError(
+        f"{fields.name}: 'architectures' names {clip(form.name)}, a form that is not read in this "
+        "family"
+    )
 
 
 def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
@@ -232,10 +227,7 @@ def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
     if (reading.phases != "autoregressive" and not both) or not isinstance(
         model, (Decoder, Stack, Uneven)
     ):
-        raise ModelError(
-            f"{fields.name}: 'architectures' names {clip(form.name)}, a form that is not read "
-            "in this family"
-        )
+        raise _unread(fields, form)
     if isinstance(model, Decoder):
         model = replace(model, output=output)
     else:
