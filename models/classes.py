@@ -20,7 +20,8 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Stack
 from costgraph.models.blocks.stack import BARE, Output, Uneven
 from costgraph.models.decoder import Decoder
-from costgraph.models.encoder import Encoder, EncoderDecoder, LabelHead, TextFront
+from costgraph.models.encoder import Encoder, EncoderDecoder, TextFront
+from costgraph.models.encoder_heads import LabelHead
 from costgraph.models.families import ARCHITECTURES
 from costgraph.models.families.common import Reading, class_of, labels_of
 from costgraph.models.fields import Fields

@@ -14,7 +14,7 @@ from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import act, batch_norm, channel_norm, conv
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.encoder import Head
+from costgraph.models.encoder_heads import Head
 from costgraph.models.waves import as_channels, gated_conv, samples_for
 from costgraph.ops import (
     Activation,

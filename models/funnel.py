@@ -20,7 +20,8 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Norm, Style
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.relative import attended_apart, distances
-from costgraph.models.encoder import Head, TextFront
+from costgraph.models.encoder import TextFront
+from costgraph.models.encoder_heads import Head
 from costgraph.ops import Add
 from costgraph.ops.arrays import Copy
 from costgraph.ops.pool import AdaptivePool

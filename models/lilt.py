@@ -13,7 +13,8 @@ from costgraph.models.blocks import FeedForward, Maker, Style
 from costgraph.models.blocks.boxes import box_rows
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.encoder import Head, TextFront
+from costgraph.models.encoder import TextFront
+from costgraph.models.encoder_heads import Head
 from costgraph.ops import Add, AttentionScores, AttentionValues, Embedding, Scale, Softmax
 from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Beside, Slice

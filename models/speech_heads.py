@@ -11,7 +11,8 @@ from costgraph.models.blocks import Maker, Style
 from costgraph.models.blocks.image import act, conv
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.encoder import Encoder, Head
+from costgraph.models.encoder import Encoder
+from costgraph.models.encoder_heads import Head
 from costgraph.models.waves import as_channels, gated_conv
 from costgraph.ops import Concat
 from costgraph.ops.arrays import Join

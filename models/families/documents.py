@@ -13,16 +13,8 @@ from costgraph.models.blocks import Ends, FeedForward, Layer, Maker, Segment
 from costgraph.models.blocks.boxes import BoxBias, Boxed, PageFront
 from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.paths import PairHeads, PairPlaces, PathFront
-from costgraph.models.encoder import (
-    Encoder,
-    Head,
-    LabelHead,
-    MaskedHead,
-    PooledHead,
-    PretrainedHeads,
-    RestingFront,
-    TextFront,
-)
+from costgraph.models.encoder import Encoder, RestingFront, TextFront
+from costgraph.models.encoder_heads import Head, LabelHead, MaskedHead, PooledHead, PretrainedHeads
 from costgraph.models.families.common import Family, Reading, activation_of, labels_of
 from costgraph.models.families.encoders import (
     BARE,

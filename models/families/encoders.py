@@ -14,18 +14,8 @@ from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
 from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.pattern import gathered
-from costgraph.models.encoder import (
-    AudioFront,
-    Buckets,
-    Encoder,
-    EncoderDecoder,
-    Head,
-    LabelHead,
-    MaskedHead,
-    PooledHead,
-    PretrainedHeads,
-    TextFront,
-)
+from costgraph.models.encoder import AudioFront, Buckets, Encoder, EncoderDecoder, TextFront
+from costgraph.models.encoder_heads import Head, LabelHead, MaskedHead, PooledHead, PretrainedHeads
 from costgraph.models.families.absent import named
 from costgraph.models.families.common import (
     Family,

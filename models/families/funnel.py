@@ -10,7 +10,8 @@ from sympy import Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Ends, FeedForward
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.encoder import Head, LabelHead, PooledHead, ProjectedHead, TextFront
+from costgraph.models.encoder import TextFront
+from costgraph.models.encoder_heads import Head, LabelHead, PooledHead, ProjectedHead
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.encoders import BARE, LAYER_NORM
 from costgraph.models.families.vision import sizes

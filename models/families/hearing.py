@@ -22,7 +22,8 @@ from costgraph.models.blocks.projector import (
     two_products,
 )
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.encoder import AudioFront, Encoder, HalvedNorm
+from costgraph.models.encoder import AudioFront, Encoder
+from costgraph.models.encoder_heads import HalvedNorm
 from costgraph.models.families.common import Family, Reading, activation_of, rotary_of
 from costgraph.models.families.language import before, language
 from costgraph.models.fields import Fields, divided

@@ -10,7 +10,8 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Attention, Ends, FeedForward, Layer, Segment
-from costgraph.models.encoder import Encoder, MaskedHead, PretrainedHeads, Resting, TextFront
+from costgraph.models.encoder import Encoder, TextFront
+from costgraph.models.encoder_heads import MaskedHead, PretrainedHeads, Resting
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.encoders import (
     BARE,

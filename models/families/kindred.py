@@ -11,9 +11,8 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Ends, FeedForward, Layer, Segment
 from costgraph.models.blocks.encoder import Bidirectional, Heads
-from costgraph.models.encoder import (
-    Encoder,
-    Front,
+from costgraph.models.encoder import Encoder, Front, TextFront, TurnedRows, Widened
+from costgraph.models.encoder_heads import (
     Head,
     LabelHead,
     MaskedHead,
@@ -21,9 +20,6 @@ from costgraph.models.encoder import (
     PretrainedHeads,
     ProjectedHead,
     Resting,
-    TextFront,
-    TurnedRows,
-    Widened,
 )
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.encoders import (

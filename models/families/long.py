@@ -14,16 +14,8 @@ from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.global_local import GlobalLocalLayer, normed_apart
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.sparse import Global, Means, Sparse
-from costgraph.models.encoder import (
-    Encoder,
-    EncoderDecoder,
-    Head,
-    MaskedHead,
-    NearBuckets,
-    PooledHead,
-    PretrainedHeads,
-    TextFront,
-)
+from costgraph.models.encoder import Encoder, EncoderDecoder, NearBuckets, TextFront
+from costgraph.models.encoder_heads import Head, MaskedHead, PooledHead, PretrainedHeads
 from costgraph.models.families.common import Family, Reading, activation_of, layer_count
 from costgraph.models.families.encoders import (
     BARE,

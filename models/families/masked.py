@@ -14,15 +14,8 @@ from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
 from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.experts import Experts
 from costgraph.models.blocks.pattern import gathered
-from costgraph.models.encoder import (
-    Buckets,
-    Encoder,
-    Head,
-    MaskedHead,
-    PooledHead,
-    ProjectedHead,
-    TextFront,
-)
+from costgraph.models.encoder import Buckets, Encoder, TextFront
+from costgraph.models.encoder_heads import Head, MaskedHead, PooledHead, ProjectedHead
 from costgraph.models.families.common import (
     Family,
     Reading,

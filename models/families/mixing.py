@@ -14,7 +14,8 @@ from costgraph.models.blocks.bottleneck import BottleneckLayer, SplitHead, Trigr
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.grouped import GroupedFeed, GroupedLayer
 from costgraph.models.blocks.spans import SpanHeads
-from costgraph.models.encoder import Encoder, PooledHead, PretrainedHeads
+from costgraph.models.encoder import Encoder
+from costgraph.models.encoder_heads import PooledHead, PretrainedHeads
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.encoders import (
     TASKS,

@@ -12,13 +12,8 @@ from costgraph.models.blocks import Ends, FeedForward, Layer, Norm
 from costgraph.models.blocks.encoder import Bidirectional, Heads, Normed
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.stack import Transform
-from costgraph.models.encoder import (
-    Encoder,
-    Head,
-    MaskedHead,
-    TextFront,
-    TransformedHead,
-)
+from costgraph.models.encoder import Encoder, TextFront
+from costgraph.models.encoder_heads import Head, MaskedHead, TransformedHead
 from costgraph.models.families.common import (
     Family,
     Reading,

@@ -12,7 +12,8 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward, Segment
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.conformer import ConformerLayer, PointHead, Shrinking
-from costgraph.models.encoder import Encoder, Head, LabelHead, Resting
+from costgraph.models.encoder import Encoder
+from costgraph.models.encoder_heads import Head, LabelHead, Resting
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.speech import POSITIONS
 from costgraph.models.families.vision import FOLDED, MOST_ENTRIES

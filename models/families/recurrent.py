@@ -14,7 +14,8 @@ from costgraph.models.blocks import Ends, FeedForward, Layer, Maker, Segment
 from costgraph.models.blocks.clusters import ClusteredStack, Clusters
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.relative import Apart, Remembering
-from costgraph.models.encoder import Encoder, ProjectedHead, TextFront
+from costgraph.models.encoder import Encoder, TextFront
+from costgraph.models.encoder_heads import ProjectedHead
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.encoders import BARE, LAYER_NORM
 from costgraph.models.fields import LARGEST, Fields

@@ -24,15 +24,8 @@ from costgraph.models.conformer import (
     ConformerLayer,
     FeatureFront,
 )
-from costgraph.models.encoder import (
-    Buckets,
-    Encoder,
-    Head,
-    LabelHead,
-    ProjectedHead,
-    Resting,
-    RestingFront,
-)
+from costgraph.models.encoder import Buckets, Encoder, RestingFront
+from costgraph.models.encoder_heads import Head, LabelHead, ProjectedHead, Resting
 from costgraph.models.families.common import (
     Family,
     Reading,
