@@ -79,11 +79,15 @@ class Points:
         batch, count, _ = m.shape(offsets)
         levels = Integer(len(self.grids))
         shape = (batch, count, Integer(self.heads), levels, Integer(self.points), TWO)
-        x = m.add(f"{prefix}offsets", Reshape(shape), offsets)
-        for name, start, function in (("size", TWO, "mul"), ("middle", Integer(0), "add")):
+        rows = []
+        for name, start in (("middle", Integer(0)), ("size", TWO)):
             part = m.add(f"{prefix}box_{name}", Slice(2, start, TWO), boxes)
-            part = m.add(f"{prefix}box_{name}_row", Reshape((B, count, ONE, ONE, ONE, TWO)), part)
-            x = m.add(f"{prefix}by_{name}", Map("scale"), x) if name == "size" else x
-            x = m.add(f"{prefix}offset_{name}", Map(function), x, part)
+            row = Reshape((B, count, ONE, ONE, ONE, TWO))
+            rows.append(m.add(f"{prefix}box_{name}_row", row, part))
+        middle, size = rows
+        x = m.add(f"{prefix}offsets", Reshape(shape), offsets)
+        x = m.add(f"{prefix}by_size", Map("scale"), x)
+        x = m.add(f"{prefix}offset_size", Map("mul"), x, size)
+        x = m.add(f"{prefix}offset_middle", Map("add"), x, middle)
         x = m.add(f"{prefix}twice", Map("scale"), x)
         return m.add(f"{prefix}places", Map("add_constant"), x)
