@@ -9,7 +9,7 @@ from sympy import Expr, Integer
 from costgraph.ir.graph import Graph
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.image import act, conv, picture
+from costgraph.models.blocks.image import act, conv, enlarge, picture
 from costgraph.models.blocks.resampler import QueryLayer
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
@@ -17,7 +17,6 @@ from costgraph.models.vision import TwoTowers
 from costgraph.ops import Add, SelectLast
 from costgraph.ops.image import AsImage, Cut
 from costgraph.ops.maps import Map
-from costgraph.ops.pool import ConvTranspose
 from costgraph.ops.views import Reshape
 from costgraph.symbols import B
 
@@ -80,19 +79,12 @@ class NamedParts(TwoTowers):
         x = m.add("grid", AsImage(self._grid(m)), x)
         side = self.tower.patches.patch[0]
         if not self.enlarged:
-            return self._larger(m, "pixels", x, ONE, side)
+            return enlarge(m, "pixels", x, ONE, side)
         x = act(m, "smooth_act", conv(m, "smooth", x, d, 3, 1, 1), "relu")
         fourth = Integer(int(side) // 4)
-        x = act(m, "larger_act", self._larger(m, "larger", x, d / 2, fourth), "relu")
-        return self._larger(m, "pixels", x, ONE, fourth)
+        x = act(m, "larger_act", enlarge(m, "larger", x, d / 2, fourth), "relu")
+        return enlarge(m, "pixels", x, ONE, fourth)
 
     def _grid(self, m: Maker) -> tuple[Expr, ...]:
         size, patch = self.tower.sized(m.style), self.tower.patches.patch
         return tuple(Integer(int(n) // int(p)) for n, p in zip(size, patch, strict=True))
-
-    def _larger(self, m: Maker, name: str, x: str, out: Expr, side: Expr) -> str:
-        """Adds a transposed convolution without overlap."""
-        sizes = tuple(side * n for n in m.shape(x)[2:])
-        kernel = m.weight(f"{name}.weight", m.shape(x)[1], out, side, side)
-        bias = m.vector(f"{name}.bias", out)
-        return m.add(name, ConvTranspose(sizes, bias=True), x, kernel, bias)

@@ -13,13 +13,13 @@ from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph
 from costgraph.models.blocks import Maker, Segment, Style
-from costgraph.models.blocks.image import act, conv, picture, same_norm
+from costgraph.models.blocks.image import act, conv, enlarge, picture, same_norm
 from costgraph.models.blocks.stack import run
 from costgraph.models.vision import OnePass, Tower
 from costgraph.ops import Activation, Add, Concat, Scale
 from costgraph.ops.image import AsImage, Cut
 from costgraph.ops.maps import Map
-from costgraph.ops.pool import ConvTranspose, Resize
+from costgraph.ops.pool import Resize
 from costgraph.ops.views import Expand
 from costgraph.symbols import B
 
@@ -102,11 +102,7 @@ class Depth(OnePass):
         width, factor = Integer(self.widths[index]), self.factors[index]
         x = conv(m, f"{name}_project", m.add(f"{name}_grid", AsImage(grid), x), width, 1)
         if factor > 1:
-            side = Integer(int(factor))
-            kernel = m.weight(f"{name}_enlarge.weight", width, width, side, side)
-            bias = m.vector(f"{name}_enlarge.bias", width)
-            sizes = tuple(side * n for n in grid)
-            x = m.add(f"{name}_enlarge", ConvTranspose(sizes, bias=True), x, kernel, bias)
+            x = enlarge(m, f"{name}_enlarge", x, width, Integer(int(factor)))
         elif factor < 1:
             x = conv(m, f"{name}_shrink", x, width, 3, int(1 / factor), 1)
         return conv(m, f"{name}_conv", x, self.fused, 3, 1, 1, bias=False)

@@ -19,7 +19,7 @@ from costgraph.models.blocks import FeedForward, Maker, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.hiera import Hiera, Neck
-from costgraph.models.blocks.image import act, channel_norm, conv
+from costgraph.models.blocks.image import act, channel_norm, conv, enlarge
 from costgraph.models.blocks.sam import SamEncoder
 from costgraph.models.blocks.sam3 import TurnedEncoder
 from costgraph.models.blocks.tower import LAYER_NORM
@@ -30,7 +30,6 @@ from costgraph.ops.image import AsImage
 from costgraph.ops.maps import Map
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.pattern import FULL
-from costgraph.ops.pool import ConvTranspose
 from costgraph.ops.views import Expand, Reshape, Slice
 from costgraph.symbols import B, S
 
@@ -207,11 +206,8 @@ class Segmenter(OnePass):
         d = self.d
         x = m.add("mask_image", AsImage((side, side)), x)
         for index, out in enumerate((d / 4, d / 8), start=1):
-            name, into = f"enlarge{index}", m.shape(x)[1]
-            sizes = tuple(2 * n for n in m.shape(x)[2:])
-            kernel = m.weight(f"{name}.weight", into, out, TWO, TWO)
-            bias = m.vector(f"{name}.bias", out)
-            x = m.add(name, ConvTranspose(sizes, bias=True), x, kernel, bias)
+            name = f"enlarge{index}"
+            x = enlarge(m, name, x, out, TWO)
             if self.second:
                 x = m.add(f"{name}_fine", Add(), x, fine[2 - index])
             x = channel_norm(m, f"{name}_norm", x) if index == 1 else x

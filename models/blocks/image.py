@@ -14,6 +14,7 @@ from costgraph.ops import Activation, Add, AsSequence, Conv, Embedding, LayerNor
 from costgraph.ops.arrays import Join
 from costgraph.ops.channels import BatchNorm, GroupNorm
 from costgraph.ops.image import AsImage, Interpolate, Prepend
+from costgraph.ops.pool import ConvTranspose
 from costgraph.ops.views import Expand, Reshape
 from costgraph.symbols import B, G
 
@@ -50,6 +51,14 @@ def conv(
     if bias:
         operands.append(m.vector(f"{name}.bias", out))
     return m.add(name, op, *operands)
+
+
+def enlarge(m: Maker, name: str, x: str, out: Expr, side: Expr) -> str:
+    """Adds a transposed convolution with bias, without overlap: ``side`` times as tall and wide."""
+    sizes = tuple(side * n for n in m.shape(x)[2:])
+    kernel = m.weight(f"{name}.weight", m.shape(x)[1], out, side, side)
+    bias = m.vector(f"{name}.bias", out)
+    return m.add(name, ConvTranspose(sizes, bias=True), x, kernel, bias)
 
 
 def latent_patches(m: Maker, channels: Expr, patch: Size, d: Expr) -> str:

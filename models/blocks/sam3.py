@@ -9,7 +9,7 @@ from sympy import Expr, Integer
 
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
-from costgraph.models.blocks.image import act, conv, picture
+from costgraph.models.blocks.image import act, conv, enlarge, picture
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.sam import SamLayer
 from costgraph.models.blocks.stack import run
@@ -18,7 +18,7 @@ from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.ops import Add, AsSequence
 from costgraph.ops.arrays import Copy
 from costgraph.ops.image import AsImage
-from costgraph.ops.pool import ConvTranspose, Pool
+from costgraph.ops.pool import Pool
 
 ZERO, ONE, TWO = Integer(0), Integer(1), Integer(2)
 
@@ -100,12 +100,7 @@ class TurnedEncoder:
             x = m.add(f"{name}_pool", pool, x)
         for step in range(1, int(scale).bit_length() if scale > 1 else 1):
             x = act(m, f"{name}_act{step}", x, "gelu") if step > 1 else x
-            into = m.shape(x)[1]
-            kernel = m.weight(f"{name}_enlarge{step}.weight", into, into / 2, TWO, TWO)
-            bias = m.vector(f"{name}_enlarge{step}.bias", into / 2)
-            sizes = tuple(2 * n for n in m.shape(x)[2:])
-            op = ConvTranspose(sizes, bias=True)
-            x = m.add(f"{name}_enlarge{step}", op, x, kernel, bias)
+            x = enlarge(m, f"{name}_enlarge{step}", x, m.shape(x)[1] / 2, TWO)
         return conv(
             m, f"{name}_second", conv(m, f"{name}_first", x, self.out, 1), self.out, 3, 1, 1
         )
