@@ -26,6 +26,14 @@ MEMORY = (
 PROMPTS = "B counts pictures, with one prompt of S tokens each: points, corners, the empty point"
 
 
+def _whole(seen: Fields, key: str, layers: int) -> frozenset[int]:
+    """Layers of ``layers``, counted from zero, that see the whole grid."""
+    found = seen.values.get(key)
+    if not isinstance(found, list) or any(type(n) is not int or not 0 <= n < layers for n in found):
+        raise ModelError(f"{seen.name}: {key!r} must be a list of layers")
+    return frozenset(found)
+
+
 def sam_encoder(seen: Fields) -> SamEncoder:
     """The encoder from its part of a file."""
     seen = seen.with_defaults(
@@ -43,10 +51,8 @@ def sam_encoder(seen: Fields) -> SamEncoder:
     at, feed = tower_of(
         seen.with_values(intermediate_size=inner), activation_of(seen, "hidden_act", default="gelu")
     )
-    whole = seen.values.get("global_attn_indexes")
     layers = seen.size("num_hidden_layers")
-    if not isinstance(whole, list) or any(type(n) is not int or not 0 <= n < layers for n in whole):
-        raise ModelError(f"{seen.name}: 'global_attn_indexes' must be a list of layers")
+    whole = _whole(seen, "global_attn_indexes", layers)
     size, patch = pixels(seen, 1024), seen.size("patch_size")
     if size[0] != size[1] or size[0] % patch:
         raise ModelError(f"{seen.name}: an image of {size[0]} x {size[1]} in patches of {patch}")
@@ -57,7 +63,7 @@ def sam_encoder(seen: Fields) -> SamEncoder:
         at=replace(at, fused=True),
         feed=feed,
         layers=layers,
-        whole=frozenset(whole),
+        whole=whole,
         channels=Integer(seen.size("num_channels", default=3)),
         size=int(size[0]),
         patch=patch,
@@ -144,10 +150,7 @@ def _pyramid(seen: Fields) -> Hiera:
     seen.values.get("num_attention_heads")  # each stage has its own
     for width, count in zip(widths, heads, strict=True):
         divided(seen, width, count, "width of a stage over heads")
-    whole = seen.values.get("global_attention_blocks")
-    count = sum(depths)
-    if not isinstance(whole, list) or any(type(n) is not int or not 0 <= n < count for n in whole):
-        raise ModelError(f"{seen.name}: 'global_attention_blocks' must be a list of layers")
+    whole = _whole(seen, "global_attention_blocks", sum(depths))
     pooling = seen.size("num_query_pool_stages", default=3)
     size = pixels(seen, 1024)
     background = sizes(seen, "window_positional_embedding_background_size")
@@ -166,7 +169,7 @@ def _pyramid(seen: Fields) -> Hiera:
         depths=depths,
         heads=heads,
         windows=windows,
-        whole=frozenset(whole),
+        whole=whole,
         pooling=pooling,
         ratio=ratio,
         activation=activation_of(seen, "hidden_act", default="gelu"),
@@ -246,9 +249,8 @@ def _turned(seen: Fields) -> TurnedEncoder:
         global_attn_indexes=[7, 15, 23, 31],
     )
     at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu"))
-    layers, whole = seen.size("num_hidden_layers"), seen.values.get("global_attn_indexes")
-    if not isinstance(whole, list) or any(type(n) is not int or not 0 <= n < layers for n in whole):
-        raise ModelError(f"{seen.name}: 'global_attn_indexes' must be a list of layers")
+    layers = seen.size("num_hidden_layers")
+    whole = _whole(seen, "global_attn_indexes", layers)
     patch = seen.size("patch_size")
     size, learned = (pixels(seen, 1008, k) for k in ("image_size", "pretrain_image_size"))
     for side in (*size, *learned):
@@ -264,7 +266,7 @@ def _turned(seen: Fields) -> TurnedEncoder:
         at=replace(at, rotary=at.head_dim),
         feed=feed,
         layers=layers,
-        whole=frozenset(whole),
+        whole=whole,
         channels=Integer(seen.size("num_channels", default=3)),
         size=int(size[0]),
         patch=patch,
