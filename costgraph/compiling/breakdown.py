@@ -17,7 +17,7 @@ from costgraph.counting.count import Item, Overlap, Row, parameters
 from costgraph.counting.units import unit_phases
 from costgraph.errors import InputError, clip, unbound
 from costgraph.formula.formula import exact
-from costgraph.formula.limits import counts
+from costgraph.formula.limits import counts, takes
 from costgraph.formula.outline import kind_of, link_of, split_level
 from costgraph.formula.powers import placed
 from costgraph.formula.terms import Term
@@ -396,7 +396,7 @@ def _value(compiled: Compiled, name: str, value: Number) -> Expr:
     if counts(compiled.setting, name):
         return Integer(whole(value, name))
     found = exact(value)
-    if not found > 0 and not (found == 0 and name in compiled.setting.zero):
+    if not takes(compiled.setting, name, found):
         said = for_zero(name, value, SIZES)
         raise InputError(f"{name} must be positive, not {clip(value)}{said}")
     return found

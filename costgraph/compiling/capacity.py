@@ -11,9 +11,10 @@ from sympy import Expr, Integer, Max, Min, floor
 
 from costgraph.compiling.fits import Fit
 from costgraph.compiling.larger import would_hold
-from costgraph.errors import InputError, clip
+from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.formula.formula import exact
+from costgraph.formula.limits import not_positive, takes
 from costgraph.formula.sums import affine
 from costgraph.symbols import SIZES, B, symbol
 from costgraph.timing import roofline
@@ -118,8 +119,8 @@ def fit(compiled: Compiled, values: Mapping[str, Any]) -> Fit:
     """
     given = {n: exact(v) for n, v in values.items() if v is not None}
     for name, value in given.items():
-        if not value > 0 and not (value == 0 and name in compiled.setting.zero):
-            raise InputError(f"{name} must be a positive finite number, not {clip(value)}")
+        if not takes(compiled.setting, name, value):
+            raise not_positive(name, value)
     return Fit(
         compiled.machine.name,
         need_of(given, compiled),

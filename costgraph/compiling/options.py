@@ -10,6 +10,7 @@ from sympy import Expr, Symbol
 
 from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.formula import exact
+from costgraph.formula.limits import takes
 from costgraph.hardware.machine import Machine
 from costgraph.hardware.systems import System
 from costgraph.ir.program import Program
@@ -100,8 +101,7 @@ def fixing(compiled: Compiled, values: Mapping[str, Any]) -> Program:
                 f"{nearest(name, {*known, *OPTIONS})}"
             )
         fixed[known[name]] = exact(value)
-        zero = fixed[known[name]] == 0 and name in compiled.setting.zero
-        if not fixed[known[name]] > 0 and not zero:
+        if not takes(compiled.setting, name, fixed[known[name]]):
             said = for_zero(name, value, SIZES)
             raise InputError(f"{name} must be positive, not {clip(value)}{said}")
     return program.fixing(fixed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from sympy import Add, Expr, Integer, Rational, Symbol
 
 from costgraph.errors import InputError, clip, nearest, unbound
-from costgraph.formula.limits import check, is_whole, may_be_zero, not_positive, not_whole
+from costgraph.formula.limits import check, is_whole, not_positive, not_whole, takes
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
 from costgraph.formula.terms import Limit, Stated, Term, beyond, collected, merged, remade
@@ -198,10 +198,8 @@ class Formula:
 
     def _reject(self, names: tuple[str, ...], arguments: list[Any]) -> None:
         for name, value in zip(names, arguments, strict=True):
-            if value == 0 and may_be_zero(self, name):
-                continue
-            if not 0 < value < math.inf:
-                raise not_positive(self, name, value)
+            if not takes(self.setting, name, value):
+                raise not_positive(name, value, f"{self.name}: ")
 
     def _reject_unknown(self, values: Mapping[str, Value]) -> None:
         known = {s.name for s in self.symbols}

@@ -3,7 +3,8 @@
 Expected numbers of experts bring powers such as ``(31/32)**B``, calibrated formulas
 norms with broken exponents: no closed form solves for ``B`` there. Interval arithmetic
 encloses every sign change instead: a part of the axis on which the enclosure
-excludes zero has none, a part on which that of the derivative does has at most one.
+excludes zero has none, a part on which that of the derivative does has at most one;
+where neither does, the derivative may still keep the value in the middle from reaching zero.
 Doubles are tried first, more digits where they leave a sign open.
 """
 
@@ -17,7 +18,7 @@ import mpmath
 from sympy import Add, Expr, Integer, Mul, Pow, Rational, Symbol, ceiling, floor, log, oo
 
 from costgraph.errors import InputError, UnboundSymbolError, clip
-from costgraph.formula.intervals import enclosure
+from costgraph.formula.intervals import WHOLE, Interval, by_slope, enclosure
 
 #: Beyond this no batch or length is meant.
 FARTHEST = 2**40
@@ -65,10 +66,13 @@ def sign_changes(expr: Expr, x: Symbol, lower: Expr, upper: Expr = oo) -> list[R
         if curve.sign(a, b) != 0:
             continue
         slope = slope or _Curve(_derivative(expr, x), x)
-        if slope.sign(a, b) != 0:  # monotone: at most one
+        steepness = slope.over(a, b)
+        if slope.sign(a, b, steepness) != 0:  # monotone: at most one
             root = _bisected(curve, a, b)
             if root is not None and root > lower and (upper == oo or root < upper):
                 found.append(root)
+            continue
+        if curve.stays(a, b, steepness):
             continue
         if b - a <= PRECISION * a:
             continue  # a touch, or a change too close to another to matter
@@ -116,20 +120,36 @@ class _Curve:
         self.expr, self.x = expr, x
         self._fast = enclosure(expr, x)
 
-    def sign(self, a: Rational, b: Rational) -> int:
-        """−1 or 1 if proved for all of ``a … b``; 0 if not, or if it is zero."""
-        if self._fast is not None:
-            low = math.nextafter(int(a.p) / int(a.q), 0)
-            high = math.nextafter(int(b.p) / int(b.q), math.inf)
-            below, above = self._fast(low, high)
-            if below > 0 or above < 0:
-                return 1 if below > 0 else -1
-            # More digits say no more about a wide part, unless doubles went out of range.
-            if b - a > WIDE * a and -math.inf < below < -_TINY and _TINY < above < math.inf:
-                return 0
+    def over(self, a: Rational, b: Rational) -> Interval:
+        """All values on ``a … b``, enclosed in doubles."""
+        return WHOLE if self._fast is None else self._fast(*_outside(a, b))
+
+    def stays(self, a: Rational, b: Rational, steepness: Interval) -> bool:
+        """True if its values in the middle and slopes on ``a … b`` keep it from zero there."""
+        if self._fast is None:
+            return False
+        below, above = by_slope(self._fast, steepness, *_outside(a, b))
+        return below > 0 or above < 0
+
+    def sign(self, a: Rational, b: Rational, known: Interval | None = None) -> int:
+        """−1 or 1 if proved for all of ``a … b``; 0 if not, or if it is zero.
+
+        ``known`` is :meth:`over` there, where that was asked already.
+        """
+        below, above = known or self.over(a, b)
+        if below > 0 or above < 0:
+            return 1 if below > 0 else -1
+        # More digits say no more about a wide part, unless doubles went out of range.
+        if b - a > WIDE * a and -math.inf < below < -_TINY and _TINY < above < math.inf:
+            return 0
         iv = _context()
         value = _enclosed(self.expr, self.x, iv.mpf([_number(iv, a).a, _number(iv, b).b]), iv)
         return int(value.a > 0) - int(value.b < 0)
+
+
+def _outside(a: Rational, b: Rational) -> tuple[float, float]:
+    """Doubles just outside of ``a … b``."""
+    return math.nextafter(int(a.p) / int(a.q), 0), math.nextafter(int(b.p) / int(b.q), math.inf)
 
 
 def _bisected(curve: _Curve, a: Rational, b: Rational) -> Rational | None:

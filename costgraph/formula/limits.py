@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Symbol, ceiling, floor
 
@@ -31,10 +32,8 @@ def check(formula: Formula, point: Mapping[Symbol, Expr]) -> None:
         value = point.get(x)
         if value is None or not value.is_number:
             continue
-        if not value.is_finite or (
-            not value > 0 and not (value == 0 and may_be_zero(formula, x.name))
-        ):
-            raise not_positive(formula, x.name, value)
+        if not value.is_finite or not takes(formula.setting, x.name, value):
+            raise not_positive(x.name, value, f"{formula.name}: ")
         if x in (S, N) and not value.is_Integer and value != int(value):
             raise not_whole(formula, x.name)
     for limit in formula.limits:
@@ -42,11 +41,16 @@ def check(formula: Formula, point: Mapping[Symbol, Expr]) -> None:
             raise InputError(f"{formula.name}: {broken}")
 
 
-def not_positive(formula: Formula, name: str, value: object) -> InputError:
+def takes(setting: Setting | None, name: str, value: Any) -> bool:
+    """Whether a real number is one that a symbol can have: a positive finite one, or zero."""
+    return bool(0 < value < math.inf) or (value == 0 and may_be_zero(setting, name))
+
+
+def not_positive(name: str, value: object, whose: str = "", where: str = "") -> InputError:
     """What is said of a value of a symbol that none can have."""
     said = for_zero(name, value, SIZES)
     return InputError(
-        f"{formula.name}: {name} must be a positive finite number, not {clip(value)}{said}"
+        f"{whose}{name} must be a positive finite number, not {clip(value)}{where}{said}"
     )
 
 
@@ -134,9 +138,14 @@ def counts(setting: Setting | None, name: str) -> bool:
     return name in SIZES or (setting is not None and name in setting.whole)
 
 
-def may_be_zero(formula: Formula, name: str) -> bool:
+def may_be_zero(setting: Setting | None, name: str) -> bool:
     """Whether zero is a value of a symbol: passes say so of shares, all others are positive."""
-    return formula.setting is not None and name in formula.setting.zero
+    return setting is not None and name in setting.zero
+
+
+def positive_names(formulas: Iterable[Formula]) -> set[str]:
+    """Names of symbols that some of the formulas takes to be positive."""
+    return {s.name for f in formulas for s in f.symbols if not may_be_zero(f.setting, s.name)}
 
 
 def start_of(x: Symbol) -> Expr:

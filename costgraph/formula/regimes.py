@@ -264,13 +264,22 @@ def askable(formula: Formula, over: str, values: Mapping[str, Any]) -> None:
             does not depend on that one.
     """
     formula._reject_unknown(values)
+    refuse_given(over, values)
+    if over not in {s.name for s in formula.symbols}:
+        raise InputError(f"{formula.name} does not depend on {over}")
+
+
+def refuse_given(over: str, values: Mapping[str, Any]) -> None:
+    """Refuses a value of the symbol that varies.
+
+    Raises:
+        InputError: there is one.
+    """
     if over in values:
         raise InputError(
             f"{over} = {clip(str(values[over]))[1:-1]} is given, and what varies is {over}: leave "
             "the number out, or vary another symbol"
         )
-    if over not in {s.name for s in formula.symbols}:
-        raise InputError(f"{formula.name} does not depend on {over}")
 
 
 def _prepared(

@@ -48,6 +48,7 @@ from costgraph.formula.ladder import (
 )
 from costgraph.formula.limits import check, start_of
 from costgraph.formula.reals import inside, number_key
+from costgraph.formula.regimes import askable
 from costgraph.formula.rounded import ends, firsts, stairs
 from costgraph.formula.terms import Limit, Term
 from costgraph.symbols import symbol
@@ -164,13 +165,11 @@ def region_map(formula: Formula, x: str, y: str, /, **values: Any) -> RegionMap:
     Raises:
         UnboundSymbolError: another symbol has no value.
         InputError: the formula is not piecewise polynomial of degree at most
-            two in ``y``, or does not depend on both symbols.
+            two in ``y``, does not depend on both symbols, or one of them has a value.
     """
     names = {s.name for s in formula.symbols}
-    formula._reject_unknown(values)
     for name in (x, y):
-        if name not in names:
-            raise InputError(f"{formula.name} does not depend on {name}")
+        askable(formula, name, values)
     if x == y:
         raise InputError("a map needs two different symbols")
     if formula.numerator is not None:

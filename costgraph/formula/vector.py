@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from costgraph.errors import InputError, clip, nearest, unbound
 from costgraph.formula.formula import Formula
-from costgraph.formula.limits import may_be_zero
+from costgraph.formula.limits import not_positive, positive_names
 from costgraph.formula.lower import Lowering
 from costgraph.formula.program import Program
 from costgraph.formula.terms import ZERO, Limit
-from costgraph.number import for_zero, number
-from costgraph.symbols import LEGEND, SIZES, N, S
+from costgraph.number import number
+from costgraph.symbols import LEGEND, N, S
 
 Array: TypeAlias = NDArray[np.float64]
 #: Computes flat inputs of one length into flat outputs; True if a check failed.
@@ -124,10 +124,7 @@ class VectorFunction:
             usable = above & np.isfinite(array)
             if not usable.all():
                 where, value = _first(~usable, array)
-                raise InputError(
-                    f"{self._title}: {name} must be a positive finite number, "
-                    f"not {value} ({name}{where}){for_zero(name, value, SIZES)}"
-                )
+                raise not_positive(name, value, f"{self._title}: ", f" ({name}{where})")
         for name, array in zip(self.names, inputs, strict=True):
             if name in (S.name, N.name) and (array != np.floor(array)).any():
                 where, value = _first(array != np.floor(array), array)
@@ -178,9 +175,7 @@ def compile_vector(formulas: Sequence[Formula], *, engine: str | None = None) ->
     if engine == "numba" and not _installed():
         raise InputError("engine numba is not installed: pip install 'costgraph[fast]'")
     chosen = engine or ("numba" if _installed() else "numpy")
-    zero = {name for f in formulas if f.setting is not None for name in f.setting.zero}
-    every = [(f, {s.name for s in f.symbols}) for f in formulas]
-    zero = {n for n in zero if all(may_be_zero(f, n) for f, names in every if n in names)}
+    zero = {s.name for f in formulas for s in f.symbols} - positive_names(formulas)
     return _compiled(tuple(formulas), chosen, engine is not None, tuple(sorted(zero)))
 
 

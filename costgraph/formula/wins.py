@@ -13,7 +13,7 @@ from sympy.core.relational import Relational
 from costgraph.errors import InputError
 from costgraph.formula.formula import Formula, exact, only_formulas
 from costgraph.formula.limits import domain_of
-from costgraph.formula.regimes import regimes
+from costgraph.formula.regimes import refuse_given, regimes
 from costgraph.formula.rounded import rounds
 from costgraph.formula.signs import Judge
 from costgraph.formula.stretches import Stretch, sign_on, stretches
@@ -103,6 +103,7 @@ def wins(
     known = {s.name for s in (*a.symbols, *b.symbols)}
     if over not in known:
         raise InputError(f"neither formula depends on {over}")
+    refuse_given(over, values)
     difference = b - a
     if not difference.terms:
         return ()

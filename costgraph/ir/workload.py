@@ -89,15 +89,14 @@ def refuse_zeros(formulas: Iterable[Formula], given: Mapping[str, Number]) -> No
     Raises:
         InputError: which symbol, and where a zero goes.
     """
-    from costgraph.formula.limits import may_be_zero
+    from costgraph.formula.limits import positive_names
 
     zeros = [name for name, value in given.items() if value == 0]
-    for f in formulas if zeros else ():
-        names = {s.name for s in f.symbols}
-        for name in zeros:
-            if name in names and not may_be_zero(f, name):
-                said = for_zero(name, 0, WHOLE)
-                raise InputError(f"{name} must be above 0 and at most 1e12, not 0{said}")
+    positive = positive_names(formulas) if zeros else ()
+    for name in zeros:
+        if name in positive:
+            said = for_zero(name, 0, WHOLE)
+            raise InputError(f"{name} must be above 0 and at most 1e12, not 0{said}")
 
 
 def lengths(

@@ -127,7 +127,11 @@ def test_a_point_that_is_none_is_refused_whoever_asks(name):
 
 def test_a_question_along_a_symbol_says_what_is_wrong_with_it():
     """Instead of values that were tried, of a symbol that changes nothing."""
-    for asks in (DENSE.tpot.regimes, lambda over, **at: DENSE.tpot.solve_for(over, 1, **at)):
+    for asks in (
+        DENSE.tpot.regimes,
+        lambda over, **at: DENSE.tpot.solve_for(over, 1, **at),
+        lambda over, **at: DENSE.tpot.region_map(over, "T", **at),
+    ):
         for over, at, said in (
             ("S", {"B": 1, "T": 5}, "does not depend on S"),
             ("B", {"B": 3, "T": 5}, "what varies is B"),

@@ -79,6 +79,8 @@ def test_a_value_of_a_symbol_that_cancels_is_taken_and_an_unknown_one_refused():
     for over, other in (("B", {"z": 1}), ("y", {"B": 3, "z": 1})):
         with pytest.raises(InputError, match="'z'"):
             cg.wins(a, b, over, **other)
+    with pytest.raises(InputError, match="what varies is y"):
+        cg.wins(a, b, "y", y=3)
 
 
 def test_at_a_rate_of_zero_nothing_is_smaller():
