@@ -150,7 +150,7 @@ class Transfer:
             return self.position * positions
         return self.held(ceil(positions))
 
-    def seconds(self, positions: int) -> float:
+    def seconds(self, positions: float) -> float:
         """Seconds for the caches of so many positions."""
         return self.latency + self.occupied(positions)
 

@@ -180,8 +180,8 @@ class Wish:
         Replicas over several nodes are tried where none within a node holds the model.
         """
         longest = ceil(traffic.prompt.mean + traffic.generate.mean * (1 + traffic.generate.width))
-        same = traffic.prompt.mean if traffic.prompt.spread == "fixed" else None
-        prompt = None if same is None else max(1, round(same))
+        same = traffic.prompt.spread == "fixed"
+        prompt = max(1, round(traffic.prompt.mean)) if same else None
         found: list[Way] = []
         left: dict[str, str] = {}
         for device, precision, drafts in product(self.names, self.precisions, self.drafts):
