@@ -248,10 +248,7 @@ def between(device: str, times: StepTimes) -> Transfer | None:
         network = load_system(f"2x{NODE}x{device}").device.links.get("network")
     except CostgraphError:
         return None
-    if network is None or network.bandwidth is None:
-        return None
-    latency, rate = float(network.latency or 0), float(network.bandwidth)
-    return Transfer(latency, rate, times.position(), times.caches)
+    return Transfer.over(network, times)
 
 
 def place_of(device: str, devices: int) -> str:
