@@ -259,11 +259,9 @@ def _paging(arguments: argparse.Namespace, times: StepTimes) -> Paging | None:
         return None
     if arguments.paging == "recompute":
         return Paging()
-    link = times.compiled.machine.links.get("pcie")
-    if link is None or link.bandwidth is None:
+    swap = Transfer.over(times.compiled.machine.links.get("pcie"), times)
+    if swap is None:
         raise InputError(f"--paging swap: no link to the host of {times.compiled.place} is known")
-    latency, rate = float(link.latency or 0), float(link.bandwidth)
-    swap = Transfer(latency, rate, times.position(), times.caches)
     return Paging(swap=swap)
 
 
@@ -301,21 +299,21 @@ def _decoding(
     # Both ends hold their own part of the caches: the larger part takes longest.
     longer = max(r.prompt for r in requests)
     larger = max((pool.times, times), key=lambda t: t.caches(longer))
-    held = larger.position(), larger.caches
     if arguments.link is not None:
         rate = float(parse_quantity(arguments.link, "bandwidth", "--link"))
-        transfer = Transfer(0.0, rate, *held)
+        transfer = Transfer(0.0, rate, larger.position(), larger.caches)
     else:
         ends = []
         for place in dict.fromkeys((arguments.on, on)):
-            found = between(load_system(place).device.name, pool.times)
+            found = between(load_system(place).device.name, larger)
             if found is None:
                 raise InputError(f"--link: no network between nodes of {place} is known")
             ends.append(found)
         # The slower of both ends.
-        transfer = Transfer(
-            max(e.latency for e in ends), min(e.bytes_per_second for e in ends), *held
-        )
+        transfer = replace(
+            ends[0], latency=max(e.latency for e in ends),
+            bytes_per_second=min(e.bytes_per_second for e in ends),
+        )  # fmt: skip
     told = {
         "decode_replicas": decode.servers, "decode_on": on, "decode_passes": passes,
         "decode_sequences": decode.policy.limit,

@@ -33,6 +33,11 @@ def test_rows_that_stay_of_a_prompt_are_the_context_of_a_server():
                  Lengths(64), closed=4, requests=8)  # fmt: skip
     with pytest.raises(InputError, match="where all prompts are equally long"):
         run(drawn)
+    # Whoever moves caches is told the same.
+    unknown = times(passes)
+    for size in (unknown.room, unknown.caches, lambda _: unknown.position()):
+        with pytest.raises(InputError, match="where all prompts are equally long"):
+            size(500)
 
 
 @pytest.mark.parametrize(

@@ -761,13 +761,7 @@ def test_the_command_serves_and_stops(tmp_path: Path) -> None:
         found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]{43})", address)
         assert found is not None
         server = Server(int(found[1]), found[2])
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                status, text = server.ask("/catalog.js")
-                break
-            except ConnectionError:
-                assert time.monotonic() < deadline
+        status, text = server.ask("/catalog.js")
         assert status == 200
         assert '"start":{"model":"gpt2"' in text
         # In the midst of a derivation, too.

@@ -91,6 +91,10 @@ class Unit:
     decode: tuple[tuple[Expr, Expr], ...]
     prompt: tuple[Expr, ...]
 
+    def held(self, positions: int) -> float:
+        """Byte of a sequence's caches at so many positions."""
+        return _number(self.caches.xreplace({T: Integer(positions)}))
+
     def read(self, tokens: int, end: int) -> float:
         """Byte of live activations of a step that reads so many tokens of a prompt to its end."""
         at = {q: Integer(tokens), T: Integer(end)}
@@ -193,7 +197,7 @@ class Memories:
 
         reading = f" that reads {read[0]} tokens of a prompt" if read[0] else ""
         for unit, chunk in zip(self.units, self._read(read), strict=True):
-            one, size, weights = at(unit.caches), self._capacity, at(unit.weights)
+            one, size, weights = unit.held(context), self._capacity, at(unit.weights)
             caching = forms.caching(size, share, weights, one)
             yield Line(*caching, "weights", f"{share:.0%} of memory")
             for once, each in unit.decode:

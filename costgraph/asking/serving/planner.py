@@ -30,8 +30,9 @@ from costgraph.units import format_quantity
 CHUNKS = (512, 2048, 8192)
 #: Sequences at a time that are tried, up to what memory holds.
 LIMITS = (8, 32, 128, 512, 2048)
-#: Halvings of a rate.
+#: Halvings of a rate; the share of the stable one that is left is next to no load.
 HALVINGS = 12
+IDLE = 2.0**-HALVINGS
 #: Loads of a replica that the front shows.
 LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -102,7 +103,7 @@ class Planner:
     def largest(self, queue: Queue, traffic: Traffic) -> tuple[float, str]:
         """The largest rate within the limits, and what binds there."""
         low, high = 0.0, queue.stable_rate * (1 - 1e-6)
-        least, why = self.keeps(queue, queue.stable_rate * 2.0**-HALVINGS, traffic)
+        least, why = self.keeps(queue, queue.stable_rate * IDLE, traffic)
         if least is None:
             return 0.0, why
         steady, why = self.keeps(queue, high, traffic)
@@ -142,9 +143,9 @@ class Planner:
             most, why = self.largest(queue, traffic)
             most *= lanes
             if most <= 0 or ceil(traffic.rate / most) > places:
-                idle = queue.at(queue.stable_rate * 2.0**-HALVINGS)
-                best_of = 0.0 if most > 0 else getattr(idle, why)
-                broken[why] = min(broken.get(why, best_of), best_of)
+                # What not even an idle replica keeps is told with what it has.
+                least = 0.0 if most > 0 else getattr(queue.at(queue.stable_rate * IDLE), why)
+                broken[why] = min(broken.get(why, least), least)
                 continue
             count = ceil(traffic.rate / most)
             steady = queue.at(traffic.rate / count / lanes)
@@ -179,7 +180,7 @@ class Planner:
             link = self.link(first, then)
             if link is None or traffic.generate.mean <= 1:
                 continue
-            transfer = link.seconds(ceil(traffic.prompt.mean))
+            transfer = link.seconds(traffic.prompt.mean)
             # The second token waits for the caches.
             later = transfer / (traffic.generate.mean - 1)
             inner = replace(traffic, tpot=max(traffic.tpot - later, 1e-12))
@@ -206,13 +207,12 @@ class Planner:
 
         Both ends hold their own part of the caches: the larger part takes longest.
         """
-        found = [self._links(way) for way in (first, then)]
-        known = [x for x in found if x is not None]
-        if len(known) < len(found):
+        one, other = self._link_of(first), self._link_of(then)
+        if one is None or other is None:
             return None
-        return max(known, key=lambda x: x.moved(self.traffic.prompt.mean))
+        return max(one, other, key=lambda x: x.moved(self.traffic.prompt.mean))
 
-    def _links(self, way: Way) -> Transfer | None:
+    def _link_of(self, way: Way) -> Transfer | None:
         if id(way.times) not in self.links:
             self.links[id(way.times)] = between(way.device, way.times)
         return self.links[id(way.times)]

@@ -19,6 +19,8 @@ from costgraph.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from costgraph.hardware.machine import Link
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -144,13 +146,21 @@ class Transfer:
     position: float
     held: Callable[[int], float] | None = None
 
+    @classmethod
+    def over(cls, link: Link | None, times: StepTimes) -> Transfer | None:
+        """Caches of these servers over a link; None where its bandwidth is not known."""
+        if link is None or link.bandwidth is None:
+            return None
+        latency, rate = float(link.latency or 0), float(link.bandwidth)
+        return cls(latency, rate, times.position(), times.caches)
+
     def moved(self, positions: float) -> float:
         """Byte of the caches of so many positions."""
         if self.held is None:
             return self.position * positions
         return self.held(ceil(positions))
 
-    def seconds(self, positions: int) -> float:
+    def seconds(self, positions: float) -> float:
         """Seconds for the caches of so many positions."""
         return self.latency + self.occupied(positions)
 

@@ -20,7 +20,6 @@ from costgraph.formula import Formula, Term
 from costgraph.formula.terms import merged
 from costgraph.ir.mix import Mix
 from costgraph.symbols import B, S, T, symbol
-from costgraph.timing import roofline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,8 +143,7 @@ class StepTimes:
     def _terms(self, mix: Mix, only: Collection[str] | None = None) -> tuple[Term, ...]:
         """What a step takes, operation by operation."""
         found: Iterable[Term] = operation_terms(self.compiled, mix, only)
-        if self.prompts is not None:
-            own = {S: Integer(self.prompts)}
+        if own := self.memories.own:
             found = (t.mapped(lambda e: e.xreplace(own)) if S in t.symbols else t for t in found)
         if self.stretch == 1:
             return tuple(found)
@@ -306,21 +304,13 @@ class StepTimes:
 
     def position(self) -> float:
         """Byte of caches on each device that a further position of a sequence takes."""
-        decode = stepping(self.compiled.program).decode
-        found = 0.0
-        for held in roofline.memory_parts(decode, self.compiled.accounting, at_end=False):
-            once, twice = (
-                float(held.caches.xreplace({B: Integer(1), T: Integer(t), **self.memories.own}))
-                for t in (self.longest, 2 * self.longest)
-            )
-            found = max(found, (twice - once) / self.longest)
-        return found
+        n, units = self.longest, self.memories.units
+        return max(((u.held(2 * n) - u.held(n)) / n for u in units), default=0.0)
 
     def caches(self, positions: int) -> float:
         """Byte of a sequence's caches at so many positions, of the unit that holds most."""
         if positions not in self._caches:
-            at = {T: Integer(positions)}
-            found = (float(unit.caches.xreplace(at)) for unit in self.memories.units)
+            found = (unit.held(positions) for unit in self.memories.units)
             self._caches[positions] = max(found, default=0.0)
         return self._caches[positions]
 

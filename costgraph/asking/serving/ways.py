@@ -180,8 +180,8 @@ class Wish:
         Replicas over several nodes are tried where none within a node holds the model.
         """
         longest = ceil(traffic.prompt.mean + traffic.generate.mean * (1 + traffic.generate.width))
-        same = traffic.prompt.mean if traffic.prompt.spread == "fixed" else None
-        prompt = None if same is None else max(1, round(same))
+        same = traffic.prompt.spread == "fixed"
+        prompt = max(1, round(traffic.prompt.mean)) if same else None
         found: list[Way] = []
         left: dict[str, str] = {}
         for device, precision, drafts in product(self.names, self.precisions, self.drafts):
@@ -248,10 +248,7 @@ def between(device: str, times: StepTimes) -> Transfer | None:
         network = load_system(f"2x{NODE}x{device}").device.links.get("network")
     except CostgraphError:
         return None
-    if network is None or network.bandwidth is None:
-        return None
-    latency, rate = float(network.latency or 0), float(network.bandwidth)
-    return Transfer(latency, rate, times.position(), times.caches)
+    return Transfer.over(network, times)
 
 
 def place_of(device: str, devices: int) -> str:

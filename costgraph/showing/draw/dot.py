@@ -140,14 +140,7 @@ def dot_source(scene: Scene) -> str:
 
 def _below(graph: Any, scene: Scene, names: dict[str, str]) -> None:
     """Frames that nothing connects one below the other: side by side they are wider than a page."""
-    parents = {c.id: c.parent for c in scene.clusters}
-
-    def outermost(cluster: str) -> str:
-        while parents.get(cluster):
-            cluster = parents[cluster]
-        return cluster
-
-    place = {v.id: outermost(v.cluster) for v in scene.vertices}
+    place = {v.id: ["", *(c.id for c in scene.around(v.cluster))][-1] for v in scene.vertices}
     if any(place[x.start] != place[x.end] for x in scene.links):
         return
     flow = [x for x in scene.links if not x.carried]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from costgraph.rewriting.runs import Run, runs_of
@@ -268,12 +268,7 @@ def contract(scene: Scene, group: Mapping[str, str], made: Mapping[str, Vertex])
         elif name not in done:
             done.add(name)
             vertices.append(_summed(made[name], members[name]))
-    held = {v.cluster for v in vertices}
-    parents = {c.id: c.parent for c in scene.clusters}
-    for cluster in list(held):
-        while cluster:
-            held.add(cluster)
-            cluster = parents.get(cluster, "")
+    held = {c.id for v in vertices for c in scene.around(v.cluster)}
     return replace(
         scene,
         clusters=tuple(c for c in scene.clusters if c.id in held),
@@ -318,17 +313,10 @@ def layers(scene: Scene) -> Scene:
     scene = fold_repeats(scene)
     if all(c.is_place for c in scene.clusters):
         return named_alike(scene)
-    frames = {c.id: c for c in scene.clusters}
-
-    def outermost(cluster: str) -> str:
-        found = ""
-        while cluster:
-            if not frames[cluster].is_place:
-                found = cluster
-            cluster = frames[cluster].parent
-        return found
-
-    group = {v.id: f"{part}:part" for v in scene.vertices if (part := outermost(v.cluster))}
+    parts = {
+        v.id: [c.id for c in scene.around(v.cluster) if not c.is_place] for v in scene.vertices
+    }
+    group = {name: f"{found[-1]}:part" for name, found in parts.items() if found}
     made = {
         f"{c.id}:part": Vertex(f"{c.id}:part", c.title, "part", cluster=c.parent)
         for c in scene.clusters
@@ -342,15 +330,12 @@ def bodies(scene: Scene) -> Scene:
 
     Bodies of one region do not wait for each other, so that no cycle comes about.
     """
-    frames = {c.id: c for c in scene.clusters}
+    frames = scene.frames
 
     def around(cluster: str) -> Iterator[str]:
-        while cluster:
-            if frames[cluster].is_body:
-                yield cluster
-            cluster = frames[cluster].parent
+        return (c.id for c in scene.around(cluster) if c.is_body)
 
-    outer = {o for c in frames if frames[c].is_body for o in around(frames[c].parent)}
+    outer = {o for c in scene.clusters if c.is_body for o in around(c.parent)}
     group: dict[str, str] = {}
     units: dict[str, set[str]] = defaultdict(set)
     for v in scene.vertices:
@@ -441,11 +426,9 @@ def near_changes(scene: Scene, limit: int = LIMIT) -> Scene:
     loud = {v.id for v in scene.vertices if v.mark not in ("", "kept")}
     near = loud | {x.start for x in scene.links if x.end in loud}
     near |= {x.end for x in scene.links if x.start in loud}
-    scene = replace(
-        scene,
-        vertices=tuple(v for v in scene.vertices if v.id in near),
-        links=tuple(x for x in scene.links if x.start in near and x.end in near),
-    ).noting(f"{size} vertices are more than {limit}: only changes and their neighbours are drawn")
+    scene = _only(scene, near).noting(
+        f"{size} vertices are more than {limit}: only changes and their neighbours are drawn"
+    )
     if len(scene.vertices) > limit:
         size = len(scene.vertices)
         scene = blocks(scene, limit).noting(
@@ -456,14 +439,22 @@ def near_changes(scene: Scene, limit: int = LIMIT) -> Scene:
 
 def _without_alike(scene: Scene) -> Scene:
     """A difference without inputs, weights and caches that are the same before and after."""
-    gone = {v.id for v in scene.vertices if v.is_source and v.mark in ("", "kept")}
+    kept = {v.id for v in scene.vertices if not v.is_source or v.mark not in ("", "kept")}
+    gone = len(scene.vertices) - len(kept)
     if not gone:
         return scene
+    return _only(scene, kept).noting(
+        f"not drawn: {_counted(gone, 'tensor')} alike before and after"
+    )
+
+
+def _only(scene: Scene, kept: Collection[str]) -> Scene:
+    """Some vertices, and what links them."""
     return replace(
         scene,
-        vertices=tuple(v for v in scene.vertices if v.id not in gone),
-        links=tuple(x for x in scene.links if x.start not in gone and x.end not in gone),
-    ).noting(f"not drawn: {_counted(len(gone), 'tensor')} alike before and after")
+        vertices=tuple(v for v in scene.vertices if v.id in kept),
+        links=tuple(x for x in scene.links if x.start in kept and x.end in kept),
+    )
 
 
 def within(scene: Scene, level: str, limit: int = LIMIT) -> Scene:

@@ -7,8 +7,9 @@ characters, numbers, and identifiers in a stable order.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -151,6 +152,18 @@ class Scene:
     links: tuple[Link, ...] = ()
     notes: tuple[str, ...] = ()
     marks: bool = field(default=False)
+
+    @cached_property
+    def frames(self) -> dict[str, Cluster]:
+        """Clusters by their ids."""
+        return {c.id: c for c in self.clusters}
+
+    def around(self, cluster: str) -> Iterator[Cluster]:
+        """The frames around what stands in a cluster, from the inside out."""
+        while cluster in self.frames:
+            found = self.frames[cluster]
+            yield found
+            cluster = found.parent
 
     def noting(self, *sentences: str) -> Scene:
         """The scene with further notes."""

@@ -347,6 +347,7 @@ def serve(
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()  # so that nobody who is told the address is refused
     except (OSError, OverflowError) as error:
         listener.close()
         raise InputError(f"cannot listen at port {port}: {error}") from None

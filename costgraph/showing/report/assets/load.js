@@ -121,7 +121,6 @@ function* drawLoad() {
   for (const p of shown) if (variant(p).load === null) askLoad(variant(p));
   if (one.load === null) {
     $("load-about").textContent = "Deriving steps of a server …";
-    busy("load", true);
     warnLoad("");
     shownRate = state.load.rate;
     for (const node of loadControls) node.refresh();
@@ -131,7 +130,7 @@ function* drawLoad() {
   // A batch and the context of a step move nothing of a queue.
   const queued = Boolean(one.load.queue), { B, T, ...sizes } = state.values;
   const now = JSON.stringify([state.device, state.pipeline, shown, queued ? sizes : state.values, state.figures[state.device], state.load, shown.map((p) => Boolean(variant(p).load))]);
-  if (now === drawnLoad.key && one === drawnLoad.one) { busy("load", false); return; }
+  if (now === drawnLoad.key && one === drawnLoad.one) return;
   const servers = new Map();
   for (const p of shown) { servers.set(p, serverOf(variant(p), state.device)); yield; }
   shownRate = rateOf(queued ? [...servers.values()] : [batchesOf(one, state.device, null)]);
@@ -143,7 +142,6 @@ function* drawLoad() {
   if (queued) yield* drawQueue(servers, servers.get(state.pipeline), usual);
   else drawBatches(shown, one, usual);
   drawnLoad = { key: now, one }; // not before: what is broken off is not drawn
-  busy("load", false);
 }
 
 const timesText = () => (calibrated() ? `Times are fitted (fidelity ${DATA.setting.fidelity}).` : "Times are the roofline's: a lower bound, so real servers stand less.");

@@ -63,6 +63,7 @@ function* drawRest() {
   drawPlans();
   yield;
   yield* drawLoad();
+  busy("load", variant().load === null);
 }
 
 function setup() {
