@@ -78,8 +78,8 @@ class Run:
     ttft: float
     tpot: float
     drawn: bool
-    #: Products in fp8 have scales per block. Not in the text: halves are as before it was known.
-    blocks: bool = field(default=False, repr=False)
+    #: Products in fp8 have scales per block. Not in the text, whose hash is the run's half.
+    blocks: bool = field(repr=False)
 
     @property
     def gpus(self) -> int:
@@ -161,7 +161,12 @@ def read(row: dict[str, str]) -> Run | str:
         layout = replace(layout, ep=1)
     elif moe_tp * moe_ep != layout.gpus:
         return "experts on fewer or more GPUs than attention"
-    S, N = int(row["isl"]), int(row["osl"])
+    return run_of(row, layout)
+
+
+def run_of(row: dict[str, str], layout: Layout) -> Run:
+    """What a row states, on GPUs that share the model as ``layout`` says."""
+    model, S, N = MODELS[row["model"]], int(row["isl"]), int(row["osl"])
     drawn = (S, N) in DRAWN
     if drawn:
         S, N = round(0.9 * S), round(0.9 * N)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from serving import DEVICES, DRAWN, MODELS, Run, experts, pair, rows
+from serving import MODELS, Run, experts, pair, rows, run_of
 from serving_chunked import means, requests_of, steps
 from serving_model import Layout
 
@@ -58,16 +58,7 @@ def read(row: dict[str, str]) -> tuple[Run, Side, Side] | str:
     first, then = side(row, "prefill"), side(row, "decode")
     if isinstance(first, str) or isinstance(then, str):
         return first if isinstance(first, str) else str(then)
-    S, N = int(row["isl"]), int(row["osl"])
-    drawn = (S, N) in DRAWN
-    if drawn:
-        S, N = round(0.9 * S), round(0.9 * N)
-    run = Run(
-        DEVICES[row["hw"]], row["backend"], MODELS[row["model"]], row["precision"], S, N,
-        int(row["concurrency"]), then.layout, float(row["ttft_s"] or "nan"),
-        float(row["tpot_s"]), drawn,
-    )  # fmt: skip
-    return run, first, then
+    return run_of(row, then.layout), first, then
 
 
 def simulated(run: Run, first: Side, then: Side) -> tuple[float, float, float]:
