@@ -180,7 +180,8 @@ def _without_framework(timing: Calibrated, used: Iterable[str]) -> tuple[str, ..
         or any(f"@{timing.framework} " in text for text in used)
     ):
         return ()
-    return (f"nothing here has timings of {timing.framework} alone: its name changes nothing",)
+    but = " but its host's time" if timing.host else ""
+    return (f"nothing here has timings of {timing.framework} alone: its name changes nothing{but}",)
 
 
 def held_out(fit: Fit) -> str:
