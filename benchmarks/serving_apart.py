@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from serving import MODELS, Run, experts, pair, rows, run_of
+from serving import MODELS, Groups, Run, experts, grouped, pair, rows, run_of
 from serving_chunked import means, requests_of, steps
 from serving_model import Layout
 
@@ -102,21 +101,18 @@ def main() -> None:
             left[str(error)[:60]] += 1
     first, token, whole = np.array(found).T
     measured = np.array([(r.ttft, r.tpot, r.whole) for r in kept]).T
-    groups: tuple[tuple[str, Callable[[Run], str]], ...] = (
+    groups: Groups = (
         ("all", lambda r: ""), ("device", lambda r: r.device),
         ("framework", lambda r: r.framework), ("experts", experts),
         ("prompt", lambda r: str(r.S)),
     )  # fmt: skip
     lines = []
-    for name, of in groups:
-        labels = np.array([of(r) for r in kept])
-        for label in np.unique(labels):
-            m = labels == label
-            known = m & np.isfinite(measured[0])
-            lines.append((
-                name, str(label), str(m.sum()), pair(token[m], measured[1][m]),
-                pair(first[known], measured[0][known]), pair(whole[m], measured[2][m]),
-            ))  # fmt: skip
+    for name, label, m in grouped(kept, groups):
+        known = m & np.isfinite(measured[0])
+        lines.append((
+            name, label, str(m.sum()), pair(token[m], measured[1][m]),
+            pair(first[known], measured[0][known]), pair(whole[m], measured[2][m]),
+        ))  # fmt: skip
     print(plain_table(("by", "", "runs", "tpot", "ttft", "latency"), lines))
     print("left out: " + ", ".join(f"{n} {why}" for why, n in left.items()))
     print(f"{len(found)} runs in {time.perf_counter() - start:.0f} s")
