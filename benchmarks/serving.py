@@ -1,9 +1,8 @@
 """Scores formulas of a loaded server on published serving runs; see docs/serving.md.
 
-    python benchmarks/serving.py            all tables (about a minute)
+    python benchmarks/serving.py            all tables (about three minutes)
     python benchmarks/serving.py --one      runs on one GPU only
     python benchmarks/serving.py --rows     also every run with its prediction
-    python benchmarks/serving.py --layer    one layer of GPT-3 only
     python benchmarks/serving.py --bands    also the bands of whole models (three minutes more)
 
 A run states the mean time to first token and time per output token of a closed
@@ -23,16 +22,15 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-from serving_model import Layout, Prediction, predict, server
+from serving_model import NODE, Layout, Prediction, predict, server
 
-import costgraph as cg
 from costgraph.errors import CostgraphError
 from costgraph.showing.export.table import plain_table
 from costgraph.timing.fidelity.bands import RUNS
@@ -78,13 +76,18 @@ class Run:
     ttft: float
     tpot: float
     drawn: bool
-    #: Products in fp8 have scales per block. Not in the text: halves are as before it was known.
-    blocks: bool = field(default=False, repr=False)
+    #: Products in fp8 have scales per block. Not in the text, whose hash is the run's half.
+    blocks: bool = field(repr=False)
 
     @property
     def gpus(self) -> int:
         """GPUs of the server."""
         return self.layout.gpus
+
+    @property
+    def is_usual(self) -> bool:
+        """One node, attention split and not in replicas: what most tables take."""
+        return self.gpus <= NODE and self.layout.dp == 1
 
     @property
     def whole(self) -> float:
@@ -161,7 +164,12 @@ def read(row: dict[str, str]) -> Run | str:
         layout = replace(layout, ep=1)
     elif moe_tp * moe_ep != layout.gpus:
         return "experts on fewer or more GPUs than attention"
-    S, N = int(row["isl"]), int(row["osl"])
+    return run_of(row, layout)
+
+
+def run_of(row: dict[str, str], layout: Layout) -> Run:
+    """What a row states, on GPUs that share the model as ``layout`` says."""
+    model, S, N = MODELS[row["model"]], int(row["isl"]), int(row["osl"])
     drawn = (S, N) in DRAWN
     if drawn:
         S, N = round(0.9 * S), round(0.9 * N)
@@ -226,6 +234,18 @@ def pair(predicted: np.ndarray, measured: np.ndarray) -> str:
     return f"{size.mean():.0f}/{np.median(size):.0f} {np.median(signed):+.0f}"
 
 
+#: What tables tell runs apart by: a name, and a run's label.
+Groups = Sequence[tuple[str, Callable[[Run], str]]]
+
+
+def grouped(given: Sequence[Run], groups: Groups) -> Iterator[tuple[str, str, np.ndarray]]:
+    """The lines of a table: a group's name before its first label, a label, and whose it is."""
+    for name, of in groups:
+        labels = np.array([of(r) for r in given])
+        for i, label in enumerate(np.unique(labels)):
+            yield name if i == 0 else "", str(label), labels == label
+
+
 def table(s: Scored, overhead: np.ndarray) -> list[tuple[str, ...]]:
     """Errors of TPOT by group."""
     columns = [s.values(f, lambda p: p.tpot()) for f in FIDELITIES]
@@ -245,12 +265,12 @@ def table(s: Scored, overhead: np.ndarray) -> list[tuple[str, ...]]:
 
     everything = np.ones(len(s.tpot), bool)
     line("all", "", everything)
-    known = s.column(lambda r: r.gpus <= 8 and r.layout.dp == 1)
+    known = s.column(lambda r: r.is_usual)
     line("", "one node, attention split", known)
     line("", "others", ~known)
     line("memory", "room for all c", ~s.limited)
     line("", "caches limit c", s.limited)
-    groups: tuple[tuple[str, Callable[[Run], object]], ...] = (
+    groups: Groups = (
         ("device", lambda r: r.device),
         ("framework", lambda r: r.framework),
         ("GPUs", lambda r: f"{r.gpus:2d}"),
@@ -261,10 +281,8 @@ def table(s: Scored, overhead: np.ndarray) -> list[tuple[str, ...]]:
         ("c", lambda r: band(r.c)),
         ("prompt over answer", ratio),
     )
-    for group, of in groups:
-        labels = s.column(of)
-        for i, label in enumerate(np.unique(labels)):
-            line(group if i == 0 else "", str(label), labels == label)
+    for group in grouped(s.runs, groups):
+        line(*group)
     return out
 
 
@@ -335,7 +353,7 @@ def bands(s: Scored) -> list[tuple[str, ...]]:
     what ``costgraph.timing.fidelity.bands.RUNS`` would be, fitted to these runs.
     """
     made = {f: np.array([r.predicted(f).tpot() for r in s.runs]) for f in ("low", "median", "high")}
-    node = s.column(lambda r: r.gpus <= 8 and r.layout.dp == 1)
+    node = s.column(lambda r: r.is_usual)
     half, out = s.column(lambda r: r.half), []
 
     def line(group: str, name: str, m: np.ndarray) -> None:
@@ -355,10 +373,13 @@ def bands(s: Scored) -> list[tuple[str, ...]]:
     line("one node, attention split", "half that chose the rule", node & (half == 0))
     line("", "other half", node & (half == 1))
     line("others", "", ~node)
-    for of in (lambda r: r.device, lambda r: r.framework, lambda r: r.model):
-        labels = s.column(of)
-        for label in np.unique(labels):
-            line("other half", str(label), node & (half == 1) & (labels == label))
+    groups: Groups = (
+        ("", lambda r: r.device),
+        ("", lambda r: r.framework),
+        ("", lambda r: r.model),
+    )
+    for _, label, m in grouped(s.runs, groups):
+        line("other half", label, node & (half == 1) & m)
     return out
 
 
@@ -404,54 +425,6 @@ def first_tokens(s: Scored) -> list[tuple[str, ...]]:
 
 EVERY = ("model", "", "device", "framework", "gpus", "S", "N", "c", "measured", "ideal", "tpot",
          "step", "shared", "%", "ttft", "low", "high")  # fmt: skip
-#: Operations of the table of one GPT-3 layer, as rows of a breakdown.
-OPS = {
-    "Q_K_V": ("q_proj", "k_proj", "v_proj"),
-    "Q_mul_K": ("qk_matmul",),
-    "Softmax": ("softmax",),
-    "Wo_proj": ("o_proj",),
-    "W1_proj": ("up_proj",),
-    "W2_proj": ("down_proj",),
-    "LayerNorm_MHA": ("attn_norm",),
-    "LayerNorm_FFN": ("mlp_norm",),
-}
-#: The layer's all-reduces, of equal size: the table has the time of one.
-REDUCED = ("o_proj_sum",)
-#: GPT-3's shapes, in a family with layer norms.
-GPT3 = {
-    "model_type": "starcoder2", "architectures": ["Starcoder2ForCausalLM"], "hidden_size": 12288,
-    "num_hidden_layers": 96, "num_attention_heads": 96, "num_key_value_heads": 96,
-    "head_dim": 128, "intermediate_size": 49152, "vocab_size": 50272,
-    "max_position_embeddings": 4096, "hidden_act": "gelu_pytorch_tanh", "use_bias": True,
-    "norm_epsilon": 1e-5, "tie_word_embeddings": False,
-}  # fmt: skip
-#: Launch and synchronisation in the host's clock, per call (the data's README).
-HOST_CALL = 20e-6
-LAYER = ("phase", "operation", "measured us", "ideal", "calibrated", "+ 20 us a call", "errors %")
-
-
-def layer() -> list[tuple[str, ...]]:
-    """One layer of GPT-3 on four GPUs, per operation."""
-    out = []
-    models = [
-        cg.compile(GPT3, "4xa100-80g", "parallel{tp=4}", fidelity=f)
-        for f in ("ideal", "calibrated@nccl")
-    ]
-    with gzip.open(DATA / "layer_gpt3.csv.gz", "rt") as file:
-        table = list(csv.DictReader(file))
-    for row in table:
-        batch, op = int(row["batch"]), row["op"]
-        sizes = {"B": batch, "T" if row["phase"] == "decode" else "S": int(row["kv_len"])}
-        measured, calls = float(row["seconds"]), len(OPS.get(op, ("",)))
-        rows = [m.breakdown(row["phase"], **sizes) for m in models]
-        times = [sum(r[name].seconds for name in OPS.get(op, REDUCED)) for r in rows]
-        times.append(times[1] + calls * HOST_CALL)
-        errors = "/".join(f"{100 * (t / measured - 1):+.0f}" for t in times)
-        seconds = (f"{1e6 * t:.0f}" for t in (measured, *times))
-        out.append((row["phase"], op, *seconds, errors))
-    return out
-
-
 HEAD = ("by", "", "runs", "ideal", "calibrated", "framework", "in step", "shared", "+ host time",
         "latency")  # fmt: skip
 
@@ -460,13 +433,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--one", action="store_true", help="runs on one GPU only")
     parser.add_argument("--rows", action="store_true", help="every run")
-    parser.add_argument("--layer", action="store_true", help="one layer of GPT-3 only")
     parser.add_argument("--bands", action="store_true", help="also bands of whole models")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    print(plain_table(LAYER, layer()))
-    if arguments.layer:
-        return
     kept, left = runs(1) if arguments.one else runs()
     s = Scored(kept)
     overhead, found = host(s)

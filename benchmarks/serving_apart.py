@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from serving import DEVICES, DRAWN, MODELS, Run, experts, pair, rows
+from serving import MODELS, Groups, Run, experts, grouped, pair, rows, run_of
 from serving_chunked import means, requests_of, steps
 from serving_model import Layout
 
@@ -58,16 +57,7 @@ def read(row: dict[str, str]) -> tuple[Run, Side, Side] | str:
     first, then = side(row, "prefill"), side(row, "decode")
     if isinstance(first, str) or isinstance(then, str):
         return first if isinstance(first, str) else str(then)
-    S, N = int(row["isl"]), int(row["osl"])
-    drawn = (S, N) in DRAWN
-    if drawn:
-        S, N = round(0.9 * S), round(0.9 * N)
-    run = Run(
-        DEVICES[row["hw"]], row["backend"], MODELS[row["model"]], row["precision"], S, N,
-        int(row["concurrency"]), then.layout, float(row["ttft_s"] or "nan"),
-        float(row["tpot_s"]), drawn,
-    )  # fmt: skip
-    return run, first, then
+    return run_of(row, then.layout), first, then
 
 
 def simulated(run: Run, first: Side, then: Side) -> tuple[float, float, float]:
@@ -111,21 +101,18 @@ def main() -> None:
             left[str(error)[:60]] += 1
     first, token, whole = np.array(found).T
     measured = np.array([(r.ttft, r.tpot, r.whole) for r in kept]).T
-    groups: tuple[tuple[str, Callable[[Run], str]], ...] = (
+    groups: Groups = (
         ("all", lambda r: ""), ("device", lambda r: r.device),
         ("framework", lambda r: r.framework), ("experts", experts),
         ("prompt", lambda r: str(r.S)),
     )  # fmt: skip
     lines = []
-    for name, of in groups:
-        labels = np.array([of(r) for r in kept])
-        for label in np.unique(labels):
-            m = labels == label
-            known = m & np.isfinite(measured[0])
-            lines.append((
-                name, str(label), str(m.sum()), pair(token[m], measured[1][m]),
-                pair(first[known], measured[0][known]), pair(whole[m], measured[2][m]),
-            ))  # fmt: skip
+    for name, label, m in grouped(kept, groups):
+        known = m & np.isfinite(measured[0])
+        lines.append((
+            name, label, str(m.sum()), pair(token[m], measured[1][m]),
+            pair(first[known], measured[0][known]), pair(whole[m], measured[2][m]),
+        ))  # fmt: skip
     print(plain_table(("by", "", "runs", "tpot", "ttft", "latency"), lines))
     print("left out: " + ", ".join(f"{n} {why}" for why, n in left.items()))
     print(f"{len(found)} runs in {time.perf_counter() - start:.0f} s")

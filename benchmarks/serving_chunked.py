@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from serving import Run, Scored, band, experts, host, pair, runs
+from serving import Groups, Run, Scored, band, experts, grouped, host, pair, runs
 from serving_model import Layout, server
 
 from costgraph.asking.serving import (
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=8, help="GPUs (8)")
     most = parser.parse_args().most
     start = time.perf_counter()
-    scored = Scored(r for r in runs(most)[0] if r.layout.dp == 1)
+    scored = Scored(r for r in runs(most)[0] if r.is_usual)
     batches = [p.batch for p in scored.made["framework"]]
     found = np.array([simulated(r, b) for r, b in zip(scored.runs, batches, strict=True)])
     first, token, whole = found.T
@@ -81,27 +80,23 @@ def main() -> None:
     # One number a framework, fitted on the other half of the runs.
     busy, numbers = host(scored, token)
     before = scored.values("framework", lambda p: p.tpot())
-    groups: tuple[tuple[str, Callable[[Run], object]], ...] = (
+    groups: Groups = (
         ("all", lambda r: ""),
         ("device", lambda r: r.device),
         ("framework", lambda r: r.framework),
         ("experts", experts),
-        ("experts", lambda r: "all but nvfp4" if experts(r) != "nvfp4" else "nvfp4"),
         ("c", lambda r: band(r.c)),
         ("lengths", lambda r: "drawn" if r.drawn else "equal"),
         ("model", lambda r: f"{r.model} {r.precision or 'bf16'} {r.device}"),
     )
     rows = []
-    for name, of in groups:
-        labels = scored.column(lambda r, of=of: str(of(r)))
-        for label in np.unique(labels):
-            m = labels == label
-            known = m & np.isfinite(ttft)
-            rows.append((
-                name, str(label), str(m.sum()), pair(before[m], scored.tpot[m]),
-                pair(token[m], scored.tpot[m]), pair((token + busy)[m], scored.tpot[m]),
-                pair(first[known], ttft[known]), pair(whole[m], latency[m]),
-            ))  # fmt: skip
+    for name, label, m in grouped(scored.runs, groups):
+        known = m & np.isfinite(ttft)
+        rows.append((
+            name, label, str(m.sum()), pair(before[m], scored.tpot[m]),
+            pair(token[m], scored.tpot[m]), pair((token + busy)[m], scored.tpot[m]),
+            pair(first[known], ttft[known]), pair(whole[m], latency[m]),
+        ))  # fmt: skip
     head = ("by", "", "runs", "tpot formula", "tpot chunked", "+ host time", "ttft", "latency")
     print(plain_table(head, rows))
     print(", ".join(f"{name}: {1e3 * seconds:.2f} ms" for name, seconds in numbers.items()))

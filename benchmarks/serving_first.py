@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from fidelity_write import summary
-from serving import Run, Scored, band, pair, runs
+from serving import Groups, Run, Scored, band, grouped, pair, runs
 
 from costgraph.files.writing import write_whole
 from costgraph.showing.export.table import plain_table
@@ -67,8 +67,7 @@ class First:
 
     def __init__(self, s: Scored) -> None:
         ttft = s.column(lambda r: r.ttft).astype(float)
-        keep = np.isfinite(ttft) & ~s.limited & (s.column(lambda r: r.layout.dp) == 1)
-        keep &= s.column(lambda r: r.gpus) <= 8
+        keep = np.isfinite(ttft) & ~s.limited & s.column(lambda r: r.is_usual)
         self.runs = [r for r, k in zip(s.runs, keep, strict=True) if k]
         self.ttft = ttft[keep]
         made = [p for p, k in zip(s.made["framework"], keep, strict=True) if k]
@@ -112,7 +111,7 @@ def table(f: First) -> list[tuple[str, ...]]:
         m = f.framework == name
         seen[m] = f.value(f.fit(m), m)
     columns = (f.prefill, f.prefill * (f.c + 1) / 2, seen, folds, models)
-    groups: tuple[tuple[str, Callable[[Run], object]], ...] = (
+    groups: Groups = (
         ("all", lambda r: ""),
         ("framework", lambda r: r.framework),
         ("device", lambda r: r.device),
@@ -121,12 +120,9 @@ def table(f: First) -> list[tuple[str, ...]]:
         ("model", lambda r: f"{r.model} {r.precision or 'bf16'} {r.device}"),
     )
     out = []
-    for name, of in groups:
-        labels = f.column(of).astype(str)
-        for i, label in enumerate(np.unique(labels)):
-            m = labels == label
-            made = (pair(x[m & np.isfinite(x)], f.ttft[m & np.isfinite(x)]) for x in columns)
-            out.append((name if i == 0 else "", str(label), str(m.sum()), *made))
+    for name, label, m in grouped(f.runs, groups):
+        made = (pair(x[m & np.isfinite(x)], f.ttft[m & np.isfinite(x)]) for x in columns)
+        out.append((name, label, str(m.sum()), *made))
     return out
 
 
@@ -147,7 +143,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write hardware/servers")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    f = First(Scored(r for r in runs(8)[0] if r.layout.dp == 1))
+    f = First(Scored(r for r in runs(8)[0] if r.is_usual))
     print("mean time to first token: mean/median absolute error, median signed, in percent\n")
     print(plain_table(HEAD, table(f)))
     made = forms(f)

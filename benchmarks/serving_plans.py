@@ -45,7 +45,7 @@ def own(setting: tuple[str, ...], every: list[Run]) -> list[Run]:
     return [
         r for r in every
         if (r.model, r.precision, r.device, r.framework) == setting
-        and (r.S, r.N) == LENGTHS and r.layout.dp == 1 and r.ttft == r.ttft
+        and (r.S, r.N) == LENGTHS and r.is_usual and r.ttft == r.ttft
     ]  # fmt: skip
 
 

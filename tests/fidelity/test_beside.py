@@ -10,8 +10,8 @@ import pytest
 
 import costgraph as cg
 from costgraph.hardware.machine import Engine
-from costgraph.timing.fidelity.apply import JOINT
 from costgraph.timing.fidelity.calibration import shipped
+from costgraph.timing.fidelity.said import JOINT
 
 DECODES, CHUNK = ("c", 1, "T"), (1, "C", "P")
 AT = {"c": 32, "T": 4096, "C": 512, "P": 1024}

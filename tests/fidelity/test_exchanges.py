@@ -11,10 +11,10 @@ import costgraph as cg
 from costgraph.errors import InputError
 from costgraph.hardware.links import least
 from costgraph.timing.fidelity import relatives as _relatives
-from costgraph.timing.fidelity.apply import UNFITTED
 from costgraph.timing.fidelity.bands import UNTIMED, factor
 from costgraph.timing.fidelity.calibration import Fit, shipped, transfer
 from costgraph.timing.fidelity.forms import form_of, value
+from costgraph.timing.fidelity.said import UNFITTED
 from costgraph.timing.fidelity.study import Study, crossfit
 from costgraph.timing.fidelity.table import read_table
 

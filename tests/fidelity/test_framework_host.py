@@ -29,6 +29,11 @@ def test_every_step_takes_it_once(model: str, device: str, passes: str) -> None:
     assert steps == pytest.approx(64 + (model == "whisper-tiny"), rel=1e-6)
     assert any("0.44 ms of vllm's host" in text for text in hosted.tpot.assumptions)
     assert not any("host besides" in text for text in plain.tpot.assumptions)
+    # A name that changes nothing else is not said to change nothing.
+    idle = [text for text in plain.tpot.assumptions if text.endswith("changes nothing")]
+    assert set(hosted.tpot.assumptions) >= {f"{text} but its host's time" for text in idle}
+    assert not set(hosted.tpot.assumptions) & set(idle)
+    assert bool(idle) == (not passes)  # attention that is not fused is timed as products
 
 
 def test_a_mixed_step_takes_it_once() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 import costgraph as cg
 from costgraph.cli import main
-from costgraph.timing.fidelity.apply import BELOW
+from costgraph.timing.fidelity.said import BELOW
 
 ON = ("llama-3.2-1b", "--on", "a6000")
 COMMANDS = {

@@ -8,10 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 #: A row of each table that few runs make: mixtures of experts on H100.
 CHUNKED = ("minimax-m2.5", "fp8", "h100")
 APART = "h100"
+#: Sentences with figures of the page's row of servers on one node.
+SAID = {
+    "README.md": "median error {framework} % over {runs} published serving runs "
+    "with nothing fitted to them, ideal {ideal} %",
+    "docs/tutorials/70b-on-8-gpus.md": "Against {runs} published runs of whole servers on one node "
+    "the median error of a token's time is {framework} % with nothing fitted to them, "
+    "that of `ideal` {ideal} %",
+}
 
 
 def printed(section, name):
@@ -32,7 +41,7 @@ def bench(from_benchmarks):
 def test_a_row_of_servers_with_chunks_is_what_the_benchmark_makes(bench):
     chunked, _ = bench
     own = [r for r in chunked.runs(8)[0]
-           if r.layout.dp == 1 and (r.model, r.precision, r.device) == CHUNKED]  # fmt: skip
+           if r.is_usual and (r.model, r.precision, r.device) == CHUNKED]  # fmt: skip
     scored = chunked.Scored(own)
     batches = [p.batch for p in scored.made["framework"]]
     found = [chunked.simulated(r, b) for r, b in zip(scored.runs, batches, strict=True)]
@@ -60,3 +69,11 @@ def test_a_row_of_prompts_and_decodes_apart_is_what_the_benchmark_makes(bench):
     assert tpot == apart.pair(token, measured[1])
     assert ttft == apart.pair(first, measured[0])
     assert latency == apart.pair(whole, measured[2])
+
+
+@pytest.mark.parametrize("path", SAID)
+def test_other_pages_say_what_the_row_of_one_node_says(path):
+    runs, *pairs = printed("Measured servers", "one node, attention split")
+    ideal, framework = (x.split("/")[1].split()[0] for x in pairs[:2])
+    said = SAID[path].format(runs=runs, ideal=ideal, framework=framework)
+    assert said in " ".join((ROOT / path).read_text(encoding="utf-8").split())

@@ -1,17 +1,18 @@
 """Calibrated time of operations, as terms of a formula.
 
-Which form an operation takes is decided in :mod:`costgraph.timing.fidelity.classify`.
+Which form an operation takes is decided in :mod:`costgraph.timing.fidelity.classify`; what is
+said of its time stands in :mod:`costgraph.timing.fidelity.said`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sympy import Add, Dummy, Expr, Integer, cancel, expand, fraction
+from sympy import Add, Expr, Integer, cancel, expand
 
 from costgraph.counting.count import Row
 from costgraph.counting.mixed import MixedRow
@@ -22,11 +23,9 @@ from costgraph.formula.outline import link_of
 from costgraph.formula.terms import Arm, Term, chained, make_term, overlapped
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.cost import Cost
-from costgraph.ir.presence import EVERYONE, Presence
 from costgraph.ir.program import Phase
 from costgraph.ir.tensor import MEMORY, level_of
 from costgraph.ops.experts import ExpertLinear
-from costgraph.symbols import B
 from costgraph.timing import roofline
 from costgraph.timing.fidelity import bands
 from costgraph.timing.fidelity.calibration import (
@@ -37,63 +36,23 @@ from costgraph.timing.fidelity.calibration import (
     transfer,
 )
 from costgraph.timing.fidelity.classify import LIGHT, Case, classify, main_node
-from costgraph.timing.fidelity.exchanges import Part, libraries, parts, served
-from costgraph.timing.fidelity.forms import Parts, form_of, further_queries
-from costgraph.timing.fidelity.frameworks import Framework, exact, framework_names, kernels
+from costgraph.timing.fidelity.exchanges import Part, libraries, parts
+from costgraph.timing.fidelity.forms import Parts, further_queries
+from costgraph.timing.fidelity.frameworks import (
+    Framework,
+    exact,
+    framework_names,
+    kernels,
+    step_of,
+)
 from costgraph.timing.fidelity.frameworks import framework as whole
 from costgraph.timing.fidelity.host import SUFFIX, host_time
-from costgraph.timing.fidelity.labels import LONE, alike, lone, run_by, stand_in
+from costgraph.timing.fidelity.labels import lone, run_by
 from costgraph.timing.fidelity.relatives import inherited
+from costgraph.timing.fidelity.repeated import repeated, seen
+from costgraph.timing.fidelity.said import BELOW, JOINT, UNFITTED, assumptions, held_out
 
 ONE, ZERO = Integer(1), Integer(0)
-#: Said of steps with a few queries per sequence. Timings of vLLM 0.19 on an RTX 4090 and an
-#: RTX PRO 6000 (LLMServingSim's profiles): sequences with one query beside a prefill chunk, and
-#: chunks of 16 tokens alone, against decode steps of the same caches.
-FEW_QUERIES = (
-    "few queries over a cache are timed as kernels that pack them into one tile and split the "
-    "cache; FlashAttention 2 does neither and takes 4 to 7 times as long for their attention"
-)
-#: Said of steps of decodes and chunks of prompts where their attention was timed together.
-JOINT = (
-    "attention of decodes beside a prompt is one kernel with the prompt's (FlashAttention 2, "
-    "vLLM 0.19): a block per query head, its cache not split"
-)
-#: Said of calibrated times.
-IN_SEQUENCE = (
-    "calibrated times are of kernels in sequence, operands read from memory (not L2); "
-    "sums over contexts by quadrature within 1e-9"
-)
-#: Said of those of a framework that was timed as whole models.
-WHOLE_RUNS = (
-    "fitted to whole runs: each operation is a launch and the larger of its arms, weights "
-    "multiplied as their format is stored"
-)
-#: Said of the low band, which is a factor of times and bound by nothing.
-BELOW = "times of the low band may lie below the lower bound, which 'ideal' is"
-#: Said where a host's time counts.
-HOSTED = (
-    "every step takes {} ms of {}'s host besides, counted with its first operation: fitted to "
-    "serving runs on one node"
-)
-#: Said of exchanges that no timing tells of.
-UNTIMED = (
-    "no timings serve {}: counted at the link's bandwidth and least latency, a lower bound "
-    "(exchanges that were timed took 3.7 times that in the median)"
-)
-#: The same in a band, which moves them by the errors of those that were timed.
-UNTIMED_IN_BAND = (
-    "no timings serve {}: the link's bandwidth and least latency, at the same quantile of what "
-    "timed exchanges took over that (1.7 to 16 times, 3.7 in the median)"
-)
-#: Said where a framework's servers run other kernels than were timed.
-OTHER_KERNELS = (
-    "{} {}: timed with kernels alone that servers of {} do not run; they take the fit of {}, at "
-    "their own bytes and peak"
-)
-#: Said where an operation's own data type was not timed.
-OTHER_TYPE = "no timings of {} {} serve {}: it takes the fit of {}, at its own bytes and peak"
-#: The fit of an operation that nothing was fitted for.
-UNFITTED = "ideal: no fit"
 #: What ``fidelity`` may be, and the quantile of the errors that each stands for.
 FIDELITIES = {"ideal": "", "calibrated": "", "low": "q10", "median": "q50", "high": "q90"}
 
@@ -203,7 +162,7 @@ class Calibrated:
         """The terms of an operation of a framework (:mod:`.frameworks`)."""
         count, executions = phase.bind(row.count), phase.bind(row.presence.executions)
         if self.band:
-            count *= exact(served.heldout[_step(phase)][self.band])
+            count *= exact(served.heldout[step_of(phase)][self.band])
         operands = row.graph.operands(row.node)
         types = [d for e, d in row.node.op.work(operands, row.node.outputs) if e is Engine.TENSOR]
         grouped = isinstance(main_node(row.node, operands)[0].op, ExpertLinear)
@@ -272,7 +231,7 @@ class Calibrated:
             return
         times = self._moved(fit) if self.band else ONE
         values = {k: exact(v) for k, v in fit.values.items()}
-        made = _repeated("exchange", {"A": latency, "V": moved}, values, executions)
+        made = repeated("exchange", {"A": latency, "V": moved}, values, executions)
         arms = (Arm(made.compute, "latency"), Arm(made.memory, resource))
         found = (
             make_term(times, arms, (name,), norm=exact(float(made.norm)), floor=made.floor),
@@ -359,12 +318,12 @@ class Calibrated:
         elif case.kind == "host_elementwise":
             # Passes take their time one after the other: no arm stands alone.
             features["C"] = Add(features["C"], *(a.expr for a in others)) - features["X"]
-            parts = _repeated(case.kind, features, values, executions)
+            parts = repeated(case.kind, features, values, executions)
             return parts, [Arm(features["M"], "memory")]
         else:
             if case.kind == "elementwise":
                 features["C"], others = ZERO, others + tensor
-            parts = _repeated(case.kind, features, values, executions)
+            parts = repeated(case.kind, features, values, executions)
         name = tensor[0].resource if tensor else "latency"
         combined = [Arm(parts.compute, name), Arm(parts.memory, "memory")]
         # The fitted arms absorb vector work; it counts only where it could exceed them. They
@@ -461,7 +420,11 @@ class Calibrated:
         """What is said of steps in which some sequences decode and others read a prompt."""
         fits = () if self.own is None or self.served is not None else self.own.fits.values()
         found = next((f for f in fits if f.kind == "beside"), None)
-        return () if found is None else (f"{JOINT}: {_errors(found)} ({found.trust(False)})",)
+        return () if found is None else (f"{JOINT}: {held_out(found)} ({found.trust(False)})",)
+
+    def assumptions(self, steps: Iterable[tuple[Phase, Sequence[Row]]]) -> tuple[str, ...]:
+        """Sentences for the formulas: what was fitted, with its error on unseen data."""
+        return assumptions(self, steps)
 
     def trust(self, phase: Phase, row: Row) -> str:
         """Which fit an operation takes and how good it is (:meth:`.Fit.trust`).
@@ -477,7 +440,7 @@ class Calibrated:
         if not row.cost.bytes and not row.cost.flops:
             return ""
         if self.served is not None:
-            return self.served.trust(self.machine, _step(phase))
+            return self.served.trust(self.machine, step_of(phase))
         case, fit, moved = self.taken(phase, row)
         if not case.floor and case.kind == "elementwise":
             if case.block is None:
@@ -487,121 +450,6 @@ class Calibrated:
             return fit.trust(moved)
         _, wide, lent = self.fit(case.long)
         return f"{fit.trust(moved)}; further queries: {wide.trust(lent)}"
-
-    def assumptions(self, steps: Iterable[tuple[Phase, Sequence[Row]]]) -> tuple[str, ...]:
-        """Sentences for the formulas: what was fitted, with its error on unseen data."""
-        shown: dict[str, str] = {}
-        whole_steps: dict[str, str] = {}
-        few: tuple[str, ...] = ()
-        untimed: dict[str, None] = {}
-        others: dict[str, None] = {}
-        types: dict[str, None] = {}
-        for phase, rows in steps:
-            for row in rows:
-                for part in parts(phase, row, self.machine):
-                    fit, moved = self.exchange_fit(part)
-                    if fit is None:
-                        untimed[part.name] = None
-                        continue
-                    shown[part.name] = f"{served(part, fit, moved)}: {_errors(fit)}"
-                if row.cost.links:
-                    continue
-                if not row.cost.bytes and not row.cost.flops:
-                    continue
-                if self.served is not None:
-                    step = _step(phase)
-                    errors = _percent(self.served.heldout[step])
-                    said = self.served.trust(self.machine, step)
-                    whole_steps[step] = (
-                        f"{step} of {said.partition(',')[0]}, runs kept back: {errors}"
-                    )
-                    continue
-                found = self.taken(phase, row)
-                cases = [found]
-                if found[0].long is not None:
-                    cases.append(self.fit(found[0].long))
-                    few = (FEW_QUERIES,)
-                for case, fit, moved in cases:
-                    if not case.floor and case.kind == "elementwise":
-                        continue
-                    if (passed := self._passed_over(case, fit)) is not None:
-                        what = (case.kind, passed, self.framework, fit.variant)
-                        others[OTHER_KERNELS.format(*what)] = None
-                    if (wanted := self._missing(case, fit)) is not None:
-                        told = (case.kind, wanted, self.machine.name, fit.variant)
-                        types[OTHER_TYPE.format(*told)] = None
-                    key = f"{case.kind} {fit.variant}"
-                    how = "transferred, devices left out" if moved else "fitted, held out"
-                    shown[key] = f"{key} {how}: {_errors(fit)} ({fit.trust(moved)})"
-        errors_of = {"whole step": whole_steps, "operation": shown}
-        errors_said = (
-            f"mean/median error per {what}: {'; '.join(said.values())}"
-            for what, said in errors_of.items()
-            if said
-        )
-        return (
-            "; ".join((self._words(), *errors_said)),
-            IN_SEQUENCE if self.served is None else WHOLE_RUNS,
-            *few,
-            *others,
-            *types,
-            *([HOSTED.format(f"{1e3 * self.host:.2g}", self.framework)] if self.host else ()),
-            *([self._untimed.format(", ".join(untimed))] if untimed else ()),
-            *(() if others else self._without_framework(shown.values())),
-        )
-
-    def _missing(self, case: Case, fit: Fit) -> str | None:
-        """The variant that an operation would take, where its fit is one of another data type."""
-        if case.kind not in ("gemm", "moe", "prefill", "decode", "mla"):
-            return None
-        wanted = case.variants[0]
-        if self._passed_over(case, fit) == wanted:
-            return None  # said as kernels of others
-        served = fit.variant.partition("@")[0].removesuffix(LONE)
-        return None if served in alike(wanted) else wanted
-
-    def _passed_over(self, case: Case, fit: Fit) -> str | None:
-        """The variant for which a fit stands in because the framework runs another kernel."""
-        for variant in case.variants:
-            if fit.variant == variant:
-                return None
-            if (
-                stand_in(case.kind, variant, self.framework, self.machine.instruction)
-                == fit.variant
-            ):
-                return variant
-        return None
-
-    @property
-    def _untimed(self) -> str:
-        return UNTIMED_IN_BAND if self.band else UNTIMED
-
-    def _words(self) -> str:
-        """What the times are."""
-        if not self.band:
-            of = "" if self.served is None else f" of whole runs of {self.served.name}"
-            return f"calibrated: forms fitted on measured timings{of}"
-        quantile = "the median" if self.band == "q50" else f"the {self.band[1:]} % quantile"
-        if self.served is not None:
-            return (
-                f"{self.fidelity} band: every operation at {quantile} of the errors of whole runs "
-                f"of {self.served.name}, exchanges at that of their own"
-            )
-        if not bands.combine(self.machine.kind):
-            return f"{self.fidelity} band: every operation at {quantile} of its errors"
-        return (
-            f"{self.fidelity} band of a whole model: every operation at the square root of "
-            f"{quantile} of its errors, times {bands.RUNS[self.band]} (runs of served models)"
-        )
-
-    def _without_framework(self, used: Iterable[str]) -> tuple[str, ...]:
-        if (
-            not self.framework
-            or self.served is not None
-            or any(f"@{self.framework} " in text for text in used)
-        ):
-            return ()
-        return (f"nothing here has timings of {self.framework} alone: its name changes nothing",)
 
 
 def _is_share(a: Expr, b: Expr) -> bool:
@@ -622,19 +470,6 @@ def _how_to_calibrate(machine: Machine) -> str:
     return f"fit timings of it ({tables}; columns: docs/fidelity.md)"
 
 
-def _errors(fit: Fit) -> str:
-    return _percent(fit.heldout)
-
-
-def _percent(heldout: Mapping[str, float]) -> str:
-    return f"{heldout['mean']:.0f}/{heldout['median']:.0f} %"
-
-
-def _step(phase: Phase) -> str:
-    """Which step of a framework a phase is: ``decode`` with one query per sequence."""
-    return "decode" if phase.is_single_query else "prompt"
-
-
 def _passes(row: Row, cost: Cost, phase: Phase, machine: Machine) -> dict[str, Any]:
     """Passes over the result that arithmetic makes, and seconds of special functions."""
     special = (
@@ -645,58 +480,6 @@ def _passes(row: Row, cost: Cost, phase: Phase, machine: Machine) -> dict[str, A
     made = Add(*(phase.bind(t.numel) for t in row.node.outputs))
     results = made * phase.bind(row.presence.share)
     return {"X": Add(*special), "passes": cancel(cost.total_flops / results)}
-
-
-#: Executions of an operation per step, until they are known to cancel or not.
-EXECUTIONS = Dummy("executions", positive=True)
-
-
-@dataclass(frozen=True)
-class Average(Phase):
-    """A phase as an average execution of an operation sees it: sizes of who takes part."""
-
-    presence: Presence = EVERYONE
-
-    def bind(self, expr: Expr) -> Expr:
-        """A size, the ratio of expectations where it depends on the tokens."""
-        top, bottom = fraction(expr)
-        if bottom.has(B):
-            expr = self.presence.mean(top) / self.presence.mean(bottom)
-        elif top.has(B):
-            expr = self.presence.share * expr / EXECUTIONS
-        return super().bind(expr)
-
-
-def seen(phase: Phase, row: Row) -> Phase:
-    """The phase with the sizes that an execution of ``row`` has on average."""
-    if row.presence.is_full:
-        return phase
-    given = {f.name: getattr(phase, f.name) for f in fields(phase)}
-    return Average(**{**given, "presence": row.presence})
-
-
-def _repeated(
-    kind: str, features: dict[str, Any], values: dict[str, Any], executions: Expr
-) -> Parts:
-    """A form's parts where work and traffic are those of several executions, or of part of one.
-
-    Forms are affine in both; what is left without them is paid by each execution.
-    """
-    parts = form_of(kind).build(features, values)
-    if executions == 1:
-        return parts
-    idle = form_of(kind).build(features | dict.fromkeys("CMXAV", ZERO), values)
-
-    def paid(all_: Expr, once: Expr) -> Expr:
-        made = all_ + (EXECUTIONS - 1) * once
-        return (expand(made) if made.has(EXECUTIONS) else made).xreplace({EXECUTIONS: executions})
-
-    return Parts(
-        paid(parts.floor, parts.floor),
-        paid(parts.compute, idle.compute),
-        paid(parts.memory, idle.memory),
-        parts.norm,
-    )
 
 
 def calibrated(

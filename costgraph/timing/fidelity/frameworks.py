@@ -25,6 +25,7 @@ from costgraph.errors import HardwareError, clip, nearest
 from costgraph.files import outside
 from costgraph.hardware.machine import Engine, Machine
 from costgraph.ir.op import Op
+from costgraph.ir.program import Phase
 from costgraph.ops.fused import Fused
 from costgraph.quoting import visible
 from costgraph.timing.fidelity.calibration import (
@@ -51,6 +52,11 @@ NEEDED = ("launch", "em")
 PLATFORMS = {"mma": "cuda", "wgmma": "cuda", "tcgen05": "cuda", "simdgroup": "metal"}
 #: Steps whose errors are told apart: one query per sequence, or more.
 STEPS = ("decode", "prompt")
+
+
+def step_of(phase: Phase) -> str:
+    """Which of :data:`STEPS` a phase is: ``decode`` with one query per sequence."""
+    return "decode" if phase.is_single_query else "prompt"
 
 
 @dataclass(frozen=True)

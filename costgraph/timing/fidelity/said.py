@@ -1,0 +1,193 @@
+"""What is said of calibrated times: which fits serve, with which errors, and what none serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from costgraph.counting.count import Row
+from costgraph.ir.program import Phase
+from costgraph.timing.fidelity import bands
+from costgraph.timing.fidelity.calibration import Fit
+from costgraph.timing.fidelity.classify import Case
+from costgraph.timing.fidelity.exchanges import parts, served
+from costgraph.timing.fidelity.frameworks import step_of
+from costgraph.timing.fidelity.labels import LONE, alike, stand_in
+
+if TYPE_CHECKING:
+    from costgraph.timing.fidelity.apply import Calibrated
+
+#: Said of steps with a few queries per sequence. Timings of vLLM 0.19 on an RTX 4090 and an
+#: RTX PRO 6000 (LLMServingSim's profiles): sequences with one query beside a prefill chunk, and
+#: chunks of 16 tokens alone, against decode steps of the same caches.
+FEW_QUERIES = (
+    "few queries over a cache are timed as kernels that pack them into one tile and split the "
+    "cache; FlashAttention 2 does neither and takes 4 to 7 times as long for their attention"
+)
+#: Said of steps of decodes and chunks of prompts where their attention was timed together.
+JOINT = (
+    "attention of decodes beside a prompt is one kernel with the prompt's (FlashAttention 2, "
+    "vLLM 0.19): a block per query head, its cache not split"
+)
+#: Said of calibrated times.
+IN_SEQUENCE = (
+    "calibrated times are of kernels in sequence, operands read from memory (not L2); "
+    "sums over contexts by quadrature within 1e-9"
+)
+#: Said of those of a framework that was timed as whole models.
+WHOLE_RUNS = (
+    "fitted to whole runs: each operation is a launch and the larger of its arms, weights "
+    "multiplied as their format is stored"
+)
+#: Said of the low band, which is a factor of times and bound by nothing.
+BELOW = "times of the low band may lie below the lower bound, which 'ideal' is"
+#: Said where a host's time counts.
+HOSTED = (
+    "every step takes {} ms of {}'s host besides, counted with its first operation: fitted to "
+    "serving runs on one node"
+)
+#: Said of exchanges that no timing tells of.
+UNTIMED = (
+    "no timings serve {}: counted at the link's bandwidth and least latency, a lower bound "
+    "(exchanges that were timed took 3.7 times that in the median)"
+)
+#: The same in a band, which moves them by the errors of those that were timed.
+UNTIMED_IN_BAND = (
+    "no timings serve {}: the link's bandwidth and least latency, at the same quantile of what "
+    "timed exchanges took over that (1.7 to 16 times, 3.7 in the median)"
+)
+#: Said where a framework's servers run other kernels than were timed.
+OTHER_KERNELS = (
+    "{} {}: timed with kernels alone that servers of {} do not run; they take the fit of {}, at "
+    "their own bytes and peak"
+)
+#: Said where an operation's own data type was not timed.
+OTHER_TYPE = "no timings of {} {} serve {}: it takes the fit of {}, at its own bytes and peak"
+#: The fit of an operation that nothing was fitted for.
+UNFITTED = "ideal: no fit"
+
+
+def assumptions(
+    timing: Calibrated, steps: Iterable[tuple[Phase, Sequence[Row]]]
+) -> tuple[str, ...]:
+    """Sentences for the formulas: what was fitted, with its error on unseen data."""
+    shown: dict[str, str] = {}
+    whole_steps: dict[str, str] = {}
+    few: tuple[str, ...] = ()
+    untimed: dict[str, None] = {}
+    others: dict[str, None] = {}
+    types: dict[str, None] = {}
+    for phase, rows in steps:
+        for row in rows:
+            for part in parts(phase, row, timing.machine):
+                fit, moved = timing.exchange_fit(part)
+                if fit is None:
+                    untimed[part.name] = None
+                    continue
+                shown[part.name] = f"{served(part, fit, moved)}: {held_out(fit)}"
+            if row.cost.links:
+                continue
+            if not row.cost.bytes and not row.cost.flops:
+                continue
+            if timing.served is not None:
+                step = step_of(phase)
+                errors = _percent(timing.served.heldout[step])
+                said = timing.served.trust(timing.machine, step)
+                whole_steps[step] = f"{step} of {said.partition(',')[0]}, runs kept back: {errors}"
+                continue
+            found = timing.taken(phase, row)
+            cases = [found]
+            if found[0].long is not None:
+                cases.append(timing.fit(found[0].long))
+                few = (FEW_QUERIES,)
+            for case, fit, moved in cases:
+                if not case.floor and case.kind == "elementwise":
+                    continue
+                passed = _passed_over(timing, case, fit)
+                if passed is not None:
+                    what = (case.kind, passed, timing.framework, fit.variant)
+                    others[OTHER_KERNELS.format(*what)] = None
+                if (wanted := _missing(case, fit, passed)) is not None:
+                    told = (case.kind, wanted, timing.machine.name, fit.variant)
+                    types[OTHER_TYPE.format(*told)] = None
+                key = f"{case.kind} {fit.variant}"
+                how = "transferred, devices left out" if moved else "fitted, held out"
+                shown[key] = f"{key} {how}: {held_out(fit)} ({fit.trust(moved)})"
+    unserved = UNTIMED_IN_BAND if timing.band else UNTIMED
+    errors_of = {"whole step": whole_steps, "operation": shown}
+    errors_said = (
+        f"mean/median error per {what}: {'; '.join(said.values())}"
+        for what, said in errors_of.items()
+        if said
+    )
+    return (
+        "; ".join((_words(timing), *errors_said)),
+        IN_SEQUENCE if timing.served is None else WHOLE_RUNS,
+        *few,
+        *others,
+        *types,
+        *([HOSTED.format(f"{1e3 * timing.host:.2g}", timing.framework)] if timing.host else ()),
+        *([unserved.format(", ".join(untimed))] if untimed else ()),
+        *(() if others else _without_framework(timing, shown.values())),
+    )
+
+
+def _missing(case: Case, fit: Fit, passed: str | None) -> str | None:
+    """The variant that an operation would take, where its fit is one of another data type."""
+    if case.kind not in ("gemm", "moe", "prefill", "decode", "mla"):
+        return None
+    wanted = case.variants[0]
+    if passed == wanted:
+        return None  # said as kernels of others
+    served = fit.variant.partition("@")[0].removesuffix(LONE)
+    return None if served in alike(wanted) else wanted
+
+
+def _passed_over(timing: Calibrated, case: Case, fit: Fit) -> str | None:
+    """The variant for which a fit stands in because the framework runs another kernel."""
+    there = timing.machine.instruction
+    for variant in case.variants:
+        if fit.variant == variant:
+            return None
+        if stand_in(case.kind, variant, timing.framework, there) == fit.variant:
+            return variant
+    return None
+
+
+def _words(timing: Calibrated) -> str:
+    """What the times are."""
+    if not timing.band:
+        of = "" if timing.served is None else f" of whole runs of {timing.served.name}"
+        return f"calibrated: forms fitted on measured timings{of}"
+    quantile = "the median" if timing.band == "q50" else f"the {timing.band[1:]} % quantile"
+    if timing.served is not None:
+        return (
+            f"{timing.fidelity} band: every operation at {quantile} of the errors of whole runs "
+            f"of {timing.served.name}, exchanges at that of their own"
+        )
+    if not bands.combine(timing.machine.kind):
+        return f"{timing.fidelity} band: every operation at {quantile} of its errors"
+    return (
+        f"{timing.fidelity} band of a whole model: every operation at the square root of "
+        f"{quantile} of its errors, times {bands.RUNS[timing.band]} (runs of served models)"
+    )
+
+
+def _without_framework(timing: Calibrated, used: Iterable[str]) -> tuple[str, ...]:
+    if (
+        not timing.framework
+        or timing.served is not None
+        or any(f"@{timing.framework} " in text for text in used)
+    ):
+        return ()
+    but = " but its host's time" if timing.host else ""
+    return (f"nothing here has timings of {timing.framework} alone: its name changes nothing{but}",)
+
+
+def held_out(fit: Fit) -> str:
+    """Its mean and median error on rows that it did not see."""
+    return _percent(fit.heldout)
+
+
+def _percent(heldout: Mapping[str, float]) -> str:
+    return f"{heldout['mean']:.0f}/{heldout['median']:.0f} %"
