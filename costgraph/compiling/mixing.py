@@ -13,6 +13,7 @@ from costgraph.counting.mixed import MixedRow, Part, aside, mixed_items
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.formula.envelope import dominates
+from costgraph.formula.least import renamed
 from costgraph.formula.terms import Limit, merged
 from costgraph.ir.cost import Cost, total
 from costgraph.ir.mix import Group, Mix
@@ -130,17 +131,27 @@ def _shift(phase: Phase) -> Expr:
     return phase.substitution.get(T, T) - T
 
 
-def step_items(compiled: Compiled, mix: Mix) -> tuple[Item, ...]:
+def step_items(
+    compiled: Compiled, mix: Mix, only: Collection[str] | None = None
+) -> tuple[Item, ...]:
     """The counted operations of one step, groups told by the mix's own symbols.
 
     Where tokens are drafted, a group that decodes is one that drafts and verifies.
+
+    Args:
+        only: names of operations of the graphs of prompts and decodes; of what overlaps with
+            one of them, all. None: every operation.
 
     Raises:
         InputError: the program has no such steps.
     """
     found, items = stepping(compiled.program), compiled.items
     parts = [_part(g, found.of(g)) for g in mix.groups]
-    made = mixed_items(items[found.decode.name], items[found.prefill.name], parts)
+    decode, prefill = (
+        tuple(i for i in items[p.name] if only is None or any(r.name in only for r in flat((i,))))
+        for p in (found.decode, found.prefill)
+    )
+    made = mixed_items(decode, prefill, parts)
     stepped, read = mix.where(True), mix.where(False)
     for phase, times in found.drafting if stepped else ():
         made += aside(items[phase.name], [_part(g, phase) for g in stepped], phase.name, times)
@@ -189,10 +200,10 @@ def operation_terms(
         assert row.phase is not None
         yield from timing(row.phase, row)
 
-    for item in step_items(compiled, hidden):
+    for item in step_items(compiled, hidden, only):
         if only is None or any(row.name in only for row in flat((item,))):
             for term in roofline.step_terms(decode, (item,), compiled.machine, own):
-                yield term.mapped(lambda e: e.xreplace(names))
+                yield term.mapped(lambda e: renamed(e, names))
 
 
 def mixed_step(compiled: Compiled, mix: Mix) -> Formula:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sympy import Add, Dummy, Expr, Integer, Mul, expand
@@ -76,33 +77,44 @@ class MixedRow(Row):
     steps: bool = False
 
 
+#: A group as an amount sees it: its sequences, their new tokens, and values of symbols.
+Sizes = tuple[Expr, Expr, tuple[tuple[Expr, Expr], ...]]
+
+
 def mixed(expr: Expr, parts: Sequence[Part]) -> Expr:
     """An amount of one operation, over all groups of a step.
 
     Raises:
         MissingRuleError: it depends on the batch in a way that no rule covers.
     """
-    tokens = Add(*(p.sequences * p.new for p in parts))
-    return Add(*(_term(t, parts, tokens) for t in Add.make_args(expand(expr))))
+    return _mixed(expr, tuple((p.sequences, p.new, tuple(p.values.items())) for p in parts),
+                  tuple(parts[0].phase.substitution.items()))  # fmt: skip
 
 
-def _term(term: Expr, parts: Sequence[Part], tokens: Expr) -> Expr:
+@lru_cache(maxsize=4096)
+def _mixed(expr: Expr, groups: tuple[Sizes, ...], first: tuple[tuple[Expr, Expr], ...]) -> Expr:
+    """The same for groups as plain sizes: stages and shares of a model have many amounts alike."""
+    tokens = Add(*(sequences * new for sequences, new, _ in groups))
+    terms = Add.make_args(expand(expr))
+    return Add(*(_term(t, groups, dict(first), tokens) for t in terms))
+
+
+def _term(term: Expr, groups: Sequence[Sizes], first: dict[Expr, Expr], tokens: Expr) -> Expr:
     if not term.has(B):
         if not term.has(q, T):
-            return bound(term, parts[0].phase.substitution)
-        distinct = {(p.new, p.context): p for p in parts}.values()
-        return Add(*(bound(term, p.values) for p in distinct))
+            return bound(term, first)
+        distinct = {(values[q], values[T]): values for values in (dict(g[2]) for g in groups)}
+        return Add(*(bound(term, values) for values in distinct.values()))
     once = Mul(*(f for f in Mul.make_args(term) if not f.has(B, q, T)))
     rest = Mul(*(f for f in Mul.make_args(term) if f.has(B, q, T)))
     if not rest.has(T):
         together = rest.xreplace({q: TOKENS / B})
         if not together.has(B):
-            values = {**parts[0].phase.substitution, TOKENS: tokens}
-            return bound(once * together, values)
+            return bound(once * together, {**first, TOKENS: tokens})
     each = term / B
     if each.has(B):
         raise MissingRuleError(f"no rule for mixes of a cost that depends on B as {rest}")
-    return Add(*(p.sequences * bound(each, p.values) for p in parts))
+    return Add(*(sequences * bound(each, dict(values)) for sequences, _, values in groups))
 
 
 def mixed_cost(cost: Cost, parts: Sequence[Part]) -> Cost:

@@ -52,6 +52,20 @@ def bound(expr: Expr, values: Mapping[Symbol, Expr]) -> Expr:
     return expand(replaced, power_base=False, power_exp=False, log=False)
 
 
+def renamed(expr: Expr, names: Mapping[Expr, Expr]) -> Expr:
+    """``expr`` with symbols that become others: minima and maxima stay as they were chosen."""
+    clipped = _clipped(expr)
+    if not clipped:
+        return expr.xreplace(names)
+    items = tuple(names.items())
+    return expr.xreplace({**names, **{atom: _renamed(atom, items) for atom in clipped}})
+
+
+@lru_cache(maxsize=4096)
+def _renamed(atom: Expr, items: tuple[tuple[Expr, Expr], ...]) -> Expr:
+    return atom.func(*(renamed(a, dict(items)) for a in atom.args), evaluate=False)
+
+
 @lru_cache(maxsize=16384)
 def _clipped(expr: Expr) -> frozenset[Expr]:
     """The minima and maxima of an expression."""

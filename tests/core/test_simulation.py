@@ -49,6 +49,7 @@ EVERY = [StaticBatches(32), PrefillFirst(32), Continuous(32), ChunkedPrefill(32,
     ("model", "on", "passes"),
     [
         ("llama-3.1-8b", "h100", "fuse"),
+        ("llama-3.1-8b", "rtx-4090", "fuse"),  # decodes and a chunk in one kernel
         ("gpt-oss-20b", "h100", "fuse"),
         ("deepseek-v2-lite", "h100", "fuse"),
         ("mamba-130m", "h100", ""),

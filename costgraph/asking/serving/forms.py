@@ -27,16 +27,16 @@ Array = Any
 
 
 class Times(Protocol):
-    """Seconds of a step's parts: ``decode`` of sequences at a context, with ``others`` that look at
-    no positions; of a chunk ``looking`` at positions, what it has ``alone`` beside, or ``shared``
-    with sequences that decode; ``together`` all at once, where parts overlap."""
+    """Seconds of a step's parts: ``decode`` of sequences at a context, and what of it looks at
+    positions ``beside`` a chunk; of a chunk ``looking`` at positions, what it has ``alone`` beside,
+    or ``shared`` with sequences that decode; ``together`` all at once, where parts overlap."""
 
     longest: int
 
     @property
     def overlaps(self) -> bool: ...
     def decode(self, decodes: int, context: float) -> float: ...
-    def others(self, decodes: int) -> float: ...
+    def beside(self, decodes: int, context: float) -> float: ...
     def looking(self, tokens: int, end: int) -> float: ...
     def alone(self, tokens: int) -> float: ...
     def shared(self, decodes: int, tokens: int) -> float: ...
@@ -99,8 +99,7 @@ def stepped(t: Times, decodes: int, context: float, chunks: Sequence[Sequence[in
         total += t.looking(count, end)
     if decodes == 0:
         return total + t.alone(tokens)
-    total += t.shared(decodes, tokens)
-    return total + t.decode(decodes, context) - t.others(decodes)
+    return total + t.shared(decodes, tokens) + t.beside(decodes, context)
 
 
 def chunked(t: Any, tokens: int, chunk: int, decodes: int, context: float, cached: int) -> float:

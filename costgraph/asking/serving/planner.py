@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import count, product
 from math import ceil, floor, inf
 
 from costgraph.asking.serving.memory import MEMORY_SHARE
@@ -21,7 +21,7 @@ from costgraph.asking.serving.policies import (
     PrefillFirst,
 )
 from costgraph.asking.serving.pools import Transfer
-from costgraph.asking.serving.queueing import Queue, Steady
+from costgraph.asking.serving.queueing import Queue
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.ways import Traffic, Way, between, held
 from costgraph.units import format_quantity
@@ -33,6 +33,8 @@ LIMITS = (8, 32, 128, 512, 2048)
 #: Halvings of a rate; the share of the stable one that is left is next to no load.
 HALVINGS = 12
 IDLE = 2.0**-HALVINGS
+#: Guesses along a line, after which parts are halved.
+LINES = 6
 #: Loads of a replica that the front shows.
 LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -90,33 +92,43 @@ class Planner:
             self.queues[key] = Queue(way.times, policy, self.traffic.prompt, self.traffic.generate)
         return self.queues[key]
 
-    def keeps(self, queue: Queue, rate: float, traffic: Traffic) -> tuple[Steady | None, str]:
-        """The means at a rate, or what they break."""
+    def broken(self, queue: Queue, rate: float, traffic: Traffic) -> tuple[str, float]:
+        """What the means at a rate break, if anything, and how much more the tighter limit is."""
         self.tried += 1
         if rate >= queue.stable_rate:
-            return None, "throughput"
+            return "throughput", -1.0
         steady = queue.at(rate)
+        limits = (traffic.tpot, steady.tpot), (traffic.ttft, steady.ttft)
+        slack = min(limit / max(time, 1e-300) for limit, time in limits) - 1
         if steady.tpot > traffic.tpot:
-            return None, "tpot"
-        return (steady, "") if steady.ttft <= traffic.ttft else (None, "ttft")
+            return "tpot", slack
+        return ("" if steady.ttft <= traffic.ttft else "ttft"), slack
 
     def largest(self, queue: Queue, traffic: Traffic) -> tuple[float, str]:
-        """The largest rate within the limits, and what binds there."""
-        low, high = 0.0, queue.stable_rate * (1 - 1e-6)
-        least, why = self.keeps(queue, queue.stable_rate * IDLE, traffic)
-        if least is None:
+        """The largest rate within the limits, and what binds there.
+
+        That of halving :data:`HALVINGS` times. Limits over times fall nearly in a line with the
+        load, so the part that halving ends in is looked for along one.
+        """
+        top = queue.stable_rate * (1 - 1e-6)
+        why, over = self.broken(queue, queue.stable_rate * IDLE, traffic)
+        if why:
             return 0.0, why
-        steady, why = self.keeps(queue, high, traffic)
-        if steady is not None:
-            return high, "throughput"
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            steady, broken = self.keeps(queue, middle, traffic)
-            if steady is None:
-                high, why = middle, broken
+        why, under = self.broken(queue, top, traffic)
+        if not why:
+            return top, "throughput"
+        low, high = 0, 2**HALVINGS
+        for i in count():
+            if high - low == 1:
+                break
+            guess = low + (high - low) * over / (over - under) if i < LINES else (low + high) / 2
+            place = min(max(floor(guess), low + 1), high - 1)
+            found, slack = self.broken(queue, _part(top, place), traffic)
+            if found:
+                high, under, why = place, slack, found
             else:
-                low = middle
-        return low, why
+                low, over = place, slack
+        return _part(top, low), why
 
     def group(self, way: Way, kinds: Sequence[str], traffic: Traffic) -> Group | None:
         """The fewest replicas of a way that serve the traffic; None where it cannot be."""
@@ -140,6 +152,9 @@ class Planner:
             if need > places or (best is not None and need > best.replicas):
                 broken["throughput"] = 0.0
                 continue
+            # Times grow with the load: what breaks a limit at the best one's rate stands less.
+            if best is not None and self.broken(queue, best.most / lanes, traffic)[0]:
+                continue
             most, why = self.largest(queue, traffic)
             most *= lanes
             if most <= 0 or ceil(traffic.rate / most) > places:
@@ -147,12 +162,12 @@ class Planner:
                 least = 0.0 if most > 0 else getattr(queue.at(queue.stable_rate * IDLE), why)
                 broken[why] = min(broken.get(why, least), least)
                 continue
-            count = ceil(traffic.rate / most)
-            steady = queue.at(traffic.rate / count / lanes)
+            replicas = ceil(traffic.rate / most)
+            steady = queue.at(traffic.rate / replicas / lanes)
             full = policy.limit == held(way, self.traffic, policy)
             binds = "memory" if why == "throughput" and full else why
-            found = Group(way, policy, count, most, steady, binds)
-            if best is None or (count, -most) < (best.replicas, -best.most):
+            found = Group(way, policy, replicas, most, steady, binds)
+            if best is None or (replicas, -most) < (best.replicas, -best.most):
                 best = found
         if best is None:
             devices = "one device" if self.most == 1 else f"{self.most} devices or fewer"
@@ -175,32 +190,45 @@ class Planner:
 
     def apart(self, ways: Sequence[Way], traffic: Traffic) -> Plan | None:
         """The best plan with a pool for prompts and one for decodes, of one device and format."""
-        plans = []
+        if traffic.generate.mean <= 1:
+            return None
+        alone = replace(traffic, generate=Lengths(1), tpot=1e9)
+        waiting = replace(traffic, ttft=1e9)
+        pairs = []
         for first, then in product(ways, repeat=2):
-            link = self.link(first, then)
-            if link is None or traffic.generate.mean <= 1:
-                continue
-            transfer = link.seconds(traffic.prompt.mean)
-            # The second token waits for the caches.
-            later = transfer / (traffic.generate.mean - 1)
-            inner = replace(traffic, tpot=max(traffic.tpot - later, 1e-12))
-            prompts = self.group(first, ("prefill-first",), replace(
-                traffic, generate=Lengths(1), tpot=1e9))  # fmt: skip
-            decodes = self.group(then, ("decode-only",), replace(inner, ttft=1e9))
-            if prompts is None or decodes is None:
-                continue
-            tpot = decodes.steady.tpot + (transfer + decodes.steady.place) / (
-                traffic.generate.mean - 1
-            )
-            # The link of one replica carries its share of the caches of all requests.
-            ends = min(prompts.replicas, decodes.replicas)
-            busy = link.occupied(traffic.prompt.mean)
-            carries = ends / busy if busy > 0 else inf
-            plan = Plan((prompts, decodes), prompts.steady.ttft, tpot, carries)
-            within = traffic.rate < carries and tpot <= traffic.tpot
-            if within and plan.devices <= self.most:
-                plans.append(plan)
-        return min(plans, key=_cost, default=None)
+            prompts = self.group(first, ("prefill-first",), alone)
+            decodes = self.group(then, ("decode-only",), waiting)
+            if prompts is not None and decodes is not None:
+                pairs.append((prompts, then, prompts.devices + decodes.devices))
+        best: tuple[tuple[float, int, float], int, Plan] | None = None
+        # Caches on their way leave decodes less time, so none takes fewer devices than without.
+        for i, (prompts, then, least) in sorted(enumerate(pairs), key=lambda x: x[1][2]):
+            if least > min(self.most, self.most if best is None else best[2].devices):
+                break
+            plan = self._pools(prompts, then, waiting)
+            if plan is not None and (best is None or (_cost(plan), i) < best[:2]):
+                best = _cost(plan), i, plan
+        return None if best is None else best[2]
+
+    def _pools(self, prompts: Group, then: Way, traffic: Traffic) -> Plan | None:
+        """A pool for prompts, and one of a way for decodes; None where it breaks a limit."""
+        link = self.link(prompts.way, then)
+        if link is None:
+            return None
+        transfer, further = link.seconds(traffic.prompt.mean), traffic.generate.mean - 1
+        # The second token waits for the caches.
+        inner = replace(traffic, tpot=max(traffic.tpot - transfer / further, 1e-12))
+        decodes = self.group(then, ("decode-only",), inner)
+        if decodes is None:
+            return None
+        tpot = decodes.steady.tpot + (transfer + decodes.steady.place) / further
+        # The link of one replica carries its share of the caches of all requests.
+        ends = min(prompts.replicas, decodes.replicas)
+        busy = link.occupied(traffic.prompt.mean)
+        carries = ends / busy if busy > 0 else inf
+        plan = Plan((prompts, decodes), prompts.steady.ttft, tpot, carries)
+        within = traffic.rate < carries and tpot <= traffic.tpot
+        return plan if within and plan.devices <= self.most else None
 
     def link(self, first: Way, then: Way) -> Transfer | None:
         """The network that caches cross from one replica to another; None where none is known.
@@ -234,19 +262,28 @@ class Planner:
 
     def front(self) -> tuple[FrontPoint, ...]:
         """Speed for a user against tokens a second and device, over all loads."""
-        points = []
+        asked = []
         for way in self.ways:
             for policy in self.policies(way, ("prefill-first", "chunked")):
                 queue = self.queue(way, policy)
                 for load in LOADS:
-                    self.tried += 1
-                    steady = queue.at(load * queue.stable_rate)
-                    if steady.tpot > 0 and steady.ttft <= self.traffic.ttft:
-                        given = steady.rate * way.times.lanes
-                        rate = given * self.traffic.generate.mean / way.devices
-                        points.append(FrontPoint(way, policy, steady, 1 / steady.tpot, rate))
+                    rate = load * queue.stable_rate
+                    given = rate * way.times.lanes * self.traffic.generate.mean / way.devices
+                    asked.append((given, len(asked), way, queue, rate))
+        points: list[tuple[int, FrontPoint]] = []
+        fastest = 0.0
+        # The most for a device first: what follows is on the front where it is faster.
+        for given, i, way, queue, rate in sorted(asked, key=lambda x: (-x[0], x[1])):
+            if 1 / max(queue.least_tpot(rate), 1e-300) <= fastest:
+                continue
+            self.tried += 1
+            steady = queue.at(rate)
+            if steady.tpot > 0 and steady.ttft <= self.traffic.ttft:
+                point = FrontPoint(way, queue.policy, steady, 1 / steady.tpot, given)
+                points.append((i, point))
+                fastest = max(fastest, point.speed)
         kept: list[FrontPoint] = []
-        for p in sorted(points, key=lambda p: (-p.speed, -p.per_device)):
+        for _, p in sorted(points, key=lambda x: (-x[1].speed, -x[1].per_device, x[0])):
             if not kept or p.per_device > kept[-1].per_device:
                 kept.append(p)
         return tuple(kept)
@@ -266,3 +303,15 @@ def _cost(plan: Plan) -> tuple[float, int, float]:
     """Cheapest first; where prices are not known, the fewest devices."""
     price = float("inf") if plan.price is None else plan.price
     return price, plan.devices, -plan.most
+
+
+def _part(top: float, place: int) -> float:
+    """The rate at a place of ``2**HALVINGS`` up to ``top``, as halving has it to the digit."""
+    low, high, first, last = 0.0, top, 0, 2**HALVINGS
+    while first < place:
+        middle, half = (low + high) / 2, (first + last) // 2
+        if half <= place:
+            low, first = middle, half
+        else:
+            high, last = middle, half
+    return low

@@ -216,6 +216,14 @@ class Queue:
         """Numbers of sequences, and the steps and prompts beside them; all places."""
         return forms.sampled(self)
 
+    def least_tpot(self, rate: float) -> float:
+        """Seconds per token that no number of sequences gets below at a rate: a lower bound."""
+        if not self.further:
+            return 0.0
+        _, steps, extras, _ = self.tables
+        paces = steps / np.maximum(1 - rate / self.servers * extras, 1e-9)
+        return self.rounds * float(paces.min()) / self.further
+
     def at(self, rate: float) -> Steady:
         """The steady state at ``rate`` requests per second.
 

@@ -109,6 +109,7 @@ class StepTimes:
     _rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     _single: dict[tuple[int, int], float] = field(default_factory=dict)
     _joint: dict[tuple[int, int], float] = field(default_factory=dict)
+    _beside: dict[tuple[int, int], float] = field(default_factory=dict)
     _chunks: dict[tuple[int, int], float] = field(default_factory=dict)
     _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
     _caches: dict[int, float] = field(default_factory=dict)
@@ -136,9 +137,9 @@ class StepTimes:
     def assumed(self) -> tuple[str, ...]:
         """What its times and room rest on."""
         spread = any(B in limit.symbols for limit in self.compiled.program.limits)
-        mixed = mixed_assumed(self.compiled.program)
+        mixed, timing = mixed_assumed(self.compiled.program), self.compiled.timing
         said = ((SPREAD,) if spread else (), (LANES,) if self.lanes > 1 else ())
-        return (*mixed, ASSUMED, *said[0], *said[1])
+        return (*mixed, *(() if timing is None else timing.mixes), ASSUMED, *said[0], *said[1])
 
     def _terms(self, mix: Mix, only: Collection[str] | None = None) -> tuple[Term, ...]:
         """What a step takes, operation by operation."""
@@ -167,14 +168,15 @@ class StepTimes:
         return _part(self._terms(Mix.of((1, "C", "C")), looking))
 
     @cached_property
-    def _joint_terms(self) -> tuple[Formula, Formula | None]:
-        """What decodes and a chunk share; the whole step where its parts overlap."""
+    def _joint_terms(self) -> tuple[Formula, Formula, Formula | None]:
+        """What decodes and a chunk share, what of decodes looks at positions beside a chunk; the
+        whole step where its parts overlap."""
         terms = self._terms(Mix.of(("c", 1, "T"), (1, "C", "P")))
         (decodes, _), (chunk, _) = _told(terms, T), _told(terms, P)
         if any(t.symbols & {T, c} and t.symbols & {P, C} for t in (*decodes.terms, *chunk.terms)):
-            return _part(()), _part(terms)
+            return _part(()), _part(()), _part(terms)
         looking = {op for t in (*decodes.terms, *chunk.terms) for op in t.ops}
-        return _part(t for t in terms if not looking.issuperset(t.ops)), None
+        return _part(t for t in terms if not looking.issuperset(t.ops)), decodes, None
 
     @cached_property
     def unmixed(self) -> str:
@@ -233,18 +235,24 @@ class StepTimes:
         """
         return forms.stepped(self, decodes, context, chunks)
 
-    def others(self, decodes: int) -> float:
-        """Seconds of what looks at no positions in a decode step."""
-        return float(_at(self._decode_terms[1], c=decodes))
+    def beside(self, decodes: int, context: float) -> float:
+        """Seconds of what looks at positions, of decodes in a step with a prompt.
+
+        Some libraries have kernels of their own for both at once.
+        """
+        key = (decodes, self.place(context))
+        if key not in self._beside:
+            self._beside[key] = float(_at(self._joint_terms[1], c=decodes, T=key[1]))
+        return self._beside[key]
 
     @property
     def overlaps(self) -> bool:
         """Whether parts of decodes and of chunks run at the same time."""
-        return self._joint_terms[1] is not None
+        return self._joint_terms[2] is not None
 
     def together(self, decodes: int, context: float, tokens: int, end: int) -> float:
         """Seconds of a whole step, where parts overlap."""
-        whole = self._joint_terms[1]
+        whole = self._joint_terms[2]
         assert whole is not None
         key = (decodes, self.place(context), tokens, end)
         if key not in self._whole:
@@ -279,14 +287,15 @@ class StepTimes:
 
         Of decode steps over ``c`` and ``T``: what looks at positions, and the rest; of prompts
         over ``C`` and ``P``: of a chunk the same two, and what looks at positions in a whole
-        prompt; of both what they share, or the whole step where :attr:`overlaps`.
+        prompt; of both what they share and what looks at positions of decodes, or the whole step
+        where :attr:`overlaps`.
         """
-        shared, whole = self._joint_terms
+        shared, beside, whole = self._joint_terms
         both = shared if whole is None else whole
         return (
             self._decode_terms,
             (*self._prompt_terms, self._fresh),
-            (both,),
+            (both, beside),
         )
 
     def prompt(self, tokens: int) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -452,6 +453,7 @@ class Calibrated:
         return f"{fit.trust(moved)}; further queries: {wide.trust(lent)}"
 
 
+@lru_cache(maxsize=4096)
 def _is_share(a: Expr, b: Expr) -> bool:
     """Whether ``a`` is ``b`` times a number up to one, whatever the signs of their terms.
 

@@ -21,7 +21,7 @@ function timesOf(queue, longest, device) {
   const times = {
     longest, overlaps: queue.overlaps,
     decode: (c, context) => { const [looking, others] = decode(c, FORMS.placed(context, longest)); return looking + others; },
-    others: (c) => decode(c, 1)[1],
+    beside: (c, context) => joint(c, FORMS.placed(context, longest), 1, 1)[1],
     looking: (n, end) => prompt(0, 0, n, end)[n === end ? 2 : 0],
     alone: (n) => prompt(0, 0, n, n)[1],
     shared: (c, n) => joint(c, 1, n, n)[0],
