@@ -13,19 +13,13 @@ from costgraph.counting.count import parameters
 from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import ModelError
 from costgraph.models import load_model
+from tests.models.counting import changed
 
 CONFIGS = Path(__file__).parent / "counted" / "configs"
 
 
 def config(name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    found = json.loads((CONFIGS / f"{name}.json").read_text())
-    for path, value in changes.items():
-        *outer, key = path.split(".")
-        at = found
-        for part in outer:
-            at = at[part]
-        at[key] = value
-    return found
+    return changed(json.loads((CONFIGS / f"{name}.json").read_text()), changes)
 
 
 #: What PyTorch's class has more or fewer of than with the file as it stands.
