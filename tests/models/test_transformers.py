@@ -48,7 +48,7 @@ FILES = [
 
 
 def _costs(program: Program) -> list[Any]:
-    """What is computed, moved and kept: not the names of rotary tables, which saving makes finer."""
+    """What is computed, moved and kept: not how rotary tables are named."""
     each = ((p.name, exact_cost(p.graph), cache_bytes(p.graph)) for p in program.phases)
     return [parameters(program), *each]
 
