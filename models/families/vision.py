@@ -66,6 +66,18 @@ def _is_classifier(fields: Fields) -> bool:
     return (class_of(fields.values) or "ForImageClassification").endswith("ForImageClassification")
 
 
+def classes_of(fields: Fields) -> Expr | None:
+    """Classes that images are sorted into; None where the file names the bare model.
+
+    Raises:
+        ModelError: it names another class.
+    """
+    if (class_of(fields.values) or "").endswith("Model"):
+        return None
+    _classifier(fields)
+    return Integer(labels_of(fields))
+
+
 def _classifier(fields: Fields) -> None:
     if not _is_classifier(fields):
         raise ModelError(
@@ -203,8 +215,7 @@ def _dinov3_convnext(fields: Fields) -> Reading:
 
 
 def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Reading:
-    if not bare:
-        _classifier(fields)
+    classes = Integer(labels_of(fields)) if bare else classes_of(fields)
     widths = sizes(fields, "hidden_sizes", (96, 192, 384, 768))
     depths = sizes(fields, "depths", (3, 3, 9, 3))
     if len(widths) != len(depths):
@@ -214,7 +225,7 @@ def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Readi
     model = ConvNext(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields),
-        classes=Integer(labels_of(fields)),
+        classes=classes,
         widths=widths,
         depths=depths,
         patch=fields.size("patch_size", default=4),
@@ -227,7 +238,7 @@ def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Readi
 
 
 def _resnet(fields: Fields) -> Reading:
-    _classifier(fields)
+    classes = classes_of(fields)
     widths, depths = stages(fields, "hidden_sizes", "depths")
     kind = fields.word("layer_type", default="bottleneck")
     if kind not in ("basic", "bottleneck"):
@@ -237,7 +248,7 @@ def _resnet(fields: Fields) -> Reading:
     model = ResNet(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields),
-        classes=Integer(labels_of(fields)),
+        classes=classes,
         stem=Integer(fields.size("embedding_size", default=64)),
         widths=widths,
         depths=depths,
@@ -333,8 +344,7 @@ def _segformer(fields: Fields) -> Reading:
     for width, heads in zip(listed[0], listed[2], strict=True):
         divided(fields, width, heads, "width of a stage over heads")
     parts = (class_of(fields.values) or "").endswith("ForSemanticSegmentation")
-    if not parts:
-        _classifier(fields)
+    classes = Integer(labels_of(fields)) if parts else classes_of(fields)
     decoder = fields.size("decoder_hidden_size", default=256)
     found = tuple(
         Stage(width, depth, heads, patch, stride, shrink, ratio)
@@ -343,7 +353,7 @@ def _segformer(fields: Fields) -> Reading:
     model = Segformer(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields, 512 if parts else 224),
-        classes=Integer(labels_of(fields)),
+        classes=classes,
         stages=found,
         decoder=decoder if parts else None,
         activation=activation_of(fields, "hidden_act", default="gelu"),
@@ -378,6 +388,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "DonutSwinForImageClassification": "donut-swin",
         "DonutSwinModel": "donut-swin",
         "DINOv3ConvNextModel": "dinov3_convnext",
+        "ConvNextModel": "convnext",
+        "ConvNextV2Model": "convnextv2",
+        "ResNetModel": "resnet",
+        "SegformerModel": "segformer",
         "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",
         "ConvNextForImageClassification": "convnext",
