@@ -49,6 +49,7 @@ FILES = (
     "longcat",
     "grok",
     "encoders",
+    "forecasting",
     "jina",
     "modern",
     "masked",

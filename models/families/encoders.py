@@ -433,7 +433,6 @@ def _whisper(fields: Fields) -> Reading:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "roberta": roberta,
-        "t5": t5,
         "mt5": _mt5,
         "umt5": _umt5,
         "t5gemma": _t5gemma,
@@ -463,9 +462,6 @@ def classes_of(stems: Mapping[str, str], tasks: Iterable[str] = TASKS) -> dict[s
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of({"Roberta": "roberta"}),
-        "T5ForConditionalGeneration": "t5",
-        "T5WithLMHeadModel": "t5",
-        "T5EncoderModel": "t5",
         "MT5ForConditionalGeneration": "mt5",
         "MT5EncoderModel": "mt5",
         "UMT5ForConditionalGeneration": "umt5",
