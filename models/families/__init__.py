@@ -63,6 +63,7 @@ FILES = (
     "recurrent",
     "funnel",
     "vision",
+    "filming",
     "inverted",
     "denoisers",
     "flows",

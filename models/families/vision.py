@@ -15,7 +15,8 @@ from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.models.convnet import VGG, ConvNext, ResNet, Swin
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.fields import Fields, divided
+from costgraph.models.fields import Fields, divided, widened
+from costgraph.models.poolformer import PoolFormer
 from costgraph.models.segformer import Segformer, Stage
 from costgraph.models.vision import ImageText, Size, TextTower, Tower, VisionTransformer
 from costgraph.symbols import B, S
@@ -361,6 +362,38 @@ def _segformer(fields: Fields) -> Reading:
     return Reading(model, assumptions=(FOLDED,) if parts else ())
 
 
+def _poolformer(fields: Fields) -> Reading:
+    """Layers that average what is near, on a pyramid."""
+    keys = ("hidden_sizes", "depths", "patch_sizes", "strides", "padding")
+    fields = fields.with_defaults(
+        hidden_sizes=[64, 128, 320, 512],
+        depths=[2, 2, 6, 2],
+        patch_sizes=[7, 3, 3, 3],
+        strides=[4, 2, 2, 2],
+        padding=[2, 1, 1, 1],
+    )
+    listed = stages(fields, *keys)
+    fields.require("num_encoder_blocks", len(listed[0]), *([None] if len(listed[0]) == 4 else []))
+    for key in ("patch_size", "stride"):
+        fields.values.get(key)  # the class reads the lists alone
+    ratio, window = fields.number("mlp_ratio", 4.0), fields.size("pool_size", default=3)
+    for width in listed[0]:
+        widened(fields, "mlp_ratio", 4.0, width)
+    if window % 2 == 0:
+        raise ModelError(f"{fields.name}: 'pool_size' = {window}: odd ones keep the size")
+    model = PoolFormer(
+        channels=Integer(fields.size("num_channels", default=3)),
+        size=pixels(fields),
+        classes=classes_of(fields),
+        stages=tuple(zip(*listed, strict=True)),
+        ratio=Rational(str(ratio)),
+        window=window,
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+        scaled=fields.flag("use_layer_scale", True),
+    )
+    return Reading(model)
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -373,6 +406,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "dinov3_convnext": _dinov3_convnext,
         "resnet": _resnet,
         "segformer": _segformer,
+        "poolformer": _poolformer,
         "vgg": _vgg,
     }
 )
@@ -392,6 +426,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "ConvNextV2Model": "convnextv2",
         "ResNetModel": "resnet",
         "SegformerModel": "segformer",
+        "PoolFormerForImageClassification": "poolformer",
+        "PoolFormerModel": "poolformer",
         "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",
         "ConvNextForImageClassification": "convnext",
