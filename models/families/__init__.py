@@ -76,6 +76,7 @@ FILES = (
     "glm_seeing",
     "omni",
     "hearing",
+    "granite_speech",
     "listening",
     "looking",
     "framed",
