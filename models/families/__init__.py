@@ -89,6 +89,7 @@ FILES = (
     "speech",
     "parakeet",
     "asking",
+    "kosmos",
     "minicpmv",
     "segmenting",
     "crossing",
