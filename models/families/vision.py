@@ -362,6 +362,13 @@ def _segformer(fields: Fields) -> Reading:
     return Reading(model, assumptions=(FOLDED,) if parts else ())
 
 
+def _pvt2(fields: Fields) -> Reading:
+    """PVT 2 (arXiv 2106.13797), whose layers Segformer took over."""
+    fields.require("qkv_bias", True)
+    fields.refuse("linear_attention", "attention to means of seven by seven is not supported")
+    return _segformer(fields.with_defaults(mlp_ratios=[8, 8, 4, 4]))
+
+
 def _poolformer(fields: Fields) -> Reading:
     """Layers that average what is near, on a pyramid."""
     keys = ("hidden_sizes", "depths", "patch_sizes", "strides", "padding")
@@ -407,6 +414,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "resnet": _resnet,
         "segformer": _segformer,
         "poolformer": _poolformer,
+        "pvt_v2": _pvt2,
         "vgg": _vgg,
     }
 )
@@ -428,6 +436,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "SegformerModel": "segformer",
         "PoolFormerForImageClassification": "poolformer",
         "PoolFormerModel": "poolformer",
+        "PvtV2ForImageClassification": "pvt_v2",
+        "PvtV2Model": "pvt_v2",
         "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",
         "ConvNextForImageClassification": "convnext",
