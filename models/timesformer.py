@@ -72,8 +72,9 @@ class DividedLayer:
         """Adds attention of all rows of ``x`` to one another."""
         at, split = self.at, (self.at.heads, self.at.head_dim)
         packed = m.linear(f"{name}_qkv_proj", x, 3 * at.width, at.d, at.qv_bias)
-        parts = m.add_many(f"{name}_qkv_split", Split((split,) * 3), packed)
-        return at.out(m, attended(m, *parts, FULL, prefix=f"{name}_"), f"{name}_")
+        query, key, value = m.add_many(f"{name}_qkv_split", Split((split,) * 3), packed)
+        mixed = attended(m, query, key, value, FULL, prefix=f"{name}_")
+        return at.out(m, mixed, f"{name}_")
 
 
 @dataclass(frozen=True)

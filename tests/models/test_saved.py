@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from costgraph.counting.count import parameters
 from costgraph.errors import ModelError
 from costgraph.models import load_model
 from costgraph.models.catalog import CONFIGS
 from costgraph.models.hf import import_config
-from tests.models.counting import changed
+from tests.models.counting import DATA, changed
+
+COUNTED = DATA / "configs"
 
 _T5 = {"tie_word_embeddings": True, "scale_decoder_outputs": False, "is_gated_act": True,
        "dense_act_fn": "gelu_new"}  # fmt: skip
@@ -73,6 +76,15 @@ def test_names_that_contradict_each_other_are_refused(name, changes, said):
     saved = {} if name == "flan-t5-xl" else SAVED[name]
     with pytest.raises(ModelError, match=said):
         load_model(changed(changed(published, saved), changes))
+
+
+def test_a_head_of_t5_behind_a_tower_is_its_own_where_nothing_is_scaled():
+    """As in published files of BLIP-2 with FLAN-T5 that transformers 5 saved."""
+    config = json.loads((COUNTED / "blip2-t5-small.json").read_text())
+    own = changed(config, {"text_config.scale_decoder_outputs": False})
+    text = config["text_config"]
+    more = parameters(load_model(own)) - parameters(load_model(config))
+    assert more == text["vocab_size"] * text["d_model"]
 
 
 def test_a_head_of_mt5_that_its_saved_file_does_not_tell_is_told():
