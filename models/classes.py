@@ -71,6 +71,7 @@ NO_OUTPUT = (
     "{name} has no output layer: one pass over the prompt, whose result are hidden states; "
     "what pools them is not counted"
 )
+NO_LOGITS = "the class has no output layer: steps of its decoder end in hidden states"
 BOTH_WAYS = "attention in both directions: one pass over the prompt, which keeps no caches"
 SCORED = "{name} scores {where} ({labels}) in one pass over the prompt"
 
@@ -224,6 +225,9 @@ def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
     model: Any = reading.model
     if _reads_text(model):
         return _paired(fields, reading, model, form, output, said)
+    if form.kind == "bare" and isinstance(model, EncoderDecoder):
+        made = replace(model, ends=replace(model.ends, output=output))
+        return replace(reading, model=made, assumptions=(*reading.assumptions, NO_LOGITS))
     both = isinstance(model, Decoder) and not model.causal
     if (reading.phases != "autoregressive" and not both) or not isinstance(
         model, (Decoder, Stack, Uneven)

@@ -31,12 +31,12 @@ class Pyramid(OnePass):
 
     Attributes:
         channels, size: of the image, where the import asks for no other size.
-        classes: classes to tell apart.
+        classes: classes to tell apart; None for a model without a classifier.
     """
 
     channels: Expr
     size: Size
-    classes: Expr
+    classes: Expr | None
 
     def start(self, m: Maker) -> str:
         """Adds the image."""
@@ -44,6 +44,8 @@ class Pyramid(OnePass):
 
     def close(self, m: Maker, x: str) -> Graph:
         """Adds the classifier of ``x (B, d)``."""
+        if self.classes is None:
+            return m.build(x)
         return m.build(m.linear("classifier", x, self.classes, m.shape(x)[1], True))
 
     def positions(self, style: Style) -> Expr:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,8 +158,13 @@ class Fields:
         """The same with keys of another name: ``renamed(hidden_size="n_embd")``.
 
         A key that is there under its usual name keeps it.
+
+        Raises:
+            ModelError: it is there under both, with other values.
         """
         watched = self.values
+        for usual, other in names.items():
+            self._agree((usual, other))
         given = {k: watched[v] for k, v in names.items() if k not in self.values and v in watched}
         return Fields(self.name, _Overlay(watched, given))
 
@@ -203,10 +208,13 @@ class Fields:
     def size(self, *keys: str, default: int | None = None) -> int:
         """The positive integer under the first of ``keys`` that is present and not null.
 
+        ``keys`` are names of one thing.
+
         Raises:
             ModelError: the key is missing without a default, or is not a
-                positive integer of sane size.
+                positive integer of sane size; or names of it have other values.
         """
+        self._agree(keys)
         for key in keys:
             value = self.values.get(key)
             if value is None:
@@ -247,7 +255,8 @@ class Fields:
         return float(value)
 
     def word(self, *keys: str, default: str | None = None) -> str:
-        """The text under the first of ``keys`` that is present."""
+        """The text under the first of ``keys`` that is present: names of one thing."""
+        self._agree(keys)
         for key in keys:
             value = self.values.get(key)
             if value is None:
@@ -258,6 +267,23 @@ class Fields:
         if default is not None:
             return default
         raise self._missing(keys)
+
+    def _agree(self, keys: Sequence[str]) -> None:
+        """Refuses names of one thing that are there with other values.
+
+        Raises:
+            ModelError: saying which ones.
+        """
+        if len(keys) < 2:
+            return
+        found = {key: value for key in keys if (value := self.peek(key)) is not None}
+        (first, *_), values = found or ("",), list(found.values())
+        for key, value in found.items():
+            if value != values[0]:
+                raise ModelError(
+                    f"{self.name}: {first!r} = {clip(values[0])} and {key!r} = {clip(value)} are "
+                    "two names of one thing, and contradict each other"
+                )
 
     def _missing(self, keys: tuple[str, ...]) -> ModelError:
         """What to say where none of ``keys`` has a value."""

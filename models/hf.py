@@ -26,7 +26,7 @@ from costgraph.models.checkpoint.apply import as_described
 from costgraph.models.classes import Form, form_of, formed
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.families.absent import filled
-from costgraph.models.families.common import Programmed, Reading, class_of
+from costgraph.models.families.common import Programmed, Reading, class_of, unnamed
 from costgraph.models.fields import Fields
 from costgraph.models.heads import refuse_heads
 from costgraph.models.known import (
@@ -336,6 +336,9 @@ def family_of(fields: Fields) -> str:
             raise ModelError(
                 f"{fields.name}: unknown architecture {clip(first)}{nearest(first, ARCHITECTURES)}"
             )
+        found = unnamed(fields.values)
+        if found is not None:
+            return found
         raise ModelError(f"{fields.name}: missing key 'model_type' (or 'architectures')")
     if isinstance(kind, str) and kind in FAMILIES:
         return kind

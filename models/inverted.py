@@ -7,6 +7,7 @@ over each alone, with a gate over channels between them or none, and a residual 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from sympy import Integer
 
@@ -77,6 +78,17 @@ class Gate:
         return m.add(f"{name}_mul", Map("mul"), x, y)
 
 
+class Part(Protocol):
+    """What a layer is made of: a convolution, a gate, a block."""
+
+    @property
+    def width(self) -> int:
+        """Channels inside or behind it."""
+
+    def add(self, m: Maker, name: str, x: str) -> str:
+        """Adds it; an image in and out."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A layer of steps.
@@ -88,7 +100,7 @@ class Row:
         activation: behind the sum, or none.
     """
 
-    steps: tuple[Step | Gate, ...]
+    steps: tuple[Part, ...]
     kept: str = ""
     activation: str | None = None
 

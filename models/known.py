@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from types import MappingProxyType
 
 from costgraph.errors import ModelError, clip
@@ -299,14 +300,55 @@ OBJECTS = frozenset(
 )
 
 
+#: Names of lists of the kinds of layers, and of their feed-forward blocks: one old, one new.
+KINDS_TWICE = (
+    ("layers_block_type", "layer_types", "hybrid_override_pattern", "hybrid_layer_pattern"),
+    ("mlp_layer_types", "moe_layer_freq"),
+)
+#: Names of kinds to what they all are.
+_MIXERS = MappingProxyType(
+    {
+        **dict.fromkeys(("*", "attention", "full_attention", "sliding_attention"), "attention"),
+        **dict.fromkeys(("M", "mamba", "mamba2"), "mamba"),
+        **dict.fromkeys(("-", "mlp", "dense"), "dense"),
+        **dict.fromkeys(("E", "moe", "sparse"), "sparse"),
+    }
+)
+
+
+def _kinds_agree(fields: Fields) -> None:
+    """Refuses two lists of kinds of layers that part the layers differently.
+
+    Names of kinds may differ, and one list may part further what is one kind in the other.
+
+    Raises:
+        ModelError: saying which lists, and where.
+    """
+    for names in KINDS_TWICE:
+        found = {k: v for k in names if isinstance(v := fields.peek(k), (list, str)) and v}
+        for (old, one), (new, other) in combinations(found.items(), 2):
+            if len(one) != len(other):
+                continue  # families know how many there must be
+            pairs = list(dict.fromkeys((str(a), str(b)) for a, b in zip(one, other, strict=True)))
+            parted = all(len(pairs) > len({pair[side] for pair in pairs}) for side in (0, 1))
+            known = ({_MIXERS.get(kind, "") for kind in pair} - {""} for pair in pairs)
+            if parted or any(len(kinds) > 1 for kinds in known):
+                raise ModelError(
+                    f"{fields.name}: {old!r} and {new!r} are two names of one thing, and "
+                    f"contradict each other: {' and '.join(map('/'.join, pairs[:4]))}"
+                )
+
+
 def check_kinds(fields: Fields) -> None:
     """Refuses counts that are none and objects that are none, also where nothing reads them.
 
-    Null, false, zero and empty things are switched off.
+    Null, false, zero and empty things are switched off. Lists of kinds that contradict each other
+    are refused, too.
 
     Raises:
         ModelError: saying which key.
     """
+    _kinds_agree(fields)
     # Looked at apart, so that what nothing reads is still told.
     apart = Fields(fields.name, dict(fields.values))
     for key, value in apart.values.items():

@@ -109,6 +109,8 @@ class Segformer(Pyramid):
             made.append((x, size))
             if stage is not self.stages[-1]:
                 x = m.add(f"grid{index}", AsImage(size), x)
+        if self.decoder is None and self.classes is None:
+            return m.build(m.add("grid_out", AsImage(made[-1][1]), x))
         if self.decoder is None:
             return self.close(m, m.add("pool", MeanPool(sequence=True), x))
         return m.build(self._parts(m, made, Integer(self.decoder)))
@@ -123,6 +125,7 @@ class Segformer(Pyramid):
         x = m.add("beside", Join(1), *reversed(parts))
         x = batch_norm(m, "fuse_norm", conv(m, "fuse", x, d, 1, bias=False))
         x = act(m, "fuse_act", x, "relu")
+        assert self.classes is not None
         return conv(m, "classifier", x, self.classes, 1)
 
     def positions(self, style: Style) -> Expr:

@@ -39,6 +39,13 @@ def element_format(fields: Fields) -> tuple[DType, str]:
     Raises:
         ModelError: the data type is no text, or unknown.
     """
+    for level in _levels(fields):
+        old, new = (level.get(key) for key in ("torch_dtype", "dtype"))
+        if None not in (old, new) and old != new:
+            raise ModelError(
+                f"{fields.name}: 'torch_dtype' = {clip(old)} and 'dtype' = {clip(new)} are two "
+                "names of one thing, and contradict each other"
+            )
     found = (level.get(key) for level in _levels(fields) for key in ("torch_dtype", "dtype"))
     configured = next((v for v in found if v is not None), None)
     if configured is None or configured == "auto":

@@ -52,7 +52,7 @@ class FeedForward:
         if not self.gated:
             up = m.linear(f"{prefix}up_proj", x, width, d, bias)
             acted = m.activation(f"{prefix}mlp_act", up, self.activation)
-            return m.linear(f"{prefix}down_proj", acted, d, width, bias or self.down_bias)
+            return self._down(m, acted, prefix)
         if self.fused_gate_up:
             packed = m.linear(f"{prefix}gate_up_proj", x, 2 * width, d, bias)
             gate, up = m.add_many(f"{prefix}gate_up_split", Split(((width,), (width,))), packed)
@@ -65,9 +65,14 @@ class FeedForward:
         if self.up_activation is not None:
             up = m.add(f"{prefix}up_act", Activation(self.up_activation), up)
         gated = m.add(f"{prefix}mlp_mul", Multiply(), acted, up)
+        return self._down(m, gated, prefix)
+
+    def _down(self, m: Maker, x: str, prefix: str) -> str:
+        """Adds the norm inside, where there is one, and the last projection."""
         if self.inner_norm is not None:
-            gated = m.norm(f"{prefix}mlp_inner_norm", gated, width, self.inner_norm)
-        return m.linear(f"{prefix}down_proj", gated, d, width, bias or self.down_bias)
+            x = m.norm(f"{prefix}mlp_inner_norm", x, self.width, self.inner_norm)
+        bias = self.bias or self.down_bias
+        return m.linear(f"{prefix}down_proj", x, self.d, self.width, bias)
 
 
 def _cut(m: Maker, prefix: str, gate: str) -> str:

@@ -17,7 +17,7 @@ from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.style import Maker, Norm
 from costgraph.ops import Activation, Add, AsSequence, Multiply, Scale, Split
 from costgraph.ops.image import AsImage, Rearrange
-from costgraph.ops.maps import SoftmaxOver
+from costgraph.ops.maps import Map, Reduce, SoftmaxOver
 from costgraph.ops.pool import Pool, Resize
 from costgraph.ops.views import Reshape
 
@@ -109,6 +109,15 @@ class Standardised:
         return m.add(
             f"{prefix}_spread_mul", Multiply(), m.add(f"{prefix}_shift", Add(), x, shift), scale
         )
+
+
+@dataclass(frozen=True)
+class UnitLength:
+    """Each row over its length."""
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        length = m.add(f"{prefix}_length", Reduce("norm2", (2,), keep=True), x)
+        return m.add(f"{prefix}_unit", Map("div"), x, length)
 
 
 @dataclass(frozen=True)

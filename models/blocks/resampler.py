@@ -231,6 +231,26 @@ class Perceiving(Resampling):
 
 
 @dataclass(frozen=True)
+class Latent(Resampling):
+    """Kosmos-2's resampler (Peng et al., arXiv 2306.14824): queries see rows and themselves, once.
+
+    Attributes:
+        at: heads.
+    """
+
+    at: Heads
+
+    def add(self, m: Maker, prefix: str, x: str) -> str:
+        """Adds the queries; ``x (batch, n, d)`` to ``(batch, queries, d)``."""
+        own = _learned(m, prefix, m.shape(x)[0], self.queries, self.at.d)
+        seen = m.add(f"{prefix}_seen", Join(1), x, own)
+        query = self.at.project(m, "q", own, f"{prefix}_")
+        key, value = (self.at.project(m, part, seen, f"{prefix}_") for part in ("k", "v"))
+        mixed = attended(m, query, key, value, FULL, prefix=f"{prefix}_")
+        return self.at.out(m, mixed, f"{prefix}_")
+
+
+@dataclass(frozen=True)
 class Looking(Resampling):
     """MiniCPM-V's resampler (arXiv 2408.01800): queries see the rows once, and a product.
 

@@ -147,14 +147,13 @@ def _mimo(fields: Fields) -> Reading:
 def _mimo_saved(fields: Fields) -> Fields:
     """The names of the published files, where transformers 5 saved the model under others.
 
-    Its class has twice the key heads, and sinks, in layers with a window.
+    Its class has twice the key heads, and sinks, in layers with a window. A published file that it
+    saved again has both names: they say the same, or the file is refused.
 
     Raises:
-        ModelError: kinds of layers rotate different shares of a head.
+        ModelError: kinds of layers rotate different shares of a head, or names disagree.
     """
-    if fields.values.get("hybrid_layer_pattern") is not None or not fields.values.get(
-        "layer_types"
-    ):
+    if not fields.values.get("layer_types"):
         return fields
     kinds = layer_types(fields)
     nested = fields.values.get("rope_parameters")
@@ -164,13 +163,25 @@ def _mimo_saved(fields: Fields) -> Fields:
     }
     if len(shares) > 1:
         raise ModelError(f"{fields.name}: 'rope_parameters': layers rotate different shares")
-    return fields.with_values(
-        hybrid_layer_pattern=[int(kind == SLIDING) for kind in kinds],
-        moe_layer_freq=[int(held) for held in sparse_layers(fields)],
-        swa_num_key_value_heads=2 * fields.size("num_key_value_heads"),
-        sliding_window=fields.size("sliding_window", default=129) - 1,
+    saved = {
+        "hybrid_layer_pattern": [int(kind == SLIDING) for kind in kinds],
+        "moe_layer_freq": [int(held) for held in sparse_layers(fields)],
+        "swa_num_key_value_heads": 2 * fields.size("num_key_value_heads"),
         **({"partial_rotary_factor": shares.pop()} if shares else {}),
-    )
+    }
+    for key, value in saved.items():
+        if fields.values.get(key) not in (None, value):
+            raise ModelError(
+                f"{fields.name}: {key!r} = {clip(fields.values[key])} contradicts what "
+                f"transformers 5 saved beside it, which means {clip(value)}"
+            )
+    window = fields.size("sliding_window", default=129) - 1
+    if fields.size("sliding_window_size", default=window) != window:
+        raise ModelError(
+            f"{fields.name}: 'sliding_window_size' must be one less than 'sliding_window', which "
+            "transformers 5 counts with the position itself"
+        )
+    return fields.with_values(**saved, sliding_window=window)
 
 
 def _mimo_attention(fields: Fields, sinks: str, default: bool) -> Attention:

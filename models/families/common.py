@@ -92,6 +92,14 @@ def class_of(values: Mapping[str, Any]) -> str | None:
     return first if isinstance(first, str) else None
 
 
+def unnamed(values: Mapping[str, Any]) -> str | None:
+    """The family of a file that names no type and no class: Mamba's own code writes such ones."""
+    inner = values.get("ssm_cfg")
+    if "model_type" in values or not isinstance(inner, Mapping) or "d_model" not in values:
+        return None
+    return "mamba2" if inner.get("layer") == "Mamba2" else "mamba"
+
+
 def tied_as_whole(fields: Fields, text: Fields, default: bool | None = None) -> Fields:
     """The language model's part of a file; the whole file says whether its logits are tied.
 

@@ -188,6 +188,14 @@ def _tell_tied(fields: Fields) -> None:
 def _mt5(fields: Fields) -> Reading:
     """T5 with a gate in its feed-forward blocks unless the file says otherwise."""
     _tell_tied(fields)
+    version = fields.peek("transformers_version")
+    late = isinstance(version, str) and version.partition(".")[0] not in ("", "2", "3", "4")
+    if late and fields.values.get("tie_word_embeddings") and task_of(fields) == "":
+        fields.tell(
+            "logits are tied to the embeddings, as the file says: transformers 5 writes that into "
+            "every file of mT5, also where the weights hold a projection of their own, as the "
+            "published ones do"
+        )
     return t5(fields.with_defaults(feed_forward_proj="gated-gelu"))
 
 
@@ -195,6 +203,26 @@ def _umt5(fields: Fields) -> Reading:
     """mT5 whose layers each have a position bias of their own."""
     _tell_tied(fields)
     return t5(fields.with_defaults(feed_forward_proj="gated-gelu"), own=True)
+
+
+def _t5_tied(fields: Fields) -> bool:
+    """Whether T5's logits are those of the embeddings.
+
+    Classes of transformers 5 save every T5 as tied and load a projection of its own all the same
+    where the weights hold one: what tells the two apart is whether the last hidden state is scaled
+    by 1/√d, which is done before embeddings alone.
+
+    Raises:
+        ModelError: the file says that it is scaled, and not tied.
+    """
+    tied = fields.flag("tie_word_embeddings", True)
+    scaled = fields.flag("scale_decoder_outputs", tied)
+    if scaled and not tied:
+        raise ModelError(
+            f"{fields.name}: 'scale_decoder_outputs' = true and 'tie_word_embeddings' = false "
+            "contradict each other: only what embeddings turn into logits is scaled"
+        )
+    return scaled
 
 
 def t5(fields: Fields, own: bool = False) -> Reading:
@@ -213,12 +241,10 @@ def t5(fields: Fields, own: bool = False) -> Reading:
     at = replace(cross, buckets=count) if own else replace(cross, relative=True)
     layers = fields.size("num_layers")
     buckets = None if own else Buckets(count, heads)
-    # With a tied head the last hidden state is scaled by 1/√d, which the final norm's
-    # weight takes in; the gate and the activation repeat ``feed_forward_proj``.
-    fields.values.get("scale_decoder_outputs")
+    # The gate and the activation repeat ``feed_forward_proj``.
     fields.require("is_gated_act", gated)
     fields.require("dense_act_fn", name, projection.removeprefix("gated-"))
-    tied = fields.flag("tie_word_embeddings", True)
+    tied = _t5_tied(fields)
     encoder = Encoder(
         front=TextFront(Ends(d=d, vocab=vocab)),
         segments=(Segment("encoder", Layer(d, Bidirectional(at), feed), Integer(layers)),),
@@ -407,7 +433,6 @@ def _whisper(fields: Fields) -> Reading:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "roberta": roberta,
-        "t5": t5,
         "mt5": _mt5,
         "umt5": _umt5,
         "t5gemma": _t5gemma,
@@ -437,9 +462,6 @@ def classes_of(stems: Mapping[str, str], tasks: Iterable[str] = TASKS) -> dict[s
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of({"Roberta": "roberta"}),
-        "T5ForConditionalGeneration": "t5",
-        "T5WithLMHeadModel": "t5",
-        "T5EncoderModel": "t5",
         "MT5ForConditionalGeneration": "mt5",
         "MT5EncoderModel": "mt5",
         "UMT5ForConditionalGeneration": "umt5",

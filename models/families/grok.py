@@ -43,7 +43,8 @@ def grok2(fields: Fields) -> Reading:
     shared = None
     if fields.flag("residual_moe", False):
         shared = feed_forward_of(act, fields.size("intermediate_size"))
-    width = fields.size("moe_intermediate_size", "intermediate_size")
+    own = fields.values.get("moe_intermediate_size") is not None
+    width = fields.size("moe_intermediate_size" if own else "intermediate_size")
     experts = experts_of(
         act,
         width,

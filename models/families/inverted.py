@@ -9,11 +9,14 @@ from types import MappingProxyType
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.encoder import Heads
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.encoders import classes_of
-from costgraph.models.families.vision import FOLDED, LARGEST_ENTRY, pixels, stages
-from costgraph.models.fields import Fields
+from costgraph.models.families.vision import FOLDED, LARGEST_ENTRY, pixels, sizes, stages
+from costgraph.models.fields import Fields, divided, widened
 from costgraph.models.inverted import Gate, Row, Rows, Step
+from costgraph.models.mobilevit import Folded
 
 #: Layers of a network that are believed.
 MOST_ROWS = 512
@@ -208,6 +211,49 @@ def _regnet(fields: Fields) -> Reading:
     return _read(fields, rows, 224)
 
 
+def _mobilevit(fields: Fields) -> Reading:
+    """MobileNet 2's layers, and between the later ones layers that see the whole image."""
+    bend, ratio = (
+        activation_of(fields, "hidden_act", default="silu"),
+        fields.number("expand_ratio", 4),
+    )
+    necks = sizes(fields, "neck_hidden_sizes", (16, 32, 64, 96, 128, 160, 640))
+    widths = sizes(fields, "hidden_sizes", (144, 192, 240))
+    heads, kernel = (
+        fields.size("num_attention_heads", default=4),
+        fields.size("conv_kernel_size", default=3),
+    )
+    if (len(necks), len(widths)) != (7, 3) or kernel % 2 == 0 or not 0 < ratio <= 64:
+        raise ModelError(
+            f"{fields.name}: seven 'neck_hidden_sizes', three 'hidden_sizes', an odd "
+            "'conv_kernel_size' and an 'expand_ratio' of at most 64"
+        )
+    fields.require("output_stride", 32)
+    # Of the class that parts images.
+    for key in ("aspp_out_channels", "atrous_rates", "semantic_loss_ignore_index"):
+        fields.values.get(key)
+    bias, square = fields.flag("qkv_bias", True), fields.size("patch_size", default=2)
+
+    def inverted(source: int, out: int, stride: int) -> Row:
+        inner = _divisible(round(source * ratio), 8, 8)
+        made = (Step(inner, activation=bend), Step(inner, 3, stride, 0, bend), Step(out))
+        return Row(made, "same" if stride == 1 and source == out else "")
+
+    rows = [Row((Step(necks[0], 3, 2, activation=bend),)), inverted(necks[0], necks[1], 1)]
+    rows += [inverted(necks[1 if i == 0 else 2], necks[2], 2 if i == 0 else 1) for i in range(3)]
+    for width, depth, source, out in zip(widths, (2, 4, 3), necks[2:], necks[3:], strict=False):
+        d = Integer(width)
+        head = divided(fields, width, heads, "hidden size over heads")
+        feed = FeedForward(
+            d, widened(fields, "mlp_ratio", 2.0, width), bend, gated=False, bias=True
+        )
+        at = Heads(d, Integer(heads), head, bias, bias, True)
+        rows.append(inverted(source, out, 2))
+        rows.append(Row((Folded(kernel, at, feed, depth, square, bend),)))
+    rows.append(Row((Step(necks[6], activation=bend),)))
+    return _read(fields, rows, 256)
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -215,6 +261,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "mobilenet_v2": _mobilenet_v2,
         "efficientnet": _efficientnet,
         "regnet": _regnet,
+        "mobilevit": _mobilevit,
     }
 )
 
@@ -226,6 +273,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
             "MobileNetV2": "mobilenet_v2",
             "EfficientNet": "efficientnet",
             "RegNet": "regnet",
+            "MobileViT": "mobilevit",
         },
         ("ForImageClassification", "Model"),
     )

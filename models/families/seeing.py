@@ -384,6 +384,20 @@ def _internvl_chat(fields: Fields) -> Reading:
     return before(stack, reading, _in_tiles(eyes, least=least, most=most, whole=whole))
 
 
+#: Sizes of Llama 4's tower by default: four patches of 768 beside one another are not 5632, and
+#: what the projector makes of them is not the 7680 that the language model would take.
+_LLAMA4_UNFIT: Mapping[str, float] = MappingProxyType(
+    {
+        "hidden_size": 768,
+        "intermediate_size": 5632,
+        "pixel_shuffle_ratio": 0.5,
+        "projector_input_dim": 4096,
+        "projector_output_dim": 4096,
+        "vision_output_dim": 7680,
+    }
+)
+
+
 def llama4(fields: Fields) -> Reading:
     """Llama 4, with its tower where the file has one."""
     # The part is a class of its own, which ties, or does not, by its own key.
@@ -391,6 +405,12 @@ def llama4(fields: Fields) -> Reading:
     inner = fields.section("text_config").flag("tie_word_embeddings", False)
     stack, reading = language(fields.with_values(tie_word_embeddings=inner), "llama4_text")
     if fields.values.get("vision_config") is None:
+        return reading
+    if all(fields.glimpse("vision_config", k) in (None, v) for k, v in _LLAMA4_UNFIT.items()):
+        fields.tell(
+            "'vision_config' has the sizes that the class has by default, which do not fit one "
+            "another and run nowhere: transformers 5 writes them for a file without a tower"
+        )
         return reading
     seen = fields.section("vision_config").with_defaults(
         hidden_size=768,

@@ -13,7 +13,7 @@ from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment, Sta
 from costgraph.models.blocks.mlstm import MatrixLSTM
 from costgraph.models.blocks.rwkv import ChannelMix, TimeMix
 from costgraph.models.blocks.scan import Mamba, Mamba2
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import Family, Reading, activation_of, unnamed
 from costgraph.models.fields import Fields, divided
 
 
@@ -56,7 +56,59 @@ def _mamba_like(fields: Fields, norms: str, tied: bool) -> Reading:
     return Reading(Stack(ends_of(fields, d, tied), (Segment("layers", layer, layers),)))
 
 
+#: Keys of Mamba's own code that say how kernels are written.
+_KERNELS = ("fused_add_norm", "residual_in_fp32")
+
+
+def _of_its_code(fields: Fields) -> Fields:
+    """A file of Mamba's own code (arXiv 2312.00752, 2405.21060) with the keys of transformers.
+
+    Raises:
+        ModelError: it has attention layers, feed-forward blocks or another kind of mixer, or
+            sizes of the mixer that are not understood.
+    """
+    if unnamed(fields.values) is None:
+        return fields
+    inner = fields.section("ssm_cfg")
+    second = inner.word("layer", default="Mamba1") == "Mamba2"
+    inner.require("layer", *(("Mamba2",) if second else ("Mamba1", None)))
+    fields.require("d_intermediate", 0, None)
+    fields.refuse("attn_layer_idx", "attention between the layers is not supported")
+    fields.require("rms_norm", True)
+    for key in (*_KERNELS, "attn_cfg"):
+        fields.values.get(key)
+    d = fields.size("d_model")
+    step = fields.size("pad_vocab_size_multiple", default=8)
+    names = {"d_state": "state_size", "d_conv": "conv_kernel", "expand": "expand"}
+    names |= _SECOND if second else {"dt_rank": "time_step_rank"}
+    left = [key for key in inner.values if key not in (*names, "layer", *_STARTS)]
+    if left:
+        raise ModelError(f"{inner.name}: {left[0]!r} is not understood")
+    own = {
+        new: inner.values[old] for old, new in names.items() if inner.values.get(old) is not None
+    }
+    if second:
+        own = {"head_dim": 64, "n_groups": 1, **own}
+        wide = int(own.get("expand", 2)) * d
+        own["num_heads"] = int(divided(fields, wide, int(own["head_dim"]), "width over heads"))
+    return fields.with_values(
+        hidden_size=d,
+        num_hidden_layers=fields.size("n_layer"),
+        vocab_size=_rounded(fields.size("vocab_size"), step),
+        tie_word_embeddings=fields.flag("tie_embeddings", True),
+        **own,
+    )
+
+
+#: Names of the second kind's sizes in its own code, and in transformers.
+_SECOND = {"headdim": "head_dim", "ngroups": "n_groups", "chunk_size": "chunk_size"}
+
+#: Keys of a mixer that say with which numbers its weights start.
+_STARTS = ("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "A_init_range", "dt_limit")
+
+
 def _mamba(fields: Fields) -> Reading:
+    fields = _of_its_code(fields)
     return _mamba_like(fields, "none", tied=True)
 
 
@@ -65,6 +117,7 @@ def _falcon_mamba(fields: Fields) -> Reading:
 
 
 def _mamba2(fields: Fields) -> Reading:
+    fields = _of_its_code(fields)
     d = fields.size("hidden_size")
     require_silu(fields, "hidden_act")
     heads, width = fields.size("num_heads", default=128), fields.size("head_dim", default=64)

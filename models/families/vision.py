@@ -15,7 +15,8 @@ from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.models.convnet import VGG, ConvNext, ResNet, Swin
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.fields import Fields, divided
+from costgraph.models.fields import Fields, divided, widened
+from costgraph.models.poolformer import PoolFormer
 from costgraph.models.segformer import Segformer, Stage
 from costgraph.models.vision import ImageText, Size, TextTower, Tower, VisionTransformer
 from costgraph.symbols import B, S
@@ -64,6 +65,18 @@ def stages(fields: Fields, *keys: str) -> tuple[tuple[int, ...], ...]:
 
 def _is_classifier(fields: Fields) -> bool:
     return (class_of(fields.values) or "ForImageClassification").endswith("ForImageClassification")
+
+
+def classes_of(fields: Fields) -> Expr | None:
+    """Classes that images are sorted into; None where the file names the bare model.
+
+    Raises:
+        ModelError: it names another class.
+    """
+    if (class_of(fields.values) or "").endswith("Model"):
+        return None
+    _classifier(fields)
+    return Integer(labels_of(fields))
 
 
 def _classifier(fields: Fields) -> None:
@@ -203,8 +216,7 @@ def _dinov3_convnext(fields: Fields) -> Reading:
 
 
 def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Reading:
-    if not bare:
-        _classifier(fields)
+    classes = Integer(labels_of(fields)) if bare else classes_of(fields)
     widths = sizes(fields, "hidden_sizes", (96, 192, 384, 768))
     depths = sizes(fields, "depths", (3, 3, 9, 3))
     if len(widths) != len(depths):
@@ -214,7 +226,7 @@ def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Readi
     model = ConvNext(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields),
-        classes=Integer(labels_of(fields)),
+        classes=classes,
         widths=widths,
         depths=depths,
         patch=fields.size("patch_size", default=4),
@@ -227,7 +239,7 @@ def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Readi
 
 
 def _resnet(fields: Fields) -> Reading:
-    _classifier(fields)
+    classes = classes_of(fields)
     widths, depths = stages(fields, "hidden_sizes", "depths")
     kind = fields.word("layer_type", default="bottleneck")
     if kind not in ("basic", "bottleneck"):
@@ -237,7 +249,7 @@ def _resnet(fields: Fields) -> Reading:
     model = ResNet(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields),
-        classes=Integer(labels_of(fields)),
+        classes=classes,
         stem=Integer(fields.size("embedding_size", default=64)),
         widths=widths,
         depths=depths,
@@ -333,8 +345,7 @@ def _segformer(fields: Fields) -> Reading:
     for width, heads in zip(listed[0], listed[2], strict=True):
         divided(fields, width, heads, "width of a stage over heads")
     parts = (class_of(fields.values) or "").endswith("ForSemanticSegmentation")
-    if not parts:
-        _classifier(fields)
+    classes = Integer(labels_of(fields)) if parts else classes_of(fields)
     decoder = fields.size("decoder_hidden_size", default=256)
     found = tuple(
         Stage(width, depth, heads, patch, stride, shrink, ratio)
@@ -343,12 +354,51 @@ def _segformer(fields: Fields) -> Reading:
     model = Segformer(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields, 512 if parts else 224),
-        classes=Integer(labels_of(fields)),
+        classes=classes,
         stages=found,
         decoder=decoder if parts else None,
         activation=activation_of(fields, "hidden_act", default="gelu"),
     )
     return Reading(model, assumptions=(FOLDED,) if parts else ())
+
+
+def _pvt2(fields: Fields) -> Reading:
+    """PVT 2 (arXiv 2106.13797), whose layers Segformer took over."""
+    fields.require("qkv_bias", True)
+    fields.refuse("linear_attention", "attention to means of seven by seven is not supported")
+    return _segformer(fields.with_defaults(mlp_ratios=[8, 8, 4, 4]))
+
+
+def _poolformer(fields: Fields) -> Reading:
+    """Layers that average what is near, on a pyramid."""
+    keys = ("hidden_sizes", "depths", "patch_sizes", "strides", "padding")
+    fields = fields.with_defaults(
+        hidden_sizes=[64, 128, 320, 512],
+        depths=[2, 2, 6, 2],
+        patch_sizes=[7, 3, 3, 3],
+        strides=[4, 2, 2, 2],
+        padding=[2, 1, 1, 1],
+    )
+    listed = stages(fields, *keys)
+    fields.require("num_encoder_blocks", len(listed[0]), *([None] if len(listed[0]) == 4 else []))
+    for key in ("patch_size", "stride"):
+        fields.values.get(key)  # the class reads the lists alone
+    ratio, window = fields.number("mlp_ratio", 4.0), fields.size("pool_size", default=3)
+    for width in listed[0]:
+        widened(fields, "mlp_ratio", 4.0, width)
+    if window % 2 == 0:
+        raise ModelError(f"{fields.name}: 'pool_size' = {window}: odd ones keep the size")
+    model = PoolFormer(
+        channels=Integer(fields.size("num_channels", default=3)),
+        size=pixels(fields),
+        classes=classes_of(fields),
+        stages=tuple(zip(*listed, strict=True)),
+        ratio=Rational(str(ratio)),
+        window=window,
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+        scaled=fields.flag("use_layer_scale", True),
+    )
+    return Reading(model)
 
 
 #: ``model_type`` to the function that reads it.
@@ -363,6 +413,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "dinov3_convnext": _dinov3_convnext,
         "resnet": _resnet,
         "segformer": _segformer,
+        "poolformer": _poolformer,
+        "pvt_v2": _pvt2,
         "vgg": _vgg,
     }
 )
@@ -378,6 +430,14 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "DonutSwinForImageClassification": "donut-swin",
         "DonutSwinModel": "donut-swin",
         "DINOv3ConvNextModel": "dinov3_convnext",
+        "ConvNextModel": "convnext",
+        "ConvNextV2Model": "convnextv2",
+        "ResNetModel": "resnet",
+        "SegformerModel": "segformer",
+        "PoolFormerForImageClassification": "poolformer",
+        "PoolFormerModel": "poolformer",
+        "PvtV2ForImageClassification": "pvt_v2",
+        "PvtV2Model": "pvt_v2",
         "ConvNextV2ForImageClassification": "convnextv2",
         "SwinForImageClassification": "swin",
         "ConvNextForImageClassification": "convnext",

@@ -44,6 +44,18 @@ def sizes_in(counted: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration with other values at dotted paths."""
+    found: dict[str, Any] = json.loads(json.dumps(config))
+    for path, value in changes.items():
+        *outer, key = path.split(".")
+        at = found
+        for part in outer:
+            at = at[part]
+        at[key] = value
+    return found
+
+
 def told_of(config: dict[str, Any]) -> str:
     """The notes about a configuration, or why it is refused."""
     try:

@@ -48,6 +48,28 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
          "moe_every_n_layers": 2, "add_pooling_layer": False},
         475_292_928,
     ),
+    "amazon/chronos-bolt-base": (
+        {"model_type": "t5", "architectures": ["ChronosBoltModelForForecasting"], "d_model": 768,
+         "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12,
+         "feed_forward_proj": "relu", "vocab_size": 2, "reg_token_id": 1,
+         "tie_word_embeddings": False, "chronos_config": {
+             "context_length": 2048, "input_patch_size": 16, "input_patch_stride": 16,
+             "prediction_length": 64, "quantiles": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
+             "use_reg_token": True}},
+        205_292_928,
+    ),
+    "state-spaces/mamba-130m": (
+        {"d_model": 768, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {}, "rms_norm": True,
+         "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8},
+        129_135_360,
+    ),
+    "state-spaces/mamba2-2.7b": (
+        {"d_model": 2560, "d_intermediate": 0, "n_layer": 64, "vocab_size": 50277,
+         "ssm_cfg": {"layer": "Mamba2"}, "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": True,
+         "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 16,
+         "tie_embeddings": True},
+        2_702_599_680,
+    ),
     "deepseek-ai/deepseek-moe-16b-base": (
         {**LLAMA, "model_type": "deepseek", "hidden_size": 2048, "intermediate_size": 10944,
          "moe_intermediate_size": 1408, "n_routed_experts": 64, "n_shared_experts": 2,
@@ -139,6 +161,12 @@ def test_parameters_are_the_published_ones(name: str) -> None:
         ("deepseek-ai/deepseek-moe-16b-base", {"kv_lora_rank": 512}, "kv_lora_rank"),
         ("Alibaba-NLP/gte-large-en-v1.5", {"layer_norm_type": "rms_norm"}, "layer_norm_type"),
         ("allenai/OLMo-1B", {"include_bias": True}, "include_bias"),
+        ("amazon/chronos-bolt-base", {"chronos_config": None}, "chronos_config"),
+        ("state-spaces/mamba2-2.7b", {"attn_layer_idx": [9, 18]}, "attention between the layers"),
+        ("state-spaces/mamba2-2.7b", {"d_intermediate": 64}, "d_intermediate"),
+        ("state-spaces/mamba2-2.7b", {"ssm_cfg": {"layer": "Mamba3"}}, "Mamba3"),
+        ("state-spaces/mamba-130m", {"ssm_cfg": {"d_inner": 64}}, "d_inner"),
+        ("state-spaces/mamba-130m", {"rms_norm": False}, "rms_norm"),
         ("Zyphra/Zamba2-1.2B", {"hybrid_layer_ids": [5, 11]}, "hybrid_layer_ids"),
     ],
 )  # fmt: skip

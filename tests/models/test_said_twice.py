@@ -13,19 +13,14 @@ from costgraph.counting.count import parameters
 from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import ModelError
 from costgraph.models import load_model
+from costgraph.models.catalog import CONFIGS as SHIPPED
+from tests.models.counting import changed
 
 CONFIGS = Path(__file__).parent / "counted" / "configs"
 
 
 def config(name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    found = json.loads((CONFIGS / f"{name}.json").read_text())
-    for path, value in changes.items():
-        *outer, key = path.split(".")
-        at = found
-        for part in outer:
-            at = at[part]
-        at[key] = value
-    return found
+    return changed(json.loads((CONFIGS / f"{name}.json").read_text()), changes)
 
 
 #: What PyTorch's class has more or fewer of than with the file as it stands.
@@ -83,6 +78,52 @@ def test_a_half_that_says_how_logits_are_tied_is_told(part):
 def test_what_does_not_agree_is_refused(name, changes, key):
     with pytest.raises(ModelError, match=key):
         load_model(config(name, changes))
+
+
+#: Files that hold one thing under its old and its new name, with contradicting values.
+TWICE: list[tuple[str, dict[str, Any]]] = [
+    ("gpt2", {"n_embd": 768, "hidden_size": 1024}),
+    ("gpt2", {"n_layer": 12, "num_hidden_layers": 3}),
+    ("bloom-7b1", {"n_head": 32, "num_attention_heads": 3}),
+    ("falcon-7b", {"num_hidden_layers": 32, "n_layer": 3}),
+    ("lfm2-1.2b", {"intermediate_size": 12288, "block_ff_dim": 3}),
+    ("mamba-2.8b", {"hidden_size": 2560, "d_model": 3}),
+    ("mixtral-8x7b", {"num_local_experts": 8, "num_experts": 3}),
+    ("mixtral-8x7b", {"num_experts_per_tok": 2, "experts_per_token": 3}),
+    ("qwen3-30b-a3b", {"num_experts": 128, "num_local_experts": 3}),
+    ("deepseek-v3", {"n_routed_experts": 256, "num_experts": 3}),
+    ("llama-3.1-8b", {"torch_dtype": "bfloat16", "dtype": "float16"}),
+    (
+        "granite-4.0-h-micro",
+        {
+            "layers_block_type": ["mamba", "attention"] * 20,
+            "layer_types": ["mamba"] * 20 + ["attention"] * 20,
+        },
+    ),
+    ("granite-4.0-h-micro", {"layers_block_type": ["attention"] * 40}),
+    ("nemotron-h-56b", {"layers_block_type": ["attention"] + ["mamba", "mlp"] * 58 + ["mamba"]}),
+    ("mimo-v2-flash", {"layer_types": ["full_attention", "sliding_attention"] * 24}),
+]
+
+
+@pytest.mark.parametrize(("name", "twice"), TWICE)
+def test_old_and_new_names_that_contradict_each_other_are_refused(name, twice):
+    old = next(iter(twice))
+    with pytest.raises(ModelError, match=rf"{old!r} (and|=) |means experts"):
+        load_model({**json.loads((SHIPPED / f"{name}.json").read_text()), **twice})
+
+
+def test_old_and_new_names_that_agree_are_read():
+    """Also where the new name parts further what the old one has as one kind."""
+    published = json.loads((SHIPPED / "nemotron-h-56b.json").read_text())
+    kinds = {"M": "mamba", "*": "attention", "-": "mlp"}
+    listed = [kinds[letter] for letter in published["hybrid_override_pattern"]]
+    both = load_model({**published, "layers_block_type": listed, "dtype": "bfloat16"})
+    assert parameters(both) == parameters(load_model("nemotron-h-56b"))
+    finer = {
+        "layer_types": [f"{kind}_{'even' if i % 2 else 'odd'}" for i, kind in enumerate(listed)]
+    }
+    assert parameters(load_model({**published, **finer})) == parameters(both)
 
 
 def test_a_tower_that_clips_its_products_is_left_out_and_said():

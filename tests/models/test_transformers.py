@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from costgraph.counting.count import parameters
+from costgraph.counting.count import exact_cost, parameters
+from costgraph.counting.footprint import cache_bytes
+from costgraph.ir.program import Program
 from costgraph.models import load_model
+from costgraph.models.catalog import CONFIGS as SHIPPED
+from costgraph.models.hf import import_config
 from tests.models.oracle import SMALL, counted
 
 pytestmark = [pytest.mark.transformers, pytest.mark.filterwarnings("ignore")]
@@ -33,6 +39,33 @@ def test_parameters_products_and_caches_are_those_of_the_class(name: str, classe
     if entry["config"]["model_type"] not in classes.CONFIG_MAPPING:
         pytest.skip(f"transformers {classes.__version__} has no {name}")
     assert counted(entry["config"], entry["class"]) == entry
+
+
+FILES = [
+    *sorted(SHIPPED.glob("*.json")),
+    *sorted((SMALL.parent / "configs").glob("*.json")),
+]
+
+
+def _costs(program: Program) -> list[Any]:
+    """What is computed, moved and kept: not how rotary tables are named."""
+    each = ((p.name, exact_cost(p.graph), cache_bytes(p.graph)) for p in program.phases)
+    return [parameters(program), *each]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_that_is_loaded_and_saved_is_the_same_model(
+    path: Path, classes: Any, tmp_path: Path
+) -> None:
+    shutil.copy(path, tmp_path / "config.json")
+    try:
+        loaded = classes.AutoConfig.from_pretrained(tmp_path)
+    except ValueError as error:
+        pytest.skip(f"transformers {classes.__version__} has no such class: {error}"[:200])
+    loaded.save_pretrained(tmp_path / "saved")
+    read = [json.loads(p.read_text()) for p in (path, tmp_path / "saved" / "config.json")]
+    published, again = (import_config(config, path.stem) for config in read)
+    assert _costs(again) == _costs(published)
 
 
 #: Sections that hold the parts of a model.
