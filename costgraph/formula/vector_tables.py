@@ -47,7 +47,8 @@ def alone(dag: Dag, symbol: int, steps: Sequence[int], users: Mapping[int, set[i
         users: of each node, who takes it; -1 stands for the outside.
     """
     nodes = dag.nodes
-    own, heavy = {symbol}, set()
+    own = {symbol}
+    heavy: set[int] = set()
     for index in steps:
         node = nodes[index]
         taken = [a for a in node.args if nodes[a].op not in ("num", "bool")]
