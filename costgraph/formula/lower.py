@@ -136,6 +136,8 @@ class Lowering:
     def _joined(self, parts: list[int], norm: Expr | None) -> int:
         if norm is None or len(parts) == 1:
             return self._largest(parts)
+        if norm == 1:
+            return self.dag.sum(parts)
         # Scaled by the largest, as in Formula.evaluate, so that powers never underflow.
         top, p = self._largest(parts), self.dag.num(float(norm))
         if len(set(parts)) == 2:

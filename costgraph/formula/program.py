@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from costgraph.formula.dag import Dag
+from costgraph.formula.dag import Dag, Node
 from costgraph.symbols import N, S
+
+
+def is_norms(dag: Dag, node: Node) -> bool:
+    """Whether a node is a power of a norm: only their exponents are floats."""
+    return node.op == "pow" and isinstance(dag.nodes[node.args[1]].value, float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +34,9 @@ class Program:
 
     @cached_property
     def has_norms(self) -> bool:
-        """Whether something is raised to a power that is a float, as in norms alone."""
-        nodes = self.dag.nodes
-        used = (n for n, uses in zip(nodes, self.dag.used(), strict=True) if uses)
-        return any(n.op == "pow" and isinstance(nodes[n.args[1]].value, float) for n in used)
+        """Whether there are norms."""
+        used = (n for n, uses in zip(self.dag.nodes, self.dag.used(), strict=True) if uses)
+        return any(is_norms(self.dag, n) for n in used)
 
     @property
     def whole(self) -> tuple[int, ...]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from costgraph.formula.dag import Node
-from costgraph.formula.program import Program
+from costgraph.formula.program import Program, is_norms
 from costgraph.formula.snippets import SUM_MAX_ARRAYS
 from costgraph.formula.vector_sums import CHUNK, Index, sum_smooth
+from costgraph.formula.vector_tables import Alone, alone, numbers
 
 if TYPE_CHECKING:
     from costgraph.formula.vector import Array, Run
@@ -77,12 +77,30 @@ class _Machine:
             for i, n in enumerate(nodes)
             if n.op == "sym" and uses[i]
         ]
+        self._tables = self._alone()
         self._zero = [name in program.zero for name in program.names]
         self._place = self._buffers(self._steps, set(program.dag.outputs))
         self._count = max(self._place.values(), default=-1) + 1
         self._inner_place = {
             loop: self._buffers(body, {nodes[loop].args[3]}) for loop, body in self._inside.items()
         }
+
+    def _alone(self) -> dict[int, tuple[int, Alone]]:
+        """By input what depends on it alone and has norms, with the symbol's node."""
+        dag = self._program.dag
+        users: dict[int, set[int]] = {i: set() for i in range(len(dag.nodes))}
+        for step in self._steps:
+            for operand in dag.nodes[step].args:
+                users[operand].add(step)
+            for operand in self._fixed.get(step, ()):
+                users[operand].add(-1)
+        for output in dag.outputs:
+            users[output].add(-1)
+        found = {
+            place: (symbol, alone(dag, symbol, self._steps, users))
+            for place, symbol in self._symbols
+        }
+        return {place: made for place, made in found.items() if made[1].results}
 
     def _buffers(self, steps: Sequence[int], forever: set[int]) -> dict[int, int]:
         """A buffer per step, shared by values that are never needed together.
@@ -143,16 +161,41 @@ class _Machine:
         values: dict[int, Any] = {node: inputs[place] for place, node in self._symbols}
         nodes = self._program.dag.nodes
         with np.errstate(all="ignore"):
+            known, idle = self._known(inputs)
             for step in self._steps:
+                if step in idle:
+                    continue
                 place = self._place.get(step)
                 out = None if place is None else buffers[place]
-                if nodes[step].op == "loop":
+                if step in known:
+                    table, where = known[step]
+                    values[step] = np.take(table, where, out=out, mode="clip")
+                elif nodes[step].op == "loop":
                     values[step] = self._loop(step, values, out, inner)
                 else:
                     values[step] = self._step(step, values, out)
         for output, root in zip(outputs, self._program.results, strict=True):
             output[...] = values[root]
         return any(bool(np.any(values[c])) for c in self._program.checks)
+
+    def _known(
+        self, inputs: Sequence[Array]
+    ) -> tuple[dict[int, tuple[Array, Index]], frozenset[int]]:
+        """Steps that are looked up, each in its table, and those that are left out for it."""
+        known: dict[int, tuple[Array, Index]] = {}
+        idle: frozenset[int] = frozenset()
+        for place, (symbol, made) in self._tables.items():
+            found = numbers(inputs[place])
+            if found is None:
+                continue
+            given, where = found
+            values: dict[int, Any] = {symbol: given}
+            for step in made.steps:
+                out = None if step not in self._place else np.empty(len(given))
+                values[step] = self._step(step, values, out)
+            known |= {step: (values[step], where) for step in made.results}
+            idle |= made.inner
+        return known, idle
 
     def _step(self, step: int, values: dict[int, Any], out: Array | None) -> Any:
         node = self._program.dag.nodes[step]
@@ -161,7 +204,7 @@ class _Machine:
         if node.op == "bool":
             return node.value == "true"
         given = [values[a] for a in node.args]
-        if node.op == "pow" and out is not None and self._is_norms(node):
+        if out is not None and is_norms(self._program.dag, node):
             # Of a base that is not negative two vectorised functions are quicker than one power.
             # They differ by what the logarithm is rounded by, times the exponent.
             logarithm = np.log(given[0], out=out)
@@ -189,11 +232,6 @@ class _Machine:
         assert node.op == "envelope"
         arms = tuple(zip(given[2::2], given[3::2], strict=True))
         return _sum_max()(given[0], given[1], arms)
-
-    def _is_norms(self, node: Node) -> bool:
-        """Whether a power is one of a norm: only their exponents are floats."""
-        exponent = self._program.dag.nodes[node.args[1]]
-        return exponent.op == "num" and isinstance(exponent.value, float)
 
     def _loop(
         self, step: int, values: dict[int, Any], out: Array | None, scratch: dict[int, Array]

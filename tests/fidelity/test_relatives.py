@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import costgraph as cg
 from costgraph.hardware import device_names, load_hardware
+from costgraph.hardware.machine import Machine
 from costgraph.timing.fidelity.calibration import calibrated_devices, shipped, transfer
 from costgraph.timing.fidelity.forms import CARRIED, FIGURES, FORMS, carried
 from costgraph.timing.fidelity.relatives import (
@@ -49,8 +50,10 @@ def test_distance_is_a_symmetric_factor(a: float, b: float, c: float, d: float) 
     one, other = Figures("mma", 1.0, 1.0, 1.0, 1.0), Figures("mma", a, b, c, d)
     assert one.distance(other) == pytest.approx(other.distance(one))
     assert one.distance(one) == 1
-    near = nearest_first(one, {"other": other, "same": one})
-    assert near == (("same", "other") if one.distance(other) <= NEAR else ("same",))
+    # How much power a board gives its peak moves products, and makes nobody a stranger.
+    assert one.distance(replace(other, power=9.0)) == one.distance(other)
+    near = nearest_first(one, {"other": other, "one": one})
+    assert near == (("one", "other") if one.distance(other) <= NEAR else ("one",))
 
 
 @given(st.sampled_from(sorted(CARRIED)), st.dictionaries(st.sampled_from(FIGURES), RATIO))
@@ -88,6 +91,23 @@ def test_a_relative_lends_its_parameters_moved_by_figures() -> None:
     a10 = inherited(load_hardware("a10"), "bf16", "mla", ("decode-bf16-bf16",))
     assert a10 is not None
     assert a10.values["tn"] == transfer().fits["mla", "decode-bf16-bf16"].values["tn"]
+
+
+def test_products_of_a_board_with_more_power_come_nearer_to_its_peak() -> None:
+    card = load_hardware("l4")
+    assert card.power is not None
+
+    def efficiency(machine: Machine, kind: str, variant: str) -> float:
+        fit = inherited(machine, "bf16", kind, (variant,))
+        assert fit is not None
+        return fit.values["ec"]
+
+    richer = replace(card, power=2 * card.power)
+    assert efficiency(richer, "gemm", "bf16") == pytest.approx(
+        2**0.15 * efficiency(card, "gemm", "bf16")
+    )
+    for kind, variant in (("prefill", "bf16-bf16"), ("moe", "bf16")):
+        assert efficiency(richer, kind, variant) == efficiency(card, kind, variant)
 
 
 def test_frameworks_transfer_too() -> None:

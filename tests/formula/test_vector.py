@@ -5,19 +5,22 @@ from __future__ import annotations
 import importlib.util
 import math
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sympy import Integer, Max, Min, Piecewise, Rational, ceiling, exp, floor, log, sqrt
+from sympy import Float, Integer, Max, Min, Piecewise, Rational, ceiling, exp, floor, log, sqrt
 
 import costgraph as cg
 from costgraph.errors import InputError, UnboundSymbolError
 from costgraph.formula import Arm, Formula, Span, Term, vector
 from costgraph.formula.terms import Limit
 from costgraph.formula.vector import compile_vector
+from costgraph.formula.vector_numpy import _machine
+from costgraph.formula.vector_tables import numbers
 from costgraph.symbols import B, N, S, T, symbol
 
 numba = pytest.param(
@@ -192,6 +195,44 @@ def test_more_points_than_one_block(engine):
         b[:301, None], t[:403] / 9
     )
     np.testing.assert_allclose(grid, wanted, rtol=1e-12)
+
+
+def norm(a: object, b: object, p: float, **more: object) -> Term:
+    return replace(one(a, b, **more), norm=Float(p))  # type: ignore[arg-type]
+
+
+#: Of one symbol alone, of both, of one times the other, as a plain sum, and in a sum.
+NORMS = made(
+    norm(B + 3, 2 * B, 2.5),
+    norm(T / 7, T / 9 + 4, 3.5),
+    norm(B * T, T + 9, 2.25),
+    norm(B / 2 + 7, 3 * B, 2.5, count=T),
+    norm(B + 1, T, 1.0),
+    norm(B * S + B, 40 * S, 2.5, span=Span(S, T, T + 20)),
+)
+
+
+@pytest.mark.parametrize("half", [0, 0.5])
+@pytest.mark.parametrize("points", [9, 3000])
+def test_norms_of_one_symbol_alone_are_looked_up_where_many_points_share_it(points, half):
+    function = compile_vector([NORMS], engine="numpy")
+    generator = np.random.default_rng(2)
+    b, t = (generator.integers(1, most, points) for most in (40, 900))
+    (found,) = function(B=b + half, T=t)
+    assert found[:9] == pytest.approx(
+        [
+            NORMS(B=x + Fraction(half), T=y)
+            for x, y in zip(b[:9].tolist(), t[:9].tolist(), strict=True)
+        ],
+        rel=1e-13,
+    )
+    # The same beside other points, and with each alone in its block.
+    apart = [function(B=x + half, T=y)[0] for x, y in zip(b[-9:], t[-9:], strict=True)]
+    assert found[-9:] == pytest.approx(np.array(apart), rel=1e-14)
+    tables = _machine(function._program)._tables
+    assert [len(made.results) for _, made in tables.values()] == [2, 1]
+    shared = [numbers(np.asarray(x, float)) is not None for x in (b + half, t)]
+    assert shared == [points == 3000 and not half, points == 3000]
 
 
 @engines

@@ -400,14 +400,16 @@ FORMS: Mapping[str, Form] = {
 
 
 #: Figures of a device that parameters follow.
-FIGURES = ("ridge", "flow", "unit", "clock")
+FIGURES = ("ridge", "flow", "unit", "clock", "power")
 #: How transferred parameters follow a device's figures, by kind: exponents of figures.
 #: ``ridge``: FLOP/byte; ``clock``: of the multiprocessors; ``flow`` and ``unit``: memory
-#: bandwidth and peak per multiprocessor. ``slope`` is a fitted exponent.
+#: bandwidth and peak per multiprocessor; ``power``: board's watts per 16-bit peak. ``slope`` is a
+#: fitted exponent.
 CARRIED: Mapping[str, Mapping[str, Mapping[str, float | str]]] = {
-    # Latencies are clock cycles.
+    # Latencies are clock cycles. Boards with little power for their peak lower the clock.
     "gemm": {
-        "ec": {"ridge": "slope"}, "l2": {"flow": -1}, "t0": {"clock": -1}, "tk": {"clock": -1},
+        "ec": {"ridge": "slope", "power": 0.15}, "l2": {"flow": -1}, "t0": {"clock": -1},
+        "tk": {"clock": -1},
     },
     # Exponentials take a rate per clock; of a launch, part is memory's latency.
     "prefill": {
@@ -432,7 +434,7 @@ def carried(kind: str, f: Values, v: Values) -> dict[str, Any]:
 
     A parameter becomes ``value · Π figureᵉ`` with the exponents of :data:`CARRIED`;
     efficiencies stay at most one, and the L2 cache at least as fast as memory.
-    ``f`` holds the figures ``ridge``, ``flow``, ``unit`` and ``clock`` as ratios.
+    ``f`` holds the figures (:data:`FIGURES`) as ratios.
     """
     import numpy as np
 

@@ -19,7 +19,7 @@ from costgraph.timing.fidelity.calibration import Fit, calibrated_devices, shipp
 from costgraph.timing.fidelity.collective import topology
 from costgraph.timing.fidelity.forms import FIGURES, carried
 from costgraph.timing.fidelity.labels import alike
-from costgraph.timing.fidelity.table import CLOCK, FLOW, RIDGE, UNIT, Datasheet
+from costgraph.timing.fidelity.table import CLOCK, FLOW, POWER, RIDGE, UNIT, Datasheet
 
 #: Relatives differ in no figure by more than this factor.
 NEAR = 2.0
@@ -39,6 +39,7 @@ class Figures:
         flow: memory bandwidth per multiprocessor.
         unit: peak per multiprocessor.
         clock: of the multiprocessors; one if unknown.
+        power: watts of the board per 16-bit peak; one if unknown. Decides nothing of closeness.
     """
 
     instruction: str
@@ -46,12 +47,13 @@ class Figures:
     flow: float
     unit: float
     clock: float
+    power: float = 1.0
 
     def distance(self, other: Figures) -> float:
         """The largest factor between two figures; infinite for other instructions."""
         if not self.instruction or self.instruction != other.instruction:
             return math.inf
-        return max(max(x, 1 / x) for x in self.over(other).values())
+        return max(max(x, 1 / x) for name, x in self.over(other).items() if name != "power")
 
     def over(self, other: Figures) -> dict[str, float]:
         """Each figure over another's."""
@@ -79,6 +81,7 @@ def sheet_of(machine: Machine) -> Datasheet:
         *_link_of(machine),
         math.nan if clock is None else float(clock),
         machine.instruction,
+        math.nan if machine.power is None else float(machine.power),
     )
 
 
@@ -94,8 +97,14 @@ def _link_of(machine: Machine) -> tuple[float, float, bool, str]:
 
 def figures_of(sheet: Datasheet) -> Figures:
     """The figures of a datasheet, with its 16-bit peak."""
+    peak = sheet.peak("bf16")
     return _figures(
-        sheet.instruction, sheet.peak("bf16"), sheet.bandwidth, sheet.multiprocessors, sheet.clock
+        sheet.instruction,
+        peak,
+        sheet.bandwidth,
+        sheet.multiprocessors,
+        sheet.clock,
+        sheet.power / peak,
     )
 
 
@@ -111,11 +120,17 @@ def figures_on(machine: Machine, dtype: str) -> Figures:
         bandwidth,
         units,
         math.nan if clock is None else float(clock),
+        math.nan if machine.power is None else _per_peak(machine),
     )
 
 
+def _per_peak(machine: Machine) -> float:
+    """Joules of the board per FLOP at its 16-bit peak."""
+    return float(machine.power / machine.peak(Engine.TENSOR, "bf16"))
+
+
 def _figures(
-    instruction: str, peak: float, bandwidth: float, units: float, clock: float
+    instruction: str, peak: float, bandwidth: float, units: float, clock: float, power: float
 ) -> Figures:
     return Figures(
         instruction,
@@ -123,6 +138,7 @@ def _figures(
         bandwidth / units / FLOW,
         peak / units / UNIT,
         1.0 if math.isnan(clock) else clock / CLOCK,
+        1.0 if math.isnan(power) else power / POWER,
     )
 
 

@@ -34,8 +34,8 @@ RIDGE = 300.0
 LARGEST_FILE, MOST_ROWS = 2**25, 500_000
 #: Memory bandwidth and 16-bit peak of one multiprocessor of an H100 SXM, byte/s and FLOP/s.
 FLOW, UNIT = 3350e9 / 132, 989e12 / 132
-#: Boost clock of an H100 SXM in Hz.
-CLOCK = 1.98e9
+#: Boost clock of an H100 SXM in Hz, and its board's joules per FLOP at the 16-bit peak.
+CLOCK, POWER = 1.98e9, 700 / 989e12
 #: Operands up to this many times the L2 cache's size can come from it.
 WARM = 1.25
 #: The peak that a data type of a table computes at.
@@ -64,6 +64,7 @@ class Datasheet:
         topology: how that link joins devices (:func:`.exchanges.topology`).
         clock: boost clock in Hz.
         instruction: kind of tensor instructions, for which kernels are written.
+        power: of the board in watt.
     """
 
     peaks: Mapping[str, float]
@@ -76,6 +77,7 @@ class Datasheet:
     topology: str = "switch"
     clock: float = math.nan
     instruction: str = ""
+    power: float = math.nan
 
     def peak(self, dtype: str) -> float:
         """FLOP/s for a data type of a table; the next wider one where it has none."""
@@ -292,6 +294,8 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
     found["unit"] = peak / found["sm"] / UNIT
     clock = np.array([s.clock for s in own])
     found["clock"] = np.where(np.isnan(clock), 1.0, clock / CLOCK)
+    power = np.array([s.power / s.peak("bf16") for s in own])
+    found["power"] = np.where(np.isnan(power), 1.0, power / POWER)
     work, moved, more = _COUNTS[table.kind](c)
     if "warm_l2" in c:
         cache = np.array([s.l2 for s in own])
