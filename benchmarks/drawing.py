@@ -6,6 +6,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from sympy import Integer
 
@@ -46,6 +47,22 @@ def synthetic(nodes: int, alike: bool) -> Graph:
     return Graph("synthetic", tuple(sources), tuple(made), (here,))
 
 
+def far(nodes: int) -> Graph:
+    """A flat graph of ``nodes`` additions, each of the last and of one up to 500 before it."""
+    tensor = synthetic(10, True).sources[0]
+    names = ["x", *(f"{index * 7919 % 104_729:x}" for index in range(1, nodes))]
+    made = [
+        Node(name, Add(), (names[i], names[max(i - _back(i), 0)]), (replace(tensor, name=name),))
+        for i, name in enumerate(names[1:])
+    ]
+    return Graph("far", (tensor,), tuple(made), (names[-1],))
+
+
+def _back(index: int) -> int:
+    """How far back the second operand of an operation lies: spread over 1 … 500."""
+    return 1 + index * 131 % 500
+
+
 def countable(nodes: int, alike: bool) -> Program:
     """A program of ``nodes`` matrix products in a row; unless ``alike``, of 97 widths."""
     dtype = cg.compile("gpt2", "a6000").graph.nodes[0].outputs[0].dtype
@@ -81,12 +98,14 @@ def main() -> None:
     runs = parser.parse_args().runs
     compiled = cg.compile("llama-3-70b", "h100", "fuse")
     repeated, different = synthetic(5000, True), synthetic(5000, False)
+    tangled = far(5000)
     cases: dict[str, Callable[[], Drawing]] = {
         "llama-3-70b": lambda: draw(compiled),
         "llama-3-70b, times": lambda: draw(compiled, B=1, T=4096),
         "llama-3-70b, difference": lambda: draw(compiled, diff=True),
         "5,000 nodes that repeat": lambda: draw(repeated),
         "5,000 nodes that differ": lambda: draw(different),
+        "5,000 nodes with links far back": lambda: draw(tangled).svg if can_render() else None,
     }
     work: dict[str, Callable[[], object]] = {
         "compile llama-3-70b": lambda: cg.compile("llama-3-70b", "h100", "fuse").tpot

@@ -91,6 +91,13 @@ class Parser(argparse.ArgumentParser):
         self, args: Any = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
         found, rest = super().parse_known_args(args, namespace)
+        # Of names on both sides of an option argparse takes the latter for left out.
+        for action in self._get_positional_actions():
+            free = not getattr(found, action.dest, None) and action.nargs in ("?", "*")
+            if free and rest and not rest[0].startswith("-"):
+                taken = rest[: 1 if action.nargs == "?" else None]
+                del rest[: len(taken)]
+                setattr(found, action.dest, taken[0] if action.nargs == "?" else taken)
         unknown = next((a for a in rest if a.startswith("-") and len(a) > 1), None)
         if unknown is not None:
             name = unknown.split("=")[0]
@@ -106,7 +113,7 @@ class Parser(argparse.ArgumentParser):
             return
         known = [str(c) for c in action.choices]
         near = "" if len(known) <= _FEW else nearest(str(value), known)
-        said = "none there is" if near else f"none of {', '.join(known)}"
+        said = "not known" if near else f"none of {', '.join(known)}"
         raise argparse.ArgumentError(action, f"{clip(value)} is {said}{near}")
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -195,7 +195,8 @@ HEAD = """\
 
 Every picture here is made by the command above it. `python docs/tools/gallery.py` makes all of
 them anew. `-o` also takes `.pdf` and `.png`, and for graphs `.html`, `.dot`, `.mmd`, `.json` and
-`.graphml`; `--width column` makes figures for a text column of 3.3 in.
+`.graphml`; `--width column` makes figures for a text column of 3.3 in. A picture
+leads to its file at full size.
 
 Graphs need the program `dot` of Graphviz, or `pip install 'costgraph[draw]'` for `.svg` and
 `.html`. Figures need `pip install 'costgraph[plot]'`.
@@ -218,7 +219,7 @@ def page() -> str:
         for file, command, caption in pictures:
             parts.append(
                 f"\n{caption}\n\n```sh\n{shell(command, file)}\n```\n\n"
-                f"![{caption.split('.')[0]}](gallery/{file})\n"
+                f"[![{caption.split('.')[0]}](gallery/{file})](gallery/{file})\n"
             )
     return "".join(parts)
 

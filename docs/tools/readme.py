@@ -1,7 +1,7 @@
 """Writes the generated parts of README.md and of pages, or with --check says if they are current.
 
 A generated part stands between ``<!-- output: COMMAND -->`` and ``<!-- end -->``
-and is what the command prints.
+and is the command, where it does not stand right before, and what it prints.
 """
 
 from __future__ import annotations
@@ -37,9 +37,16 @@ def printed(command: str) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
 
 
+def typed(part: re.Match[str]) -> str:
+    """The command as a reader types it, who does not see the comment; empty if it is above."""
+    command = f"costgraph {part[2]}"
+    above = part.string[: part.start()].rstrip().endswith(f"{command}\n```")
+    return "" if above else f"```console\n$ {command}\n```\n"
+
+
 def generated(text: str) -> str:
     """``text`` with every generated part made anew."""
-    return PART.sub(lambda m: f"{m[1]}```text\n{printed(m[2])}\n```\n{m[4]}", text)
+    return PART.sub(lambda m: f"{m[1]}{typed(m)}```text\n{printed(m[2])}\n```\n{m[4]}", text)
 
 
 def main() -> int:

