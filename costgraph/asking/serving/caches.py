@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from costgraph.errors import InputError
+from costgraph.number import whole
 
 if TYPE_CHECKING:
     from costgraph.asking.serving.pools import Pool, Transfer
@@ -146,6 +147,7 @@ class Paging:
     def __post_init__(self) -> None:
         if self.page < 1:
             raise InputError(f"a page has at least one position, not {self.page}")
+        whole(self.page, "positions of a page")
 
     def whole(self, positions: int) -> int:
         """Positions of the pages that hold so many."""

@@ -19,6 +19,7 @@ from costgraph.asking.serving.queueing import BRIEF, CONDITIONS, LOW
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.ways import Traffic, Wish, lengths_of, longest_of
 from costgraph.errors import InputError, clip
+from costgraph.number import number, whole
 
 POOLED = (
     "pools: caches cross the network between nodes while nothing waits for them but their "
@@ -82,11 +83,16 @@ def serve_plan(
             )
     if "" in precisions:
         raise InputError("a precision is native or a preset of the pass quantize, not empty")
-    traffic = Traffic(
-        float(rate), lengths_of(prompt), lengths_of(generate), float(ttft), float(tpot)
+    asked, first, then = (
+        float(number(x, name)) for x, name in ((rate, "rate"), (ttft, "ttft"), (tpot, "tpot"))
     )
+    traffic = Traffic(asked, lengths_of(prompt), lengths_of(generate), first, then)
     if devices < 1:
         raise InputError(f"there is at least one device, not {devices}")
+    devices = whole(devices, "devices")
+    for given, what in ((names, "device"), (precisions, "precision"), (limits, "limit")):
+        if not given:
+            raise InputError(f"nothing is tried without a {what}")
     drafts = ("", *dict.fromkeys(d for d in speculative if d))
     wish = Wish(model, names, precisions, drafts, passes, conventions)
     ways, left = wish.ways(devices, traffic)

@@ -262,7 +262,7 @@ class Planner:
 
     def front(self) -> tuple[FrontPoint, ...]:
         """Speed for a user against tokens a second and device, over all loads."""
-        asked = []
+        asked: list[tuple[float, int, Way, Queue, float]] = []
         for way in self.ways:
             for policy in self.policies(way, ("prefill-first", "chunked")):
                 queue = self.queue(way, policy)

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 from costgraph.asking.serving import forms
 from costgraph.errors import InputError
+from costgraph.number import whole
 
 
 class Waiting(Protocol):
@@ -54,6 +55,7 @@ class Policy(ABC):
     def __post_init__(self) -> None:
         if self.limit < 1:
             raise InputError(f"a server runs at least one sequence at a time, not {self.limit}")
+        whole(self.limit, "sequences at a time")
 
     @abstractmethod
     def step(self, waiting: Sequence[Waiting], decoding: int) -> Step:
@@ -111,6 +113,7 @@ class Budgeted(Policy):
         super().__post_init__()
         if self.budget < 1:
             raise InputError(f"a step has at least one token, not {self.budget}")
+        whole(self.budget, "tokens of a step")
 
     def reads(self, prompt: int) -> int:
         return forms.chunk_of(prompt, self.budget)

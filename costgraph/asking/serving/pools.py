@@ -15,6 +15,7 @@ from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE, WHOLE
 from costgraph.asking.serving.policies import DecodeOnly, Policy
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.errors import InputError
+from costgraph.number import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,7 @@ class Pool:
         for name, least in (("servers", self.servers), ("polls", self.polls)):
             if least < 1:
                 raise InputError(f"{name} of a pool are at least one, not {least}")
+            whole(least, f"{name} of a pool")
         if self.paging is not None and self.policy.holds:
             raise InputError(
                 f"caches of {self.policy.name} batches are held to their end: no paging"
@@ -90,7 +92,12 @@ class Pool:
         return self.policy.reads(end), end
 
     def check(self, positions: int) -> None:
-        """Refuse a request that no server has room for."""
+        """Refuse a request that no server has room for, or that is longer than its table."""
+        if positions > self.times.longest:
+            raise InputError(
+                f"a request of {positions} positions is longer than the steps that are tabulated: "
+                f"StepTimes(…, {positions}), not {self.times.longest}"
+            )
         taken = self.takes(positions)
         if taken <= self.room:
             return
@@ -145,6 +152,13 @@ class Transfer:
     bytes_per_second: float
     position: float
     held: Callable[[int], float] | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.latency >= 0 and self.bytes_per_second > 0 and self.position >= 0):
+            raise InputError(
+                f"a link of {self.latency} s and {self.bytes_per_second} byte/s: times are at "
+                "least zero, rates above"
+            )
 
     @classmethod
     def over(cls, link: Link | None, times: StepTimes) -> Transfer | None:

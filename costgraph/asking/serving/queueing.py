@@ -46,7 +46,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from math import e, sqrt
+from math import ceil, e, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,7 @@ from costgraph.asking.serving.policies import (
 from costgraph.asking.serving.requests import Lengths, hit
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.errors import InputError, clip
+from costgraph.number import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,6 +128,12 @@ class Queue:
     def __post_init__(self) -> None:
         if type(self.policy) not in (PrefillFirst, Continuous, ChunkedPrefill, DecodeOnly):
             raise InputError(f"no closed form for the policy {self.policy.name}: simulate it")
+        whole(self.servers, "servers of a queue")
+        if (end := max(self.S, self.context)) > self.times.longest:
+            raise InputError(
+                f"prompts end, or decodes are, at {end:g} positions, beyond the steps that are "
+                f"tabulated: StepTimes(…, {ceil(end)}), not {self.times.longest}"
+            )
 
     @property
     def S(self) -> int:

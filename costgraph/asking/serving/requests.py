@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from math import erf, floor, log, log1p, sqrt
+from math import erf, floor, inf, log, log1p, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from costgraph.errors import InputError, clip, nearest
-from costgraph.number import is_number, parse_number
+from costgraph.number import is_number, parse_number, whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +39,11 @@ class Request:
             raise InputError(
                 f"{self.cached} of {self.prompt} tokens of a prompt are cached: at least none, and "
                 "one is left to be read"
+            )
+        if self.prompt % 1 or self.generate % 1 or self.cached % 1:
+            raise InputError(
+                f"a request of {self.prompt} and {self.generate} tokens, {self.cached} cached: "
+                "tokens are whole"
             )
         if self.prompt < 1 or self.generate < 1 or not 0 <= self.arrival < float("inf"):
             raise InputError(
@@ -65,7 +70,7 @@ class Lengths:
     def __post_init__(self) -> None:
         if self.spread not in SPREADS:
             raise InputError(f"unknown spread {clip(self.spread)}{nearest(self.spread, SPREADS)}")
-        if self.mean < 1:
+        if not 1 <= self.mean < inf:
             raise InputError(f"lengths have a mean of at least one token, not {self.mean}")
         if self.spread == "uniform" and not 0 < self.width <= 1:
             raise InputError("uniform lengths need a width above 0 and at most 1")
@@ -134,8 +139,9 @@ def poisson(
 
     Of each prompt a share of ``cached`` is in a cache of prefixes.
     """
-    if not rate > 0:
+    if not 0 < rate < inf:
         raise InputError(f"a rate is above 0 requests a second, not {rate}")
+    count = whole(count, "requests")
     generator = np.random.default_rng(seed)
     times = np.cumsum(generator.exponential(1 / rate, count))
     prompts, answers = prompt.draw(count, generator), generate.draw(count, generator)
@@ -156,6 +162,7 @@ def at_once(
     count: int, prompt: Lengths, generate: Lengths, seed: int = 0, cached: float = 0.0
 ) -> tuple[Request, ...]:
     """Requests that are all there from the start: those of a closed loop."""
+    count = whole(count, "requests")
     generator = np.random.default_rng(seed)
     prompts, answers = prompt.draw(count, generator), generate.draw(count, generator)
     return tuple(
@@ -214,6 +221,11 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
             raise InputError(f"{where}: which column is {known[0]}? It has {clip(twice)}")
         places[wanted] = found[0]
     called = {wanted: names[place] for wanted, place in places.items()}
+    for i, row in lines[1:]:
+        if any(x.strip() for x in row[len(names) :]):
+            raise InputError(
+                f"{where}, line {i}: {len(row)} columns, of which {len(names)} have names"
+            )
     made = [_values(row, places, called, f"{where}, line {i}") for i, row in lines[1:]]
     at = places["arrival"]
     kinds = [(_kind(row[at]), i, row[at]) for i, row in lines[1:]]

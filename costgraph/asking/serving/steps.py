@@ -19,6 +19,7 @@ from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import merged
 from costgraph.ir.mix import Mix
+from costgraph.number import whole
 from costgraph.symbols import B, S, T, symbol
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class StepTimes:
         return cls(compiled, longest, lanes, stretch, prompts)
 
     def __post_init__(self) -> None:
+        whole(self.longest, "the longest context")
         at = {T: Integer(self.longest), S: Integer(self.longest)}
         for limit in self.compiled.program.limits:
             if broken := limit.broken(at):

@@ -11,6 +11,7 @@ from typing import Any
 from costgraph.asking.serving.memory import NOTHING
 from costgraph.asking.serving.policies import Policy
 from costgraph.asking.serving.pools import Transfer
+from costgraph.asking.serving.queueing import second_moment
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.errors import CostgraphError, InputError
@@ -38,7 +39,9 @@ class Traffic:
     def __post_init__(self) -> None:
         for name in ("rate", "ttft", "tpot"):
             if not 0 < getattr(self, name) < 1e12:
-                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+                raise InputError(
+                    f"{name} must be above 0 and below 1e12, not {getattr(self, name):g}"
+                )
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,9 @@ class Wish:
 
         Replicas over several nodes are tried where none within a node holds the model.
         """
-        longest = ceil(traffic.prompt.mean + traffic.generate.mean * (1 + traffic.generate.width))
+        # Of answers that differ much, those that are there at a moment are longer than most.
+        ahead = max(1 + traffic.generate.width, second_moment(traffic.generate) / 2)
+        longest = ceil(traffic.prompt.mean + traffic.generate.mean * ahead)
         same = traffic.prompt.spread == "fixed"
         prompt = max(1, round(traffic.prompt.mean)) if same else None
         found: list[Way] = []

@@ -1,0 +1,94 @@
+"""What a server cannot be: parts of sequences and tokens, lengths beyond its tables, odd traces."""
+
+from __future__ import annotations
+
+import pytest
+
+import costgraph as cg
+from costgraph.asking.serving import (
+    ChunkedPrefill,
+    Lengths,
+    Paging,
+    Pool,
+    PrefillFirst,
+    Queue,
+    Request,
+    StepTimes,
+    Transfer,
+    at_once,
+    poisson,
+    read_trace,
+    simulate,
+)  # fmt: skip
+from costgraph.asking.serving.plan import serve_plan
+from costgraph.errors import InputError
+
+ONE = Lengths(10)
+PLAN = {
+    "rate": 3, "prompt": 100, "generate": 10, "ttft": 1, "tpot": 0.1, "devices": 1, "pools": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def times():
+    return StepTimes(cg.compile("llama-3.2-1b", "h100", "fuse"), 1000)
+
+
+def planned(**given):
+    return serve_plan("llama-3.2-1b", "h100", **(PLAN | given))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda t: ChunkedPrefill(64.5, 512), "whole number"),
+        (lambda t: ChunkedPrefill(64, float("nan")), "finite"),
+        (lambda t: Pool(t, PrefillFirst(4), servers=1.5), "whole number"),
+        (lambda t: Pool(t, PrefillFirst(4), polls=2.5), "whole number"),
+        (lambda t: Paging(page=16.5), "whole number"),
+        (lambda t: Queue(t, PrefillFirst(4), ONE, ONE, servers=0), "whole number"),
+        (lambda t: Queue(t, PrefillFirst(4), Lengths(5000), ONE), "tabulated"),
+        (lambda t: Queue(t, PrefillFirst(4), ONE, Lengths(5000)), "tabulated"),
+        (lambda t: StepTimes(t.compiled, 100.5), "whole number"),
+        (lambda t: Request(0.0, 10.5, 3), "whole"),
+        (lambda t: Lengths(float("nan")), "at least one token"),
+        (lambda t: poisson(float("inf"), 3, ONE, ONE), "above 0"),
+        (lambda t: poisson(1, 0.5, ONE, ONE), "whole number"),
+        (lambda t: at_once(-1, ONE, ONE), "whole number"),
+        (lambda t: Transfer(-1.0, 1e9, 1.0), "at least zero"),
+        (lambda t: Transfer(0.0, 0.0, 1.0), "rates above"),
+        (lambda t: simulate((Request(0.0, 5000, 3),), Pool(t, PrefillFirst(4))), "tabulated"),
+        (lambda t: planned(devices=1.5), "whole number"),
+        (lambda t: planned(limits=()), "without a limit"),
+        (lambda t: planned(precisions=()), "without a precision"),
+        (lambda t: planned(rate="x"), "not a number"),
+        (lambda t: planned(rate=1e13), "below 1e12"),
+    ],
+)
+def test_odd_numbers_are_refused_where_they_are_given(make, said, times):
+    with pytest.raises(InputError, match=said):
+        make(times)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("0,10,5\n1,-3,4", "line 3: lengths"),
+        ("0,10,5\n1,3.5,4", "line 3: lengths"),
+        ("0,10,5\nnan,3,4", "line 3: arrival"),
+        ("0,10,5\n1,3", "line 3: too few"),
+        ("0,10,5\n1,3,4,5", "line 3: 4 columns, of which 3"),
+        ("0,10,5\n2024-05-12 00:00:01,3,4", "line 3: arrival"),
+        ("", "one per request"),
+    ],
+)
+def test_bad_rows_of_a_trace_are_named(rows, said, tmp_path):
+    file = tmp_path / "trace.csv"
+    file.write_text(f"timestamp,input,output\n{rows}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=said):
+        read_trace(file)
+
+
+def test_answers_that_differ_much_are_planned_at_contexts_that_are_tabulated():
+    """Of a variation above 2.4 those that decode are longer than a mean and its deviation."""
+    assert planned(generate="lognormal:100:4", tpot=1, ttft=5).best.devices == 1
