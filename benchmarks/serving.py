@@ -352,14 +352,15 @@ def bands(s: Scored) -> list[tuple[str, ...]]:
     (width, and ten times what a run is outside; less is better). The last columns are
     what ``costgraph.timing.fidelity.bands.RUNS`` would be, fitted to these runs.
     """
-    made = {f: np.array([r.predicted(f).tpot() for r in s.runs]) for f in ("low", "median", "high")}
+    names = ("low", "median", "high")
+    made = {f: np.array([r.predicted(f).tpot() for r in s.runs]) for f in names}
     node = s.column(lambda r: r.is_usual)
     half, out = s.column(lambda r: r.half), []
 
-    def line(group: str, name: str, m: np.ndarray) -> None:
+    def line(group: str, name: str, m: np.ndarray, of: dict[str, np.ndarray] = made) -> None:
         if not m.any():
             return
-        low, middle, high = (made[f][m] for f in made)
+        low, middle, high = (of[f][m] for f in of)
         t = s.tpot[m]
         outside = np.log(np.maximum(low / t, 1) * np.maximum(t / high, 1))
         score = (np.log(high / low) + 10 * outside).mean()
@@ -373,6 +374,11 @@ def bands(s: Scored) -> list[tuple[str, ...]]:
     line("one node, attention split", "half that chose the rule", node & (half == 0))
     line("", "other half", node & (half == 1))
     line("others", "", ~node)
+    # A square may be its root, one split written down twice (see squares).
+    rooted = {f: np.array([x if usual else as_root(r, f, x)
+                           for r, x, usual in zip(s.runs, made[f], node, strict=True)])
+              for f in names}  # fmt: skip
+    line("", "squares as their root", ~node, rooted)
     groups: Groups = (
         ("", lambda r: r.device),
         ("", lambda r: r.framework),
@@ -381,6 +387,16 @@ def bands(s: Scored) -> list[tuple[str, ...]]:
     for _, label, m in grouped(s.runs, groups):
         line("other half", label, node & (half == 1) & m)
     return out
+
+
+def as_root(run: Run, fidelity: str, stated: float) -> float:
+    """Time per token on the root of a square of GPUs, where that holds the weights."""
+    if run.layout.root is None:
+        return stated
+    try:
+        return replace(run, layout=run.layout.root).predicted(fidelity).tpot()
+    except CostgraphError:
+        return stated
 
 
 def squares(s: Scored) -> list[tuple[str, ...]]:
