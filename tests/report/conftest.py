@@ -35,6 +35,12 @@ def browser() -> Iterator[Any]:
         made.close()
 
 
+#: Parts out of sight have no text until they are seen; tests read all of them.
+LAID_OUT = """for (const part of document.querySelectorAll('main section')) {
+  part.style.contentVisibility = 'visible';
+}"""
+
+
 @dataclass
 class Opened:
     """A page of the browser with what went wrong in it."""
@@ -68,7 +74,7 @@ class Opened:
 def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
     contexts = []
 
-    def opened(html: str, width: int = 1400, **options: Any) -> Opened:
+    def opened(html: str, width: int = 1400, seen: bool = True, **options: Any) -> Opened:
         target = tmp_path / "report.html"
         target.write_text(html, encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": 1000}, **options)
@@ -83,6 +89,8 @@ def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
         found.page.on("request", lambda r: found.requests.append(r.url))
         found.page.goto(target.as_uri())
         found.page.wait_for_selector("html[data-drawn]")
+        if seen:
+            found.page.evaluate(LAID_OUT)
         return found
 
     yield opened

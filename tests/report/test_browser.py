@@ -322,6 +322,21 @@ def test_a_calibrated_page_says_so_and_follows_the_figures(opening: Callable[...
     page.clean()
 
 
+def test_parts_out_of_sight_are_laid_out_when_they_are_seen_and_printed(
+    html: str, opening: Callable[..., Opened]
+) -> None:
+    page = opening(html, seen=False).page
+    shown = "() => document.querySelector('#ops td').innerText !== ''"
+    assert not page.evaluate(shown)
+    assert page.evaluate("innerHeight") < page.locator("#steps").bounding_box()["y"]
+    page.locator("#ops-title").scroll_into_view_if_needed()
+    page.wait_for_function(shown)
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_function(shown.replace("!==", "==="))
+    page.emulate_media(media="print")
+    page.wait_for_function(shown)
+
+
 def test_an_ideal_page_knows_no_latency_bound(html: str, opening: Callable[..., Opened]) -> None:
     page = opening(html)
     assert "▲ bound by latency" not in page.page.inner_text("main")

@@ -28,6 +28,7 @@ from costgraph.cli import main
 from costgraph.errors import CostgraphError, InputError
 from costgraph.showing.explorer.catalog import Start
 from costgraph.showing.explorer.parts import Asked, part
+from tests.report.conftest import LAID_OUT
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
@@ -95,6 +96,7 @@ class Tab:
 
     def go(self, address: str) -> None:
         self.page.goto(address)
+        self.page.evaluate(LAID_OUT)
         self.ready()
 
     def choose(self, **state: Any) -> None:
