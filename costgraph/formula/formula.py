@@ -103,8 +103,9 @@ class Formula:
         """The value for concrete symbols.
 
         Args:
-            values: one positive number per free symbol, by name, zero of shares that
-                may be; or arrays (or lists) of them, which broadcast against each other.
+            values: one positive number per free symbol, by name, of sizes (batch, tokens)
+                at least one, zero of shares that may be; or arrays (or lists) of them, which
+                broadcast against each other.
 
         Returns:
             Seconds or rates as a float; FLOP and bytes exactly, as an int when
@@ -122,11 +123,13 @@ class Formula:
         except KeyError:
             missing = [n for n in names if n not in values]
             raise unbound(self.name, missing, self.meanings) from None
+        plain = True  # numbers that any symbol takes
         for value in arguments:
             if type(value) not in PLAIN:
                 return self._of_other_types(names, values)
-            if not 0 < value < math.inf:
-                self._reject(names, arguments)
+            plain = plain and 1 <= value < math.inf
+        if not plain:
+            self._reject(names, arguments)
         if len(values) != len(names):
             self._reject_unknown(values)
         try:

@@ -42,16 +42,21 @@ def check(formula: Formula, point: Mapping[Symbol, Expr]) -> None:
 
 
 def takes(setting: Setting | None, name: str, value: Any) -> bool:
-    """Whether a real number is one that a symbol can have: a positive finite one, or zero."""
+    """Whether a real number is one that a symbol can have.
+
+    A positive finite one, for sizes at least one (what is proved of formulas rests on it), and
+    zero where :func:`may_be_zero`.
+    """
+    if name in SIZES:
+        return bool(1 <= value < math.inf)
     return bool(0 < value < math.inf) or (value == 0 and may_be_zero(setting, name))
 
 
-def not_positive(name: str, value: object, whose: str = "", where: str = "") -> InputError:
+def not_positive(name: str, value: Any, whose: str = "", where: str = "") -> InputError:
     """What is said of a value of a symbol that none can have."""
+    what = "at least 1" if name in SIZES and 0 < value < 1 else "a positive finite number"
     said = for_zero(name, value, SIZES)
-    return InputError(
-        f"{whose}{name} must be a positive finite number, not {clip(value)}{where}{said}"
-    )
+    return InputError(f"{whose}{name} must be {what}, not {clip(value)}{where}{said}")
 
 
 def not_whole(formula: Formula, name: str) -> InputError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 from costgraph.formula.dag import Dag, Node
-from costgraph.symbols import N, S
+from costgraph.symbols import SIZES, N, S
 
 
 def is_norms(dag: Dag, node: Node) -> bool:
@@ -23,7 +24,8 @@ class Program:
         names: the symbols, in the order of the inputs.
         results: the node of each result.
         checks: conditions that must hold nowhere.
-        zero: names of the symbols that may be zero; all others are positive.
+        zero: names of the symbols that may be zero; all others are positive, and sizes at
+            least one.
     """
 
     dag: Dag
@@ -37,6 +39,13 @@ class Program:
         """Whether there are norms."""
         used = (n for n, uses in zip(self.dag.nodes, self.dag.used(), strict=True) if uses)
         return any(is_norms(self.dag, n) for n in used)
+
+    @property
+    def least(self) -> tuple[float, ...]:
+        """The smallest value of each input; the least positive double for what has none."""
+        return tuple(
+            1.0 if n in SIZES else 0.0 if n in self.zero else math.ulp(0.0) for n in self.names
+        )
 
     @property
     def whole(self) -> tuple[int, ...]:

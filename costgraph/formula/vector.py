@@ -119,9 +119,8 @@ class VectorFunction:
 
     def _reject(self, inputs: list[Array], shape: tuple[int, ...]) -> None:
         """Names the first offending point of the first check that fails."""
-        for name, array in zip(self.names, inputs, strict=True):
-            above = array >= 0 if name in self._program.zero else array > 0
-            usable = above & np.isfinite(array)
+        for name, least, array in zip(self.names, self._program.least, inputs, strict=True):
+            usable = (array >= least) & np.isfinite(array)
             if not usable.all():
                 where, value = _first(~usable, array)
                 raise not_positive(name, value, f"{self._title}: ", f" ({name}{where})")

@@ -81,8 +81,8 @@ def _source(program: Program) -> tuple[str, tuple[float, ...], frozenset[str]]:
     outputs = [f"y{i}s" for i in range(len(results))]
     loop = [f"{x} = {x}s[i]" for x in names.values()]
     loop += [
-        f"if not ({x} {'>=' if name in program.zero else '>'} 0.0 and {x} <= {_LARGEST}): bad += 1"
-        for name, x in names.items()
+        f"if not ({x} >= {least!r} and {x} <= {_LARGEST}): bad += 1"
+        for x, least in zip(names.values(), program.least, strict=True)
     ]
     loop += [f"if x{i} != np.floor(x{i}): bad += 1" for i in program.whole]
     loop += body

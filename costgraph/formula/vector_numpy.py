@@ -78,7 +78,7 @@ class _Machine:
             if n.op == "sym" and uses[i]
         ]
         self._tables = self._alone()
-        self._zero = [name in program.zero for name in program.names]
+        self._least = program.least
         self._place = self._buffers(self._steps, set(program.dag.outputs))
         self._count = max(self._place.values(), default=-1) + 1
         self._inner_place = {
@@ -150,10 +150,9 @@ class _Machine:
     ) -> bool:
         """Computes one block; True if a check failed."""
         bad = any(
-            not (float(x.max()) < np.inf and (least > 0.0 or (least == 0.0 and may)))
-            for x, may in zip(inputs, self._zero, strict=True)
+            not (float(x.max()) < np.inf and float(x.min()) >= least)
+            for x, least in zip(inputs, self._least, strict=True)
             if x.size
-            for least in (float(x.min()),)
         )
         bad = bad or any((inputs[i] != np.floor(inputs[i])).any() for i in self._program.whole)
         if bad:

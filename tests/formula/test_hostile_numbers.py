@@ -11,6 +11,7 @@ import sympy
 
 import costgraph as cg
 from costgraph.errors import CostgraphError, InputError
+from costgraph.formula.vector import compile_vector
 from costgraph.number import LARGEST, bounded, is_number, parse_number
 
 VALUES = [
@@ -56,12 +57,26 @@ def test_large_batches_of_experts_answer():
         assert EXPERTS.explain("tpot", B=batch, T=4096).value == pytest.approx(near.value)
 
 
+@pytest.mark.parametrize("engine", ["one", "numpy", "numba", "regimes", "capacity"])
+def test_parts_of_a_size_are_refused(engine):
+    """What is proved of formulas rests on sizes of at least one."""
+    f = cg.compile("gpt2", "a6000").tpot
+    calls = {
+        "one": lambda: f.evaluate(B=0.5, T=9),
+        "regimes": lambda: f.regimes("T", B=0.5),
+        "capacity": lambda: cg.compile("gpt2", "a6000").fit(B=1, T=0.5),
+    }
+    with pytest.raises(InputError, match=r"[BT] must be at least 1, not (0\.5|1/2)"):
+        calls.get(engine, lambda: compile_vector((f,), engine=engine)(B=[1, 0.5], T=9))()
+    assert f.evaluate(B=1, T=1.5) > 0  # means of several are
+
+
 def test_batches_that_are_no_whole_numbers_have_breakpoints():
     """The coefficients are algebraic there: their roots are enclosed."""
     found = cg.compile("mixtral-8x7b", "tpu-v6e", symbolic_hardware=True)
     point = {s.name: v for s, v in found.bound.bindings().items() if s in found.tpot.symbols}
     others = {k: v for k, v in point.items() if k != "BW"}
-    assert found.tpot.crossover("BW", B=0.5, T=10**6, **others)
+    assert found.tpot.crossover("BW", B=1.5, T=10**6, **others)
 
 
 @pytest.mark.parametrize(
