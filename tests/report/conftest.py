@@ -35,7 +35,7 @@ def browser() -> Iterator[Any]:
         made.close()
 
 
-#: Parts out of sight have no text until they are seen; tests read all of them.
+#: While a slider moves parts out of sight have no text; tests read all of them.
 LAID_OUT = """for (const part of document.querySelectorAll('main section')) {
   part.style.contentVisibility = 'visible';
 }"""

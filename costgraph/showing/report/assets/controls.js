@@ -24,6 +24,15 @@ function nearest(stops, value) {
   return best;
 }
 
+// Parts out of sight rest until the slider does (report.css).
+const PAUSE = 300; // milliseconds
+let pause = 0;
+function moving() {
+  document.documentElement.dataset.moving = "true";
+  clearTimeout(pause);
+  pause = setTimeout(() => { delete document.documentElement.dataset.moving; }, PAUSE);
+}
+
 const digitsOf = (value) => String(Number(value.toPrecision(6)));
 
 // One control: label, slider, field. get and set work in base units; scale is the field's.
@@ -40,7 +49,7 @@ function control({ id, label, unit, scale, stops, allowed, get, set }) {
     error.textContent = "";
     field.removeAttribute("aria-invalid");
   };
-  slider.addEventListener("input", () => { set(stops[Number(slider.value)]); refresh(); update(); });
+  slider.addEventListener("input", () => { moving(); set(stops[Number(slider.value)]); refresh(); update(); });
   field.addEventListener("input", () => {
     const value = Number(field.value) * scale;
     if (field.value === "" || !allows(allowed, value)) {
