@@ -18,6 +18,7 @@ from costgraph.models.families.common import (
     activation_of,
     biases,
     plain_decoder,
+    tied_as_whole,
 )
 from costgraph.models.families.language import before
 from costgraph.models.families.vision import clip_tower
@@ -50,8 +51,14 @@ def _kosmos2(fields: Fields) -> Reading:
     """A grounded description of an image (arXiv 2306.14824)."""
     inner = fields.section("text_config")
     # Whole and part are classes that each tie the same logits where their own key says so.
-    tied = [part.flag("tie_word_embeddings", True) for part in (fields, inner)]
-    text = _decoder(inner, any(tied))
+    own = inner.flag("tie_word_embeddings", True)
+    whole = tied_as_whole(fields, inner, default=True).flag("tie_word_embeddings", True)
+    if own and not whole:
+        fields.tell(
+            "'tie_word_embeddings' = false of the whole file is not followed: the class of its "
+            "language model ties the logits all the same, as its own key or default says"
+        )
+    text = _decoder(inner, own or whole)
     seen = fields.section("vision_config").with_defaults(
         hidden_size=1024,
         intermediate_size=4096,

@@ -260,8 +260,8 @@ def test_one_encoder_takes_every_number():
 @pytest.mark.parametrize(
     "line",
     [
-        "explain gpt2 --on h100 --at B=1/3,T=100.5 --json",
-        "regimes mixtral-8x7b --on h100 --at T=1/3 --json",
+        "explain gpt2 --on h100 --at B=4/3,T=100.5 --json",
+        "regimes mixtral-8x7b --on h100 --at T=4/3 --json",
         "solve gpt2 --on h100 --at T=1e3 --budget 1/7 --json",
     ],
 )
