@@ -35,6 +35,12 @@ from costgraph.symbols import B, q
 ONE, ZERO = Integer(1), Integer(0)
 
 
+def half_step(m: Maker, feed: FeedForward, prefix: str, x: str) -> str:
+    """Adds half of what a feed-forward block makes: a conformer's layer begins and ends so."""
+    y = feed.add(m, m.norm(f"{prefix}norm", x, feed.d, LAYER_NORM), prefix)
+    return m.add(f"{prefix}add", Add(), m.add(f"{prefix}half", Scale(), y), x)
+
+
 @dataclass(frozen=True)
 class Shrinking:
     """Convolutions over a spectrogram, of which each halves both axes, and a product.
@@ -125,16 +131,12 @@ class ConformerLayer:
         x = m.source(Tensor("hidden", (B, q, d), style.acts))
         for tensor in self.operands(style):
             m.source(tensor)
-        x = self._half(m, "first_", x)
+        x = half_step(m, self.feed, "first_", x)
         mixed = self._attention(m, m.norm("attn_norm", x, d, LAYER_NORM))
         x = m.add("attn_add", Add(), mixed, x)
         made = self._convolved(m, m.norm("conv_norm", x, d, LAYER_NORM))
-        x = self._half(m, "second_", m.add("conv_add", Add(), made, x))
+        x = half_step(m, self.feed, "second_", m.add("conv_add", Add(), made, x))
         return m.build(m.norm("out_norm", x, d, LAYER_NORM))
-
-    def _half(self, m: Maker, prefix: str, x: str) -> str:
-        y = self.feed.add(m, m.norm(f"{prefix}norm", x, self.at.d, LAYER_NORM), prefix)
-        return m.add(f"{prefix}add", Add(), m.add(f"{prefix}half", Scale(), y), x)
 
     def _attention(self, m: Maker, x: str) -> str:
         at, asked = self.at, x

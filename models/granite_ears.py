@@ -6,21 +6,19 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer, ilcm
 
-from costgraph.errors import InputError
 from costgraph.ir.dtypes import INT64
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import Eyes
+from costgraph.models.blocks.eyes import Hearing
 from costgraph.models.blocks.image import act, batch_norm, conv
 from costgraph.models.blocks.pattern import gathered
-from costgraph.models.blocks.pictures import Seen, Shown
 from costgraph.models.blocks.resampler import QueryLayer, seen_by
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.conformer import near_bias
+from costgraph.models.conformer import half_step, near_bias
 from costgraph.models.waves import as_channels, gated_conv
 from costgraph.ops import Add, AsSequence, Embedding, Scale, Split
 from costgraph.ops.maps import SoftmaxOver
@@ -61,7 +59,7 @@ class BlockLayer:
         x = m.source(Tensor("hidden", (B, self.length, d), style.acts))
         for tensor in self.operands(style):
             m.source(tensor)
-        x = self._half(m, "first_", x)
+        x = half_step(m, self.feed, "first_", x)
         mixed = self._attention(m, m.norm("attn_norm", x, d, LAYER_NORM))
         x = m.add("attn_add", Add(), mixed, x)
         y = as_channels(m, "channels", m.norm("conv_norm", x, d, LAYER_NORM))
@@ -69,12 +67,8 @@ class BlockLayer:
         y = conv(m, "dwconv", y, self.inner, self.kernel, 1, self.kernel // 2, self.inner, False)
         y = act(m, "conv_act", batch_norm(m, "batch_norm", y), "silu")
         y = m.add("conv_rows", AsSequence(), conv(m, "mix", y, d, 1))
-        x = self._half(m, "second_", m.add("conv_add", Add(), y, x))
+        x = half_step(m, self.feed, "second_", m.add("conv_add", Add(), y, x))
         return m.build(m.norm("out_norm", x, d, LAYER_NORM))
-
-    def _half(self, m: Maker, prefix: str, x: str) -> str:
-        y = self.feed.add(m, m.norm(f"{prefix}norm", x, self.at.d, LAYER_NORM), prefix)
-        return m.add(f"{prefix}add", Add(), m.add(f"{prefix}half", Scale(), y), x)
 
     def _attention(self, m: Maker, x: str) -> str:
         at, split = self.at, (self.at.heads, self.at.head_dim)
@@ -94,14 +88,13 @@ class BlockLayer:
 
 
 @dataclass(frozen=True)
-class GraniteEars(Eyes):
+class GraniteEars(Hearing):
     """Granite Speech's encoder, and queries that attend to each window of its positions.
 
     Attributes:
         mels: of a frame, of which each makes a position.
-        at, feed, block, rows, kernel, inner: of :class:`BlockLayer`.
-        layers: their number; behind half of them letters are guessed, of which there are
-            ``letters``, and what is guessed is added.
+        layer, layers: of the encoder, and their number; behind half of them letters are guessed,
+            of which there are ``letters``, and what is guessed is added.
         window, queries: positions of a window, and the queries that make a token of it each.
         asked, fed, rounds, every: heads, feed-forward block and layers of the queries, of which
             each so many attend to the window.
@@ -109,12 +102,7 @@ class GraniteEars(Eyes):
     """
 
     mels: Expr
-    at: Heads
-    feed: FeedForward
-    block: Expr
-    rows: Expr
-    kernel: int
-    inner: Expr
+    layer: BlockLayer
     layers: int
     letters: Expr
     window: Expr
@@ -126,41 +114,30 @@ class GraniteEars(Eyes):
     out: Expr
 
     @property
-    def sense(self) -> str:
-        """Name of the phase."""
-        return "audio"
-
-    @property
     def assumptions(self) -> tuple[str, ...]:
         """Full blocks and windows."""
-        whole = Integer(ilcm(int(self.block), int(self.window))) * self.queries / self.window
+        common = Integer(ilcm(int(self.layer.block), int(self.window)))
+        whole = common * self.queries / self.window
         return (
             "G audio tokens, which the prompt's S tokens include, are one sound per sequence; "
             f"blocks and windows are full where G is a multiple of {whole}",
         )
 
-    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[GraniteEars, Seen]:
-        """Refused: there are no images."""
-        raise InputError(f"{name}: it hears, and sees nothing")
-
     def positions(self, style: Style) -> Expr:
         """Positions of the sound of a sequence."""
-        return G * self.window / self.queries
+        return self.layer.length
 
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds encoder and queries: rows."""
-        length, d = self.positions(m.style), self.at.d
+        length, d, block = self.layer.length, self.layer.at.d, self.layer.block
         x = m.source(Tensor("spectrogram", (B, length, self.mels), m.style.acts))
         x = m.linear("front_proj", x, d, self.mels, True)
-        apart = m.source(Tensor("apart", (self.block, self.block), INT64))
-        layer = BlockLayer(
-            length, self.at, self.feed, self.block, self.rows, self.kernel, self.inner
-        )
+        apart = m.source(Tensor("apart", (block, block), INT64))
         half = self.layers // 2
-        x = run(m, (Segment("early_layers", layer, Integer(half)),), x, apart=apart)
+        x = run(m, (Segment("early_layers", self.layer, Integer(half)),), x, apart=apart)
         y = m.add("guessed", SoftmaxOver(2), m.linear("letters", x, self.letters, d, True))
         x = m.add("guess_add", Add(), m.linear("guesses", y, d, self.letters, True), x)
-        late = Segment("late_layers", layer, Integer(self.layers - half))
+        late = Segment("late_layers", self.layer, Integer(self.layers - half))
         x = run(m, (late,), x, apart=apart)
         count = B * G / self.queries
         x = self._asked(m, m.add("windows", Reshape((count, self.window, d)), x))

@@ -10,12 +10,10 @@ from typing import Protocol
 
 from sympy import Expr, Integer
 
-from costgraph.errors import InputError
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import Eyes
+from costgraph.models.blocks.eyes import Hearing
 from costgraph.models.blocks.image import act, conv, picture
-from costgraph.models.blocks.pictures import Seen, Shown
 from costgraph.models.blocks.projector import Steps, project, tokens_for
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import TowerLayer
@@ -67,7 +65,7 @@ class ShrunkFront:
 
 
 @dataclass(frozen=True)
-class Ears(Eyes):
+class Ears(Hearing):
     """An audio encoder in front of a language model.
 
     Attributes:
@@ -89,11 +87,6 @@ class Ears(Eyes):
     near: Expr | None = None
 
     @property
-    def sense(self) -> str:
-        """Name of the phase."""
-        return "audio"
-
-    @property
     def assumptions(self) -> tuple[str, ...]:
         """Whole clips, or full windows of pieces."""
         if self.near is not None:
@@ -105,10 +98,6 @@ class Ears(Eyes):
             f"G audio tokens, which the prompt's S tokens include, are whole clips of "
             f"{self.tokens} tokens",
         )
-
-    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[Ears, Seen]:
-        """Refused: there are no images."""
-        raise InputError(f"{name}: it hears, and sees nothing")
 
     @property
     def tokens(self) -> Expr:

@@ -6,19 +6,18 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
-from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.eyes import Eyes
+from costgraph.models.blocks.eyes import Hearing
 from costgraph.models.blocks.image import act, conv
-from costgraph.models.blocks.pictures import Seen, Shown
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.models.conformer import half_step
 from costgraph.models.waves import as_channels
-from costgraph.ops import Activation, Add, AsSequence, Multiply, RelativeBias, Scale
+from costgraph.ops import Activation, Add, AsSequence, Multiply, RelativeBias
 from costgraph.ops.maps import Map
 from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Reshape, Slice, Transpose
@@ -55,16 +54,12 @@ class PhiLayer:
         x = m.source(Tensor("hidden", (B, G, d), style.acts))
         for tensor in self.operands(style):
             m.source(tensor)
-        x = self._half(m, "first_", x)
+        x = half_step(m, self.feed, "first_", x)
         query, key, value = self.at.all(m, m.norm("attn_norm", x, d, LAYER_NORM))
         mixed = self.at.out(m, attended(m, query, key, value, FULL, BIAS))
         x = m.add("attn_add", Add(), mixed, x)
         x = m.add("conv_add", Add(), self._convolved(m, m.norm("conv_norm", x, d, LAYER_NORM)), x)
-        return m.build(m.norm("out_norm", self._half(m, "second_", x), d, LAYER_NORM))
-
-    def _half(self, m: Maker, prefix: str, x: str) -> str:
-        y = self.feed.add(m, m.norm(f"{prefix}norm", x, self.at.d, LAYER_NORM), prefix)
-        return m.add(f"{prefix}add", Add(), m.add(f"{prefix}half", Scale(), y), x)
+        return m.build(m.norm("out_norm", half_step(m, self.feed, "second_", x), d, LAYER_NORM))
 
     def _convolved(self, m: Maker, x: str) -> str:
         d, wide = self.at.d, self.at.d * self.multiplier
@@ -83,7 +78,7 @@ class PhiLayer:
 
 
 @dataclass(frozen=True)
-class PhiEars(Eyes):
+class PhiEars(Hearing):
     """The encoder and its projectors; ``G`` tokens of ``reduction·G`` frames.
 
     Attributes:
@@ -102,11 +97,6 @@ class PhiEars(Eyes):
     out: Expr
 
     @property
-    def sense(self) -> str:
-        """Name of the phase."""
-        return "audio"
-
-    @property
     def assumptions(self) -> tuple[str, ...]:
         """One clip."""
         return ("G audio tokens are one clip of a sequence, which the prompt's S tokens include",)
@@ -114,10 +104,6 @@ class PhiEars(Eyes):
     def positions(self, style: Style) -> Expr:
         """Positions of a sequence."""
         return G
-
-    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[PhiEars, Seen]:
-        """Refused: there are no images."""
-        raise InputError(f"{name}: it hears, and sees nothing")
 
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds encoder and projector: rows ``(B, G, d)``."""

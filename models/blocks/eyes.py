@@ -98,6 +98,19 @@ class Eyes(Protocol):
         """Adds the tower: rows ``(B, G, d)``, those of early layers behind, then what is unused."""
 
 
+class Hearing(Eyes, Protocol):
+    """What makes rows of the language model from sound."""
+
+    @property
+    def sense(self) -> str:
+        """Name of the phase."""
+        return "audio"
+
+    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[Eyes, Seen]:
+        """Refused: there are no images."""
+        raise InputError(f"{name}: it hears, and sees nothing")
+
+
 @dataclass(frozen=True)
 class PatchTower(Eyes):
     """The tower of the Qwen VL models: one image per sequence, of any size.
@@ -441,7 +454,7 @@ def placed(m: Maker, x: str, rows: Expr) -> str:
 
 
 @dataclass(frozen=True)
-class FlatEars(Eyes):
+class FlatEars(Hearing):
     """No encoder: each piece of a sound, ``samples`` wide, is a row behind ``steps``.
 
     Attributes:
@@ -453,11 +466,6 @@ class FlatEars(Eyes):
     steps: Steps
 
     @property
-    def sense(self) -> str:
-        """Name of the phase."""
-        return "audio"
-
-    @property
     def assumptions(self) -> tuple[str, ...]:
         """Pieces."""
         return (f"G pieces of {self.samples} samples are tokens of the prompt's S",)
@@ -465,10 +473,6 @@ class FlatEars(Eyes):
     def positions(self, style: Style) -> Expr:
         """Pieces per sequence."""
         return G
-
-    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[FlatEars, Seen]:
-        """Refused: there are no images."""
-        raise InputError(f"{name}: it hears, and sees nothing")
 
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds the steps: rows ``(B, G, d)``."""

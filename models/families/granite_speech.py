@@ -13,7 +13,8 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.language import before, language
 from costgraph.models.fields import Fields, divided
-from costgraph.models.granite_ears import GraniteEars
+from costgraph.models.granite_ears import BlockLayer, GraniteEars
+from costgraph.symbols import G
 
 ADAPTER = (
     "'has_lora_adapter': what a file of its own adds to the language model where it hears is not "
@@ -64,8 +65,8 @@ def _granite_speech(fields: Fields) -> Reading:
         fields.tell(ADAPTER)
     act = activation_of(asked, "hidden_act", default="gelu")
     inner = Integer(asked.size("intermediate_size"))
-    ears = GraniteEars(
-        mels=Integer(heard.size("input_dim", default=160)),
+    layer = BlockLayer(
+        length=G * window / (window // shrunk),
         at=Heads(Integer(d), Integer(heads), _heads(heard, d, heads, "dim_head"), out_bias=True),
         feed=FeedForward(
             Integer(d),
@@ -78,6 +79,10 @@ def _granite_speech(fields: Fields) -> Reading:
         rows=Integer(2 * rows + 1),
         kernel=kernel,
         inner=Integer(d * heard.size("conv_expansion_factor", default=2)),
+    )
+    ears = GraniteEars(
+        mels=Integer(heard.size("input_dim", default=160)),
+        layer=layer,
         layers=layers,
         letters=Integer(heard.size("output_dim", default=42)),
         window=Integer(window),
