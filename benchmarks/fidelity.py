@@ -109,20 +109,27 @@ def load(name: str, sheets: dict[str, Datasheet]) -> Study:
     return study(reduce(Table.and_of, tables), sheets, by_backend)
 
 
+#: Models of the layers' table whose attention and products stand beside each other behind one
+#: layer norm: their sums with what came in are two kernels, timed as one (vidur's ``mlp_impl.py``:
+#: ``attn_outputs + feed_forward_hidden_states + residual``; ``torch.nn.LayerNorm``).
+BESIDE = ("phi-2",)
+
+
 def elementwise(sheets: dict[str, Datasheet]) -> Study:
     """Element-wise kernels out of the decoder layers (kernel time)."""
     rows = read_layers()
     columns: dict[str, list] = {k: [] for k in ("hw", "op", "rows", "cols", "seconds")}
     for r in rows:
         n, d, inner = (float(r[k]) for k in ("num_tokens", "n_embd", "n_expanded_embd"))
-        gated = r["use_gated_mlp"] == "1"
-        for op, width, column in (
-            ("rmsnorm", d, "input_layernorm"),
-            ("silu_mul" if gated else "gelu", inner / float(r["tp"]), "mlp_act"),
-            ("add", d, "add"),
+        gated, beside = r["use_gated_mlp"] == "1", r["model"] in BESIDE
+        for op, width, column, kernels in (
+            ("layernorm" if beside else "rmsnorm", d, "input_layernorm", 1),
+            ("silu_mul" if gated else "gelu", inner / float(r["tp"]), "mlp_act", 1),
+            ("add", d, "add", 2 if beside else 1),
         ):
             if r[column] and float(r[column]) > 0:
-                for key, cell in zip(columns, (r["hw"], op, n, width, r[column]), strict=True):
+                seconds = float(r[column]) / kernels
+                for key, cell in zip(columns, (r["hw"], op, n, width, seconds), strict=True):
                     columns[key].append(cell)
     size = len(columns["hw"])
     arrays = {

@@ -13,6 +13,7 @@ import costgraph as cg
 from costgraph.errors import InputError
 from costgraph.formula import Formula
 from costgraph.models.catalog import model_names
+from costgraph.symbols import B, T
 from costgraph.timing.fidelity.bands import factor
 from costgraph.timing.fidelity.calibration import shipped
 from costgraph.timing.fidelity.classify import Case, classify
@@ -168,6 +169,32 @@ def test_products_have_the_size_of_their_second_operand() -> None:
     heads = {n.rpartition(".")[2]: c for n, c in cases(latent, "decode")}
     assert (heads["q_absorb"].features["k"], heads["q_absorb"].features["n"]) == (128, 16 * 512)
     assert heads["qk_matmul"].features["k"] == 512 + 64
+
+
+def test_kernels_that_give_a_row_a_block_take_a_time_for_each_column() -> None:
+    made = cg.compile("llama-2-7b", "h100", fidelity="calibrated")
+    columns = {n: c.features.get("cols") for n, c in cases(made, "decode")}
+    assert (columns["attn_norm"], columns["softmax"]) == (4096, T)
+    # Sums and moves cut all elements alike.
+    assert columns["attn_add"] == columns["k_append"] == 0
+    own = shipped("h100")
+    assert own is not None
+    fit = own.find("elementwise", ("norm",))
+    assert fit is not None
+    phase = next(p for p in made.program.phases if p.name == "decode")
+    row = next(r for r in made.rows["decode"] if r.name == "attn_norm")
+
+    def seconds(batch: int) -> float:
+        """Of one norm."""
+        terms = made.timing.terms(phase, row, made.machine)
+        return sum(float(t.value.subs({B: batch})) for t in terms)
+
+    # Few rows: a block's way through its columns, however many there are; many: memory.
+    alone = fit.values["t0"] + 4096 * fit.values["tr"]
+    assert seconds(1) == pytest.approx(alone)
+    assert seconds(32) == pytest.approx(alone)
+    moved = float(phase.bind(row.cost.total_bytes).subs({B: 4096})) / 3350e9
+    assert seconds(4096) == pytest.approx(fit.values["t0"] + moved / fit.values["em"])
 
 
 def test_scans_are_element_wise() -> None:

@@ -6,6 +6,7 @@ said of its time stands in :mod:`costgraph.timing.fidelity.said`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -275,7 +276,7 @@ class Calibrated:
             return
         parts, combined = self._parts(case, fit, arms, executions)
         floor = parts.floor if case.floor else ZERO
-        norm = exact(float(parts.norm))
+        norm = None if parts.norm == math.inf else exact(float(parts.norm))
         made = (
             make_term(count, combined, (row.name,), norm=norm, floor=floor),
             make_term(count, (Arm(floor, "latency"),), (row.name,)),

@@ -41,8 +41,9 @@ from costgraph.ops.tables import TableLinear
 from costgraph.timing.fidelity.expert_block import block_of, grouped_product, is_member
 from costgraph.timing.fidelity.forms import filled_tiles
 from costgraph.timing.fidelity.light import stand_ins
+from costgraph.timing.fidelity.table import BY_ROWS
 
-ONE = Integer(1)
+ONE, ZERO = Integer(1), Integer(0)
 #: Fitted variants that serve a compute type, the best first.
 GEMM = {
     "bf16": ("bf16", "fp16", "fp32"),
@@ -93,7 +94,7 @@ class Case:
     lone: bool = False
 
 
-LIGHT = Case("elementwise", ("map", "any", "fp32-add", "bf16-add"), {})
+LIGHT = Case("elementwise", ("map", "any", "fp32-add", "bf16-add"), {"cols": ZERO})
 
 
 def attention_variants(compute: str, cache_bits: Expr) -> tuple[str, ...]:
@@ -135,7 +136,9 @@ def classify(phase: Phase, row: Row, machine: Machine) -> Case:
             if op.format.splits(_summed_by_users(row)):
                 narrow = _in_blocks(narrow)
             return Case("quantize", tuple(v for v in narrow if v in NARROW), {})
-        return replace(LIGHT, variants=stand_ins(row.node, machine))
+        names = stand_ins(row.node, machine)
+        columns = row.node.outputs[0].shape[-1] if names[0] in BY_ROWS else ZERO
+        return replace(LIGHT, variants=names, features={"cols": phase.bind(columns)})
     compute = machine.resolve(Engine.TENSOR, types[0])[1]
     variants = GEMM.get(compute, ("bf16",))
     k, n = (phase.bind(x) for x in product_sizes(row.node, operands))

@@ -14,6 +14,7 @@ parameters are fitted and sympy expressions when a formula is derived.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +51,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Parts:
-    """The value of a form: ``floor + ‖compute, memory‖_norm`` in seconds."""
+    """The value of a form: ``floor + ‖compute, memory‖_norm`` in seconds.
+
+    An infinite norm is the maximum.
+    """
 
     floor: Any
     compute: Any
@@ -213,7 +217,8 @@ def _exchange(f: Values, v: Values) -> Parts:
 
 
 def _elementwise(f: Values, v: Values) -> Parts:
-    return Parts(v["t0"], f["C"], resident_time(f, v), 4)
+    # Kernels that give each row a block of their own pass its columns one after the other.
+    return Parts(v["t0"], f["C"] + v["tr"] * f["cols"], resident_time(f, v), math.inf)
 
 
 def _host_gemm(f: Values, v: Values) -> Parts:
@@ -356,9 +361,14 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "elementwise",
-            "t0 + ‖C, M/em‖_4",
-            (_t0(4e-6), _em(0.7), _l2("group")),
-            ("C", "M", "resident"),
+            "t0 + max(tr·cols, M/em)",
+            (
+                _t0(1.5e-6, "device"),
+                _em(0.7),
+                _l2("group"),
+                Parameter("tr", 5e-10, 1e-13, 1e-7, "s", "time per column of a row", "variant"),
+            ),
+            ("C", "M", "cols", "resident"),
             _elementwise,
         ),
         Form(
@@ -425,7 +435,7 @@ CARRIED: Mapping[str, Mapping[str, Mapping[str, float | str]]] = {
     "moe": {
         "ec": {"ridge": "slope"}, "l2": {"flow": -1}, "m0": {"unit": 1}, "t0": {"clock": -0.5},
     },
-    "elementwise": {"l2": {"flow": -1}},
+    "elementwise": {"l2": {"flow": -1}, "t0": {"clock": -1}},
 }  # fmt: skip
 
 

@@ -186,6 +186,7 @@ POOLED = {
     "decode": ("t0", "em", "tw", "l2", "ts", "s0"),
     "mla": ("em",),
     "moe": ("t0", "k0", "m0", "tk", "p", "l2"),
+    "elementwise": ("t0",),
 }
 
 

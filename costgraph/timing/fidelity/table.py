@@ -397,6 +397,9 @@ CLASSES = {
     **dict.fromkeys(("gelu", "silu"), "gelu"),
     **dict.fromkeys(("layernorm", "softmax", "silu_mul"), "activation"),
 }
+#: Classes of kernels in which a block of threads passes a row: however few rows there are, it
+#: takes a time for each column. Others cut all elements alike.
+BY_ROWS = ("norm", "activation")
 
 
 def _light(c: Mapping[str, Any]) -> tuple[Array, Array, Array]:
@@ -408,7 +411,8 @@ def _light(c: Mapping[str, Any]) -> tuple[Array, Array, Array]:
 
 def _elementwise(c: Mapping[str, Any]) -> _Counts:
     moved, _, _ = _light(c)
-    return 0.0 * moved, moved, {}
+    by_rows = np.isin([CLASSES.get(str(o), "map") for o in c["op"]], BY_ROWS)
+    return 0.0 * moved, moved, {"cols": c["cols"] * by_rows}
 
 
 def _host_elementwise(c: Mapping[str, Any]) -> _Counts:
