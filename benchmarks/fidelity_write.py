@@ -14,7 +14,7 @@ from fidelity_mixed import scored
 from costgraph.files.writing import write_whole
 from costgraph.timing.fidelity.calibration import Calibration, Fit, calibration_text
 from costgraph.timing.fidelity.fit import errors, fit
-from costgraph.timing.fidelity.labels import HOST_SYNC
+from costgraph.timing.fidelity.labels import HOST_SYNC, unmarked
 from costgraph.timing.fidelity.study import (
     Study,
     crossfit,
@@ -156,7 +156,10 @@ def general(studies: list[Study], relatives: Relatives) -> Calibration:
         for variant in np.unique(s.labels["variant"]):
             m = s.labels["variant"] == variant
             # Of the usual kernel, whatever the errors of the others.
-            values, _ = fitted_for(s, made, m & (s.labels["kernel"] == variant))
+            ran = s.labels["kernel"] == unmarked(str(variant))
+            if not (m & ran).any():
+                continue
+            values, _ = fitted_for(s, made, m & ran)
             if "slope" in values:
                 slope[s.kind] = values.pop("slope")
             held = summary(unseen[m], s.seconds[m])

@@ -27,7 +27,15 @@ from costgraph.timing.fidelity.calibration import (
 )
 from costgraph.timing.fidelity.classify import GEMM, Case, attention_variants
 from costgraph.timing.fidelity.forms import TILE, filled_tiles
-from costgraph.timing.fidelity.labels import UNSERVED, Unserved, alike, lone, run_by, stand_in
+from costgraph.timing.fidelity.labels import (
+    UNSERVED,
+    Unserved,
+    alike,
+    attended,
+    run_by,
+    stand_in,
+    unmarked,
+)
 from costgraph.timing.fidelity.relatives import relatives
 
 GPUS = [n for n in device_names() if load_hardware(n).kind == "gpu"]
@@ -293,9 +301,60 @@ def test_attention_that_shares_nothing_takes_the_kernel_that_runs_it() -> None:
                 timing = Calibrated("calibrated", machine, shipped(device), framework)
                 found, plain = (timing.fit(c)[1].variant for c in (case, shared))
                 own = apart and framework == "trtllm" and plain == f"{types}@trtllm"
-                assert found == (lone(plain, framework, machine.instruction) if own else plain)
+                expected = attended("decode", plain, framework, machine.instruction, True, None)
+                assert found == (expected if own else plain)
                 assert ("-lone@" in found) is own
-    assert lone("bf16-fp8@trtllm", "trtllm", "wgmma") == "bf16-fp8-lone@trtllm"
+    marked = attended("decode", "bf16-fp8@trtllm", "trtllm", "wgmma", True, None)
+    assert marked == "bf16-fp8-lone@trtllm"
+
+
+def test_narrow_prompts_take_the_kernel_timed_for_their_heads() -> None:
+    """TensorRT-LLM's fp8 kernel on Ada is quick for heads of 128 alone: the others are a fit of
+    their own, which no device takes whose instructions are others."""
+    marked = set()
+    for device in GPUS:
+        machine = load_hardware(device)
+        for framework in ("trtllm", "vllm", ""):
+            timing = Calibrated("calibrated", machine, shipped(device), framework)
+            found = {
+                head: timing.fit(
+                    Case("prefill", attention_variants("fp8", NARROW), {"dh": Integer(head)})
+                )[1].variant
+                for head in (64, 128, 256)
+            }
+            assert found[64] == found[256]
+            assert unmarked(found[64]) == found[128] == unmarked(found[128])
+            if found[64] != found[128]:
+                assert machine.instruction == "mma"
+                assert framework != "vllm"
+                marked.add(device)
+    assert "l40s" in marked
+    # As fast as they were timed: 8 sequences of 10240 tokens, 32 heads of 128 and 40 of 256.
+    own = shipped("l40s")
+    assert own is not None
+    quick, slow = (own.fits["prefill", f"fp8-fp8{m}@trtllm"].values for m in ("", "-untuned"))
+    assert quick["ec"] > 2 * slow["ec"]
+
+
+def test_flash_attention_3_packs_queries_that_share_a_cached_head() -> None:
+    """Short prompts pay a block per cached head on Hopper under vLLM, one per query head elsewhere.
+
+    Measured with 40 query heads of 64, 128 prompts of 16 tokens on an H100: 33 us over 2 cached
+    heads and 193 us over 40 (attention_prefill.csv).
+    """
+
+    def ratio(device: str, framework: str) -> float:
+        """Of a model with a cached head for each query head to one whose heads share by fours."""
+        alone, shared = (
+            cg.compile(model, device, "fuse", fidelity=f"calibrated@{framework}")
+            .breakdown("prefill", B=128, S=16)["attention"]
+            .seconds
+            for model in ("llama-2-7b", "llama-3-8b")
+        )
+        return alone / shared
+
+    assert ratio("h100", "vllm") > 2 > 1.4 > ratio("h100", "trtllm")
+    assert ratio("a100", "vllm") < 1.4
 
 
 def test_a_lone_head_is_timed_by_its_own_kernel() -> None:

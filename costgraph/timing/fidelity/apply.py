@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ from costgraph.timing.fidelity.frameworks import (
 )
 from costgraph.timing.fidelity.frameworks import framework as whole
 from costgraph.timing.fidelity.host import SUFFIX, host_time
-from costgraph.timing.fidelity.labels import lone, run_by
+from costgraph.timing.fidelity.labels import attended, packs, run_by
 from costgraph.timing.fidelity.relatives import inherited
 from costgraph.timing.fidelity.repeated import repeated, seen
 from costgraph.timing.fidelity.said import BELOW, JOINT, UNFITTED, assumptions, held_out
@@ -314,6 +315,8 @@ class Calibrated:
             "resident": ZERO,
             **case.features,
         }
+        if case.kind == "prefill" and packs(fit.variant, self.machine.instruction):
+            features["heads"] = features["groups"]
         if case.kind == "quantize":
             moved = features["M"] / min(values["eq"], ONE)
             parts = Parts(values["tq"] * executions, ZERO, moved, 4)
@@ -410,12 +413,12 @@ class Calibrated:
     def _preferred(self, case: Case, variants: tuple[str, ...]) -> tuple[str, ...]:
         """Variants, those of the framework in front, with its kernel for the case."""
         own = tuple(f"{v}@{self.framework}" for v in variants if self.framework)
-        if case.kind == "decode" and case.lone:
-            there = self.machine.instruction
-            own = tuple(
-                name for v in own for name in dict.fromkeys((lone(v, self.framework, there), v))
-            )
-        return (*own, *variants)
+        there, head = self.machine.instruction, case.features.get("dh")
+        marked = (
+            (attended(case.kind, v, self.framework, there, case.lone, head), v)
+            for v in (*own, *variants)
+        )
+        return tuple(dict.fromkeys(chain.from_iterable(marked)))
 
     @property
     def mixes(self) -> tuple[str, ...]:

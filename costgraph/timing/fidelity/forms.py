@@ -275,7 +275,7 @@ FORMS: Mapping[str, Form] = {
             (
                 _t0(9e-6),
                 _ec(0.5),
-                _em(0.7),
+                _em(0.7, "device"),
                 _norm(1.5, "shared"),
                 Parameter("d0", 40, 0.1, 500, "elements", "ramp in head size (softmax)"),
                 Parameter("q0", 100, 0.1, 3000, "tokens", "ramp in query positions"),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from sympy import Integer
+
 from costgraph.timing.fidelity.collective import over_nodes
 from costgraph.timing.fidelity.collective import variant as exchange_variant
 from costgraph.timing.fidelity.table import CLASSES, Datasheet
@@ -61,6 +63,16 @@ UNSERVED = (
 #: centres (``tcgen05``) has one kernel for both.
 LONE = "-lone"
 LONERS: Mapping[str, tuple[str, ...]] = {"trtllm": ("mma", "wgmma")}
+#: Behind the types of attention over prompts where a framework's kernel of narrow operands suits
+#: other heads: TensorRT-LLM's, on Ada, is quick for heads of 128 alone. Against its 16-bit kernel
+#: it takes 0.6 times there, 1.3 times for heads of 64 and 1.6 times for heads of 256.
+UNTUNED = "-untuned"
+#: By framework: kinds of tensor instructions, types, and the size of heads that is not marked.
+TUNED: Mapping[str, tuple[str, str, int]] = {"trtllm": ("mma", "fp8-fp8", 128)}
+#: Frameworks whose kernels for prompts pack the query heads that share a cached head into one
+#: tile, on devices with these tensor instructions: FlashAttention 3 always does where sequences
+#: differ in length (``should_pack_gqa``, hopper/heuristics.h).
+PACKERS: Mapping[str, tuple[str, ...]] = {"vllm": ("wgmma",), "fa3": ("wgmma",)}
 
 
 def stand_in(kind: str, variant: str, framework: str, instruction: str) -> str | None:
@@ -87,10 +99,35 @@ def run_by(
     return tuple(dict.fromkeys((*stands, *variants)))
 
 
-def lone(variant: str, framework: str, instruction: str) -> str:
-    """The variant of decode steps whose query heads share nothing, where that has a kernel."""
+def attended(
+    kind: str, variant: str, framework: str, instruction: str, lone: bool, head: Any
+) -> str:
+    """The variant of attention with the mark of the kernel that a framework has for its heads.
+
+    Args:
+        kind: ``decode`` or ``prefill``; no other is marked.
+        framework: empty for all together: where one alone has a kernel, that was timed.
+        lone: whether every query head has a cached head of its own.
+        head: elements of a head; where that is no number it is taken for the usual size.
+    """
     plain, at, library = variant.partition("@")
-    return f"{plain}{LONE}{at}{library}" if instruction in LONERS.get(framework, ()) else variant
+    if kind == "decode" and lone and at and instruction in LONERS.get(framework, ()):
+        plain += LONE
+    for name, (where, types, tuned) in TUNED.items():
+        there = framework in ("", name) and (instruction, plain) == (where, types)
+        if kind == "prefill" and there and getattr(head, "is_number", False) and head != tuned:
+            plain += UNTUNED
+    return plain + at + library
+
+
+def unmarked(variant: str) -> str:
+    """The variant without the mark of one device's kernel, as others take it."""
+    return variant.replace(UNTUNED, "")
+
+
+def packs(variant: str, instruction: str) -> bool:
+    """Whether the kernel of a variant packs query heads that share a cached head."""
+    return instruction in PACKERS.get(variant.partition("@")[2], ())
 
 
 def unusual(kind: str, columns: Mapping[str, Any], row: int) -> str:
@@ -135,12 +172,14 @@ def variant_of(
         name = f"{cell['phase']}-{cell['dtype']}-{cell['kv_dtype']}"
     if kind == "gemm" and cell["source"] == "llmcompass":
         name += HOST_SYNC
-    if by_backend:
-        framework = short_backend(cell["backend"])
-        name += f"@{framework}"
-        if kind == "decode" and columns["n_heads"][row] == columns["n_kv_heads"][row]:
-            sheet = sheets.get(str(columns["hw"][row]))
-            name = name if sheet is None else lone(name, framework, sheet.instruction)
+    framework = short_backend(cell["backend"]) if "backend" in cell else ""
+    name += f"@{framework}" if by_backend else ""
+    sheet = sheets.get(str(columns["hw"][row])) if kind in ("prefill", "decode") else None
+    if sheet is not None:
+        query, cached, head = (columns[k][row] for k in ("n_heads", "n_kv_heads", "head_dim"))
+        name = attended(
+            kind, name, framework, sheet.instruction, query == cached, Integer(int(head))
+        )
     return name
 
 

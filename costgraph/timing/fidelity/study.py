@@ -20,7 +20,7 @@ from costgraph.timing.fidelity.forms import (
     roofline3,
     value,
 )
-from costgraph.timing.fidelity.labels import alike, unusual, variant_of
+from costgraph.timing.fidelity.labels import alike, packs, unmarked, unusual, variant_of
 from costgraph.timing.fidelity.table import Array, Datasheet, Table, features
 
 #: How the efficiency of compute falls with the ridge point between devices.
@@ -115,6 +115,10 @@ def study(table: Table, sheets: Mapping[str, Datasheet], by_backend: bool = Fals
         "kernel": np.array([v + unusual(table.kind, c, i) for i, v in enumerate(variant)]),
     }
     found = features(table, sheets)
+    if table.kind == "prefill":
+        ran = zip(hw, variant, strict=True)
+        packed = np.array([packs(str(v), sheets[str(h)].instruction) for h, v in ran])
+        found["heads"] = np.where(packed, found["groups"], found["heads"])
     # One framework splits long contexts and another does not: pooled, no slope serves both.
     held = ("tt",) if table.kind == "decode" and not by_backend else ()
     return Study(table.kind, table, found, labels, folds(table.shapes), held)
@@ -207,13 +211,16 @@ MOST = 300
 
 
 def evenly(s: Study) -> npt.NDArray[np.bool_]:
-    """Rows for fits over all devices: of each group at most :data:`MOST`, by a hash of shapes."""
+    """Rows for fits over all devices: of each group at most :data:`MOST`, by a hash of shapes.
+
+    None of a marked kernel (:data:`.UNTUNED`): one device has it, and takes it alone.
+    """
     chance = np.array([zlib.crc32(f"evenly {shape}".encode()) for shape in s.table.shapes])
     out = np.zeros(len(chance), bool)
     for label in np.unique(s.labels["group"]):
         rows = np.flatnonzero(s.labels["group"] == label)
         out[rows[np.argsort(chance[rows], kind="stable")[:MOST]]] = True
-    return out
+    return out & np.array([unmarked(str(v)) == v for v in s.labels["variant"]])
 
 
 def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
@@ -236,7 +243,9 @@ def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
         there = s.where(seen)
         made = fit(model, parameters, there.f, there.seconds, there.labels)
         here = s.where(unseen)
-        out[unseen] = model(here.f, made.rows({**here.labels, "kernel": variant[unseen]}, scopes))
+        known = set(there.labels["kernel"])
+        taken = [v if v in known else unmarked(str(v)) for v in variant[unseen]]
+        out[unseen] = model(here.f, made.rows({**here.labels, "kernel": np.array(taken)}, scopes))
         for label in np.unique(variant[unseen]):
             rows = unseen & (variant == label)
             fitted = (
