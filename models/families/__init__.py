@@ -99,6 +99,8 @@ FILES = (
     "pairing",
     "depth",
     "detecting",
+    "deformable",
+    "masks",
     "rtdetr",
     "masking",
     "clipseg",

@@ -106,6 +106,48 @@ _LINES = (
         "downsample_in_bottleneck num_channels",
     ),
     (
+        "deformable_detr",
+        "of training, or of kernels; the network's part has its channels",
+        "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost dice_loss_coefficient "
+        "disable_custom_kernels encoder_layerdrop eos_coefficient focal_alpha giou_cost "
+        "giou_loss_coefficient init_xavier_std mask_loss_coefficient num_channels "
+        "return_intermediate",
+    ),
+    (
+        "deformable_detr",
+        "in two stages queries are proposals, else there are none",
+        "num_queries two_stage_num_proposals",
+    ),
+    (
+        "deformable_detr resnet",
+        "two convolutions have no middle",
+        "downsample_in_bottleneck",
+    ),
+    (
+        "mask2former maskformer",
+        "of training",
+        "class_weight cross_entropy_weight dice_weight ignore_value importance_sample_ratio "
+        "init_xavier_std mask_weight no_object_weight oversample_ratio train_num_points",
+    ),
+    (
+        "mask2former",
+        "of training; other widths are projected either way",
+        "use_auxiliary_loss enforce_input_projection",
+    ),
+    (
+        "maskformer",
+        "of DETR's encoder and network, which are no part of it, and of training",
+        "bbox_cost bbox_loss_coefficient class_cost decoder_layerdrop dice_loss_coefficient "
+        "dilation encoder_attention_heads encoder_ffn_dim encoder_layerdrop encoder_layers "
+        "eos_coefficient giou_cost giou_loss_coefficient mask_loss_coefficient num_channels "
+        "num_attention_heads num_hidden_layers position_embedding_type",
+    ),
+    (
+        "swin",
+        "follows from the first width",
+        "hidden_size",
+    ),
+    (
         "dpt",
         "of classes and stems that are not read",
         "auxiliary_loss_weight backbone_featmap_shape neck_ignore_stages "
@@ -215,4 +257,6 @@ NAMES = (
     "trocr-small", "vit-gpt2-small", "vit-mae-small", "w2v-bert-adapted-small",
     "w2v-bert-small", "yolos-small",
     "pix2struct-small", "dual-small", "w2v-conformer-small",
+    "deformable-detr-small", "deformable-detr-staged-small", "mask2former-small",
+    "maskformer-small", "swin-stages-small", "resnet-stages-small",
 )  # fmt: skip
