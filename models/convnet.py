@@ -368,6 +368,10 @@ class Swin(Pyramid):
     def rows(self, m: Maker, x: str) -> list[tuple[str, Size]]:
         """Adds all stages: rows of each, and their grid."""
         made = []
+        batch, channels, *size = m.shape(x)
+        whole = [-(-n // self.patch) * self.patch for n in size]
+        if whole != size:  # the last patches are filled up
+            x = m.add("image_pad", Resize((batch, channels, *whole)), x)
         x = conv(m, "patch_embed", x, Integer(self.width), self.patch, self.patch)
         height, wide = (int(n) for n in m.shape(x)[2:])
         x = m.add("as_sequence", AsSequence(), x)
@@ -377,7 +381,7 @@ class Swin(Pyramid):
             if index > 1:
                 height, wide = (height + 1) // 2, (wide + 1) // 2
                 x = self._merged(m, index, x, (height, wide), d)
-            layer = self._layer(d, heads, (height, wide))
+            layer = self._layer(d, heads, (height, wide), index - 1)
             parts = [Segment(f"stage{index}", SwinPair(layer), Integer(depth // 2))]
             if depth % 2:
                 parts.append(Segment(f"stage{index}_last", SwinPair(layer, False), ONE))
@@ -393,7 +397,7 @@ class Swin(Pyramid):
             m.norm("final_norm", last, m.shape(last)[2], LAYER_NORM)
         return [m.add(f"map{i}", AsImage(size), rows) for i, (rows, size) in enumerate(made, 1)]
 
-    def _layer(self, d: Expr, heads: int, size: tuple[int, int]) -> SwinLayer:
+    def _layer(self, d: Expr, heads: int, size: tuple[int, int], index: int) -> SwinLayer:
         at = Heads(
             d=d,
             heads=Integer(heads),
@@ -403,7 +407,12 @@ class Swin(Pyramid):
             out_bias=True,
         )
         feed = FeedForward(d, self.ratio * d, self.activation, gated=False, bias=True)
-        return SwinLayer(B, size, at, feed, self.window, self.cosine, self.whole)
+        if not self.cosine:
+            return SwinLayer(B, size, at, feed, self.window, whole=self.whole)
+        # The second version's windows are those of the configured image, whatever it reads.
+        rest = min(int(n) // self.patch // 2**index for n in self.size)
+        side, moved = min(self.window, rest), rest > self.window
+        return SwinLayer(B, size, at, feed, side, cosine=True, whole=True, moved=moved)
 
     def _mask(self, m: Maker, index: int, layer: SwinLayer) -> dict[str, str]:
         """What layers of a stage share, under names of its own."""

@@ -16,6 +16,7 @@ from costgraph.models.blocks.deformable import (
     TWO,
     PointLayer,
     Points,
+    box_waves,
     in_a_row,
     levelled,
     one_width,
@@ -31,7 +32,7 @@ from costgraph.ops.arrays import Join
 from costgraph.ops.features import TakeRows
 from costgraph.ops.maps import Map, TopK
 from costgraph.ops.pattern import FULL
-from costgraph.ops.views import Expand, Reshape, Slice
+from costgraph.ops.views import Expand, Slice
 from costgraph.symbols import B
 
 #: Groups of the norms in front.
@@ -124,14 +125,7 @@ class DeformableDetr(OnePass):
         places = m.add_many("most", TopK(count, 1), best)[1]
         boxes = m.add("promised_boxes", TakeRows(count), boxes, places)
         boxes = m.add("first_boxes", Activation("sigmoid"), boxes)
-        waves = []
-        for part in ("sin", "cos"):
-            column = m.add(f"{part}_box", Expand((B, count, FOUR)), boxes)
-            wide = m.source(Tensor(f"{part}_waves", (ONE, ONE, FOUR, d / 4), m.style.acts))
-            rows = m.add(f"{part}_column", Reshape((B, count, FOUR, ONE)), column)
-            rows = m.add(part, Map(part), m.add(f"{part}_angles", Map("mul"), rows, wide))
-            waves.append(m.add(f"{part}_rows", Reshape((B, count, d)), rows))
-        both = m.add("box_waves", Join(2), *waves)
+        both = box_waves(m, "box_", boxes, d)
         both = m.norm(
             "promised_norm", m.linear("promised", both, 2 * d, 2 * d, True), 2 * d, LAYER_NORM
         )

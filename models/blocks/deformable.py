@@ -36,7 +36,7 @@ def one_width(m: Maker, maps: list[str], d: Expr, count: int, groups: Expr) -> l
     Beyond those there are, each halves the one before; the first of them reads the last of
     ``maps`` as it is.
     """
-    made = []
+    made: list[str] = []
     for index in range(count):
         name = f"level{index}"
         if index < len(maps):
@@ -64,6 +64,20 @@ def levelled(m: Maker, grids: Grids, d: Expr) -> str:
         places = m.source(Tensor(f"grid_places{index}", (Mul(*grid), d), m.style.acts))
         parts.append(m.add(f"level{index}_places", Map("add"), places, row))
     return m.add("places", Join(0), *parts)
+
+
+def box_waves(m: Maker, prefix: str, boxes: str, d: Expr) -> str:
+    """Adds sines and cosines of boxes ``(B, n, 4)``: ``(B, n, 2d)``."""
+    batch, count, _ = m.shape(boxes)
+    column = m.add(f"{prefix}column", Reshape((batch, count, FOUR, ONE)), boxes)
+    waves = m.source(Tensor(f"{prefix}waves", (ONE, ONE, FOUR, d / 4), m.style.acts))
+    angles = m.add(f"{prefix}angles", Map("mul"), column, waves)
+    parts = [
+        m.add(f"{prefix}{part}_rows", Reshape((batch, count, d)), m.add(f"{prefix}{part}",
+              Map(part), angles))
+        for part in ("sin", "cos")
+    ]  # fmt: skip
+    return m.add(f"{prefix}wave_rows", Join(2), *parts)
 
 
 @dataclass(frozen=True)

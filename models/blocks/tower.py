@@ -146,6 +146,7 @@ class SwinLayer:
             network makes of offsets.
         whole: windows keep their side and are shifted however small the grid, which is padded
             (as published classes do where other models read their stages).
+        moved: of ``whole`` windows: they are shifted at all.
     """
 
     batch: Expr
@@ -155,6 +156,7 @@ class SwinLayer:
     window: int
     cosine: bool = False
     whole: bool = False
+    moved: bool = True
 
     @property
     def side(self) -> int:
@@ -164,7 +166,7 @@ class SwinLayer:
     @property
     def shifts(self) -> bool:
         """True when there is more than one window to shift."""
-        return self.window // 2 > 0 if self.whole else min(self.size) > self.window
+        return (self.moved and self.window > 1) if self.whole else min(self.size) > self.window
 
     def add(self, m: Maker, x: str, shifted: bool, prefix: str = "") -> str:
         """Adds the layer; ``x (batch, n, d)`` in and out."""

@@ -101,6 +101,7 @@ FILES = (
     "detecting",
     "deformable",
     "masks",
+    "grounding",
     "rtdetr",
     "masking",
     "clipseg",

@@ -20,7 +20,7 @@ from costgraph.models.stages import Maps
 
 TWICE = "boxes of each layer are made twice, as in the published class"
 #: Keys of what training weighs or draws, of kernels, and of what follows from others.
-_TRAINED = (
+TRAINED = (
     *COSTS, "focal_alpha", "disable_custom_kernels", "init_xavier_std", "return_intermediate",
     "encoder_layerdrop", "num_hidden_layers",
 )  # fmt: skip
@@ -56,7 +56,7 @@ def _deformable(fields: Fields) -> Reading:
     boxed = (class_of(fields.values) or "ForObjectDetection").endswith("ForObjectDetection")
     if staged and not (refined and boxed):
         raise ModelError(f"{fields.name}: 'two_stage' = True needs 'with_box_refine' and boxes")
-    for key in _TRAINED:
+    for key in TRAINED:
         fields.values.get(key)
     stem = _stem(fields, levels)
     if len(stem.taken) > levels:

@@ -24,6 +24,7 @@ _SWIN = {
     "image_size": 224, "patch_size": 4, "num_channels": 3, "embed_dim": 96,
     "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7,
 }  # fmt: skip
+SIZED = "pictures of the size in the network's part where no other is asked for"
 _RESNET = {"hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]}
 #: Keys of what training weighs or draws.
 _TRAINED = (
@@ -34,7 +35,7 @@ _TRAINED = (
 )  # fmt: skip
 
 
-def _stem(fields: Fields, *known: str, whole: bool = False) -> Maps:
+def stem_of(fields: Fields, *known: str, whole: bool = False) -> Maps:
     """The network; of ``whole`` ones every stage is taken, whatever the part says."""
     part = fields.section("backbone_config")
     usual = _SWIN if "swin" in part.word("model_type") else _RESNET
@@ -90,7 +91,7 @@ def _maskformer(fields: Fields) -> Reading:
     heads = _heads(part, d, part.size("decoder_attention_heads", default=8))
     act = activation_of(part, "activation_function", default="relu")
     inner = Integer(part.size("decoder_ffn_dim", default=2048))
-    stem = _stem(fields, "swin", "resnet", whole=True)
+    stem = stem_of(fields, "swin", "resnet", whole=True)
     if len(stem.taken) < 2:
         raise ModelError(f"{fields.name}: two stages or more are fused")
     model = MaskFormer(
@@ -103,7 +104,7 @@ def _maskformer(fields: Fields) -> Reading:
         queries=Integer(part.size("num_queries", default=100)),
         labels=labels,
     )
-    return Reading(model)
+    return Reading(model, assumptions=(SIZED,))
 
 
 def _mask2former(fields: Fields) -> Reading:
@@ -116,7 +117,7 @@ def _mask2former(fields: Fields) -> Reading:
     if layers > MOST_ENTRIES:
         raise ModelError(f"{fields.name}: 'decoder_layers' = {layers + 1} is beyond {MOST_ENTRIES}")
     strides = sizes(fields, "feature_strides", (4, 8, 16, 32))
-    stem = _stem(fields, "swin", "resnet")
+    stem = stem_of(fields, "swin", "resnet")
     if len(strides) != len(stem.taken) or len(stem.taken) < 3:
         raise ModelError(
             f"{fields.name}: 'feature_strides' = {clip(list(strides))} of {len(stem.taken)} stages"
@@ -146,7 +147,7 @@ def _mask2former(fields: Fields) -> Reading:
         projected=fields.flag("enforce_input_projection", False) or fused != d,
         first=fields.flag("pre_norm", False),
     )
-    return Reading(model)
+    return Reading(model, assumptions=(SIZED,))
 
 
 #: ``model_type`` to the function that reads it.

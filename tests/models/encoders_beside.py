@@ -124,6 +124,13 @@ _LINES = (
         "downsample_in_bottleneck",
     ),
     (
+        "grounding-dino",
+        "of training or kernels; the published processor's size stands above the network's",
+        "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost disable_custom_kernels "
+        "focal_alpha fusion_droppath giou_cost giou_loss_coefficient image_size "
+        "positional_embedding_temperature tie_word_embeddings",
+    ),
+    (
         "mask2former maskformer",
         "of training",
         "class_weight cross_entropy_weight dice_weight ignore_value importance_sample_ratio "
@@ -258,5 +265,5 @@ NAMES = (
     "w2v-bert-small", "yolos-small",
     "pix2struct-small", "dual-small", "w2v-conformer-small",
     "deformable-detr-small", "deformable-detr-staged-small", "mask2former-small",
-    "maskformer-small", "swin-stages-small", "resnet-stages-small",
+    "maskformer-small", "grounding-dino-small", "swin-stages-small", "resnet-stages-small",
 )  # fmt: skip
