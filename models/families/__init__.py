@@ -104,6 +104,7 @@ FILES = (
     "grounding",
     "rtdetr",
     "masking",
+    "codecs",
     "clipseg",
 )
 

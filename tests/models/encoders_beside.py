@@ -124,6 +124,18 @@ _LINES = (
         "downsample_in_bottleneck",
     ),
     (
+        "encodec",
+        "which side is padded or cut; one residual layer; no chunks that overlap; one codebook is "
+        "the least",
+        "dilation_growth_rate overlap pad_mode sampling_rate target_bandwidths trim_right_ratio "
+        "use_causal_conv",
+    ),
+    (
+        "dac",
+        "of training, or what a second of sound is",
+        "codebook_loss_weight commitment_loss_weight sampling_rate",
+    ),
+    (
         "grounding-dino",
         "of training or kernels; the published processor's size stands above the network's",
         "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost disable_custom_kernels "
@@ -265,5 +277,5 @@ NAMES = (
     "w2v-bert-small", "yolos-small",
     "pix2struct-small", "dual-small", "w2v-conformer-small",
     "deformable-detr-small", "deformable-detr-staged-small", "mask2former-small",
-    "maskformer-small", "grounding-dino-small", "swin-stages-small", "resnet-stages-small",
+    "maskformer-small", "grounding-dino-small", "encodec-small", "dac-small", "swin-stages-small", "resnet-stages-small",
 )  # fmt: skip
