@@ -105,6 +105,7 @@ FILES = (
     "rtdetr",
     "masking",
     "codecs",
+    "posing",
     "clipseg",
 )
 

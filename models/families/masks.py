@@ -1,4 +1,4 @@
-"""Masks of all parts of an image: MaskFormer and Mask2Former."""
+"""Parts of an image: MaskFormer and Mask2Former, which make masks, and UPerNet."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.detecting import COSTS
 from costgraph.models.families.stages import maps_of
-from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES, sizes
+from costgraph.models.families.vision import FOLDED, LARGEST_ENTRY, MOST_ENTRIES, sizes
 from costgraph.models.fields import Fields, divided
 from costgraph.models.masks import GROUPS, Mask2Former, MaskFormer
 from costgraph.models.stages import Maps
+from costgraph.models.upernet import Beside, UperNet
 
 #: What a file leaves out where it names Swin alone, as the classes have it.
 _SWIN = {
@@ -39,6 +40,7 @@ def stem_of(fields: Fields, *known: str, whole: bool = False) -> Maps:
     """The network; of ``whole`` ones every stage is taken, whatever the part says."""
     part = fields.section("backbone_config")
     usual = _SWIN if "swin" in part.word("model_type") else _RESNET
+    usual = usual if "conv" not in part.word("model_type") else {}
     kind = part.word("model_type").removeprefix("maskformer-")
     part = part.with_defaults(**usual).with_values(model_type=kind)
     if whole and kind == "swin":
@@ -150,9 +152,39 @@ def _mask2former(fields: Fields) -> Reading:
     return Reading(model, assumptions=(SIZED,))
 
 
+def _upernet(fields: Fields) -> Reading:
+    for key in ("auxiliary_loss_weight", "loss_ignore_index", *_TRAINED):
+        fields.values.get(key)
+    stem = stem_of(fields, "resnet", "convnext", "convnextv2", "swin")
+    beside = None
+    if fields.flag("use_auxiliary_head", True):
+        if len(stem.taken) < 3:
+            raise ModelError(f"{fields.name}: the second classifier reads the third stage")
+        fields.require("auxiliary_in_channels", None, stem.widths[2])
+        count = fields.values.get("auxiliary_num_convs", 1)
+        count = fields.size("auxiliary_num_convs") if count else 0
+        if count > MOST_ENTRIES:
+            raise ModelError(f"{fields.name}: 'auxiliary_num_convs' = {count}")
+        width = fields.size("auxiliary_channels", default=256)
+        beside = Beside(2, width, count, fields.flag("auxiliary_concat_input", False))
+        if not count and width != stem.widths[2] and not beside.joined:
+            raise ModelError(f"{fields.name}: 'auxiliary_channels' of no convolution")
+    else:
+        for key in ("in_channels", "num_convs", "channels", "concat_input"):
+            fields.values.get(f"auxiliary_{key}")
+    model = UperNet(
+        stem=stem,
+        width=fields.size("hidden_size", default=512),
+        grids=sizes(fields, "pool_scales", (1, 2, 3, 6)),
+        labels=Integer(labels_of(fields)),
+        beside=beside,
+    )
+    return Reading(model, assumptions=(SIZED, FOLDED))
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"maskformer": _maskformer, "mask2former": _mask2former}
+    {"maskformer": _maskformer, "mask2former": _mask2former, "upernet": _upernet}
 )
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
@@ -162,5 +194,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "MaskFormerModel": "maskformer",
         "Mask2FormerForUniversalSegmentation": "mask2former",
         "Mask2FormerModel": "mask2former",
+        "UperNetForSemanticSegmentation": "upernet",
     }
 )

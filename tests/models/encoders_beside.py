@@ -131,6 +131,16 @@ _LINES = (
         "use_causal_conv",
     ),
     (
+        "vitpose",
+        "of experts that there are none of, and of the simple head",
+        "part_features scale_factor",
+    ),
+    (
+        "upernet",
+        "of training",
+        "auxiliary_loss_weight loss_ignore_index",
+    ),
+    (
         "dac",
         "of training, or what a second of sound is",
         "codebook_loss_weight commitment_loss_weight sampling_rate",
@@ -277,5 +287,7 @@ NAMES = (
     "w2v-bert-small", "yolos-small",
     "pix2struct-small", "dual-small", "w2v-conformer-small",
     "deformable-detr-small", "deformable-detr-staged-small", "mask2former-small",
-    "maskformer-small", "grounding-dino-small", "encodec-small", "dac-small", "swin-stages-small", "resnet-stages-small",
+    "maskformer-small", "grounding-dino-small", "encodec-small", "dac-small",
+    "swin-stages-small", "resnet-stages-small", "upernet-small",
+    "vitpose-small",
 )  # fmt: skip
