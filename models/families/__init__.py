@@ -106,6 +106,7 @@ FILES = (
     "masking",
     "codecs",
     "posing",
+    "vilt",
     "clipseg",
 )
 
