@@ -119,7 +119,7 @@ _LINES = (
         "num_queries two_stage_num_proposals",
     ),
     (
-        "deformable_detr resnet",
+        "deformable_detr",
         "two convolutions have no middle",
         "downsample_in_bottleneck",
     ),
@@ -129,6 +129,62 @@ _LINES = (
         "the least",
         "dilation_growth_rate overlap pad_mode sampling_rate target_bandwidths trim_right_ratio "
         "use_causal_conv",
+    ),
+    (
+        "granite_speech kosmos-2",
+        "the whole model's stands above it; of another class of queries",
+        "text_config.tie_word_embeddings projector_config.vocab_size",
+    ),
+    (
+        "timesfm",
+        "values of fixed tables, and of what is left aside",
+        "max_timescale min_timescale pad_val tolerance",
+    ),
+    (
+        "vivit",
+        "of the bare class",
+        "pooler_act pooler_output_size",
+    ),
+    (
+        "poolformer",
+        "the class reads the lists alone",
+        "patch_size stride",
+    ),
+    (
+        "mobilevit mobilenet_v2",
+        "of a class that is not read; which side is padded",
+        "aspp_out_channels atrous_rates semantic_loss_ignore_index tf_padding",
+    ),
+    (
+        "efficientnet",
+        "of training, or what follows from the lists",
+        "batch_norm_momentum drop_connect_rate num_hidden_layers",
+    ),
+    (
+        "swinv2",
+        "follows from the first width",
+        "hidden_size",
+    ),
+    (
+        "dinov3_vit dinov2_with_registers",
+        "values of scales, and of stages that other models read",
+        "apply_layernorm layerscale_value pos_embed_rescale reshape_hidden_states",
+    ),
+    (
+        "videomae",
+        "of the class for training",
+        "decoder_hidden_size decoder_intermediate_size decoder_num_attention_heads "
+        "decoder_num_hidden_layers norm_pix_loss",
+    ),
+    (
+        "vilt",
+        "any number below zero is no choice; the class ties its logits; of another class",
+        "max_image_length num_images tie_word_embeddings",
+    ),
+    (
+        "xclip",
+        "a factor",
+        "prompt_alpha",
     ),
     (
         "vitpose",
@@ -149,8 +205,9 @@ _LINES = (
         "grounding-dino",
         "of training or kernels; the published processor's size stands above the network's",
         "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost disable_custom_kernels "
-        "focal_alpha fusion_droppath giou_cost giou_loss_coefficient image_size "
-        "positional_embedding_temperature tie_word_embeddings",
+        "focal_alpha fusion_droppath giou_cost giou_loss_coefficient "
+        "positional_embedding_temperature backbone_config.image_size "
+        "text_config.tie_word_embeddings",
     ),
     (
         "mask2former maskformer",
@@ -268,7 +325,7 @@ _LINES = (
     ),
 )
 
-#: (model type, key) to the reason.
+#: (model type, key or path of a key) to the reason.
 BESIDE: Mapping[tuple[str, str], str] = {
     (kind, key): why
     for kinds, why, keys in _LINES
@@ -290,4 +347,10 @@ NAMES = (
     "maskformer-small", "grounding-dino-small", "encodec-small", "dac-small",
     "swin-stages-small", "resnet-stages-small", "upernet-small",
     "vitpose-small",
+    "granite-speech-small", "kosmos-2-small", "timesfm-small",
+    "vivit-small", "timesformer-small", "poolformer-small", "pvt2-small", "mobilevit-small",
+    "convnext-bare-small", "convnextv2-small", "segformer-small", "regnet-small",
+    "efficientnet-small", "mobilenet-v2-small", "swinv2-small", "dinov3-small",
+    "dinov2-registers-small", "deit-small", "videomae-small", "ast-small",
+    "vilt-small", "xclip-small",
 )  # fmt: skip
