@@ -30,7 +30,6 @@ from costgraph.models.vision import Tower, VisionTransformer
 from costgraph.models.xclip import XClip
 from costgraph.symbols import B
 
-
 VIDEOS = "B counts videos of {} frames, and texts: each text is seen with each video"
 
 
@@ -126,7 +125,9 @@ def _xclip(fields: Fields) -> Reading:
 
 
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"vivit": _vivit, "timesformer": _timesformer, "xclip": _xclip})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"vivit": _vivit, "timesformer": _timesformer, "xclip": _xclip}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(

@@ -9,13 +9,14 @@ from sympy import Expr, Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends
+from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.encoder import TextFront
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.detecting import ONE_TEXT
 from costgraph.models.families.patchwise import BASE
 from costgraph.models.families.vision import grid_of, patches_of, pixels, tower_of
 from costgraph.models.fields import Fields
-from costgraph.models.vilt import LAYER_NORM, Vilt
+from costgraph.models.vilt import Vilt
 from costgraph.models.vision import Tower
 
 SQUARE = "pictures are squares of 'image_size' where no other size is asked for"
