@@ -298,7 +298,19 @@ class ConvNext(Pyramid):
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
-        x = conv(m, "stem", self.start(m), Integer(self.widths[0]), self.patch, self.patch)
+        x = self.maps(m, self.start(m))[-1]
+        made = m.add("pool", MeanPool(), x)
+        d = m.shape(made)[1]
+        if self.bare:
+            first = m.add("pooled_row", Reshape((B, ONE, d)), made)
+            rows = m.add("rows", AsSequence(), x)
+            return m.build(m.norm("final_norm", m.add("all", Join(1), first, rows), d, LAYER_NORM))
+        return self.close(m, m.norm("final_norm", made, d, LAYER_NORM))
+
+    def maps(self, m: Maker, x: str) -> list[str]:
+        """Adds all stages: the image of each."""
+        made = []
+        x = conv(m, "stem", x, Integer(self.widths[0]), self.patch, self.patch)
         x = channel_norm(m, "stem_norm", x)
         for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), 1):
             if index > 1:
@@ -307,13 +319,8 @@ class ConvNext(Pyramid):
             size = m.shape(x)[2:]
             layer = ConvNextLayer(size, Integer(width), self.activation, self.scaled, self.responds)
             x = run(m, (Segment(f"stage{index}", layer, Integer(depth)),), x)
-        made = m.add("pool", MeanPool(), x)
-        d = m.shape(made)[1]
-        if self.bare:
-            first = m.add("pooled_row", Reshape((B, ONE, d)), made)
-            rows = m.add("rows", AsSequence(), x)
-            return m.build(m.norm("final_norm", m.add("all", Join(1), first, rows), d, LAYER_NORM))
-        return self.close(m, m.norm("final_norm", made, d, LAYER_NORM))
+            made.append(x)
+        return made
 
 
 @dataclass(frozen=True)
@@ -330,6 +337,7 @@ class Swin(Pyramid):
         cosine: layers of Swin V2 (:class:`~costgraph.models.blocks.tower.SwinLayer`).
         normed: a norm stands behind the last stage (Donut's encoder has none).
         bare: no classifier: all positions, and their mean.
+        whole: of :class:`~costgraph.models.blocks.tower.SwinLayer`.
     """
 
     width: int
@@ -343,6 +351,7 @@ class Swin(Pyramid):
     cosine: bool = False
     normed: bool = True
     bare: bool = False
+    whole: bool = False
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
@@ -351,7 +360,19 @@ class Swin(Pyramid):
 
     def features(self, m: Maker) -> tuple[str, str]:
         """Adds all stages: all positions of the last one, and their mean."""
-        x = conv(m, "patch_embed", self.start(m), Integer(self.width), self.patch, self.patch)
+        x = self.rows(m, self.start(m))[-1][0]
+        if self.normed:
+            x = m.norm("final_norm", x, m.shape(x)[2], LAYER_NORM)
+        return x, m.add("pool", MeanPool(sequence=True), x)
+
+    def rows(self, m: Maker, x: str) -> list[tuple[str, Size]]:
+        """Adds all stages: rows of each, and their grid."""
+        made = []
+        batch, channels, *size = m.shape(x)
+        whole = [-(-n // self.patch) * self.patch for n in size]
+        if whole != size:  # the last patches are filled up
+            x = m.add("image_pad", Resize((batch, channels, *whole)), x)
+        x = conv(m, "patch_embed", x, Integer(self.width), self.patch, self.patch)
         height, wide = (int(n) for n in m.shape(x)[2:])
         x = m.add("as_sequence", AsSequence(), x)
         x = m.norm("patch_norm", x, Integer(self.width), LAYER_NORM)
@@ -360,16 +381,23 @@ class Swin(Pyramid):
             if index > 1:
                 height, wide = (height + 1) // 2, (wide + 1) // 2
                 x = self._merged(m, index, x, (height, wide), d)
-            layer = self._layer(d, heads, (height, wide))
+            layer = self._layer(d, heads, (height, wide), index - 1)
             parts = [Segment(f"stage{index}", SwinPair(layer), Integer(depth // 2))]
             if depth % 2:
                 parts.append(Segment(f"stage{index}_last", SwinPair(layer, False), ONE))
             x = run(m, tuple(p for p in parts if p.count != 0), x, **self._mask(m, index, layer))
-        if self.normed:
-            x = m.norm("final_norm", x, m.shape(x)[2], LAYER_NORM)
-        return x, m.add("pool", MeanPool(sequence=True), x)
+            made.append((x, (Integer(height), Integer(wide))))
+        return made
 
-    def _layer(self, d: Expr, heads: int, size: tuple[int, int]) -> SwinLayer:
+    def maps(self, m: Maker, x: str) -> list[str]:
+        """Adds all stages, and the norm behind the last one: the image of each, without it."""
+        made = self.rows(m, x)
+        last = made[-1][0]
+        if self.normed:
+            m.norm("final_norm", last, m.shape(last)[2], LAYER_NORM)
+        return [m.add(f"map{i}", AsImage(size), rows) for i, (rows, size) in enumerate(made, 1)]
+
+    def _layer(self, d: Expr, heads: int, size: tuple[int, int], index: int) -> SwinLayer:
         at = Heads(
             d=d,
             heads=Integer(heads),
@@ -379,7 +407,12 @@ class Swin(Pyramid):
             out_bias=True,
         )
         feed = FeedForward(d, self.ratio * d, self.activation, gated=False, bias=True)
-        return SwinLayer(B, size, at, feed, self.window, self.cosine)
+        if not self.cosine:
+            return SwinLayer(B, size, at, feed, self.window, whole=self.whole)
+        # The second version's windows are those of the configured image, whatever it reads.
+        rest = min(int(n) // self.patch // 2**index for n in self.size)
+        side, moved = min(self.window, rest), rest > self.window
+        return SwinLayer(B, size, at, feed, side, cosine=True, whole=True, moved=moved)
 
     def _mask(self, m: Maker, index: int, layer: SwinLayer) -> dict[str, str]:
         """What layers of a stage share, under names of its own."""

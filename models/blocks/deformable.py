@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer, Mul
 
-from costgraph.models.blocks.style import Maker
-from costgraph.ops import Linear
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks.feedforward import FeedForward
+from costgraph.models.blocks.image import conv, group_norm
+from costgraph.models.blocks.style import Maker, Style
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.ops import Add, AsSequence, Linear
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut
 from costgraph.ops.maps import Map, Reduce, SoftmaxOver
@@ -25,6 +30,94 @@ def shared_linear(m: Maker, name: str, of: str, x: str, out: Expr) -> str:
     return m.add(name, Linear(bias=True), x, weight, m.vector(f"{of}.bias", out))
 
 
+def one_width(m: Maker, maps: list[str], d: Expr, count: int, groups: Expr) -> list[str]:
+    """Adds ``count`` maps of width ``d`` behind a group norm each, from ``maps`` large to small.
+
+    Beyond those there are, each halves the one before; the first of them reads the last of
+    ``maps`` as it is.
+    """
+    made: list[str] = []
+    for index in range(count):
+        name = f"level{index}"
+        if index < len(maps):
+            x = conv(m, name, maps[index], d, 1)
+        else:
+            x = conv(m, name, maps[-1] if index == len(maps) else made[-1], d, 3, 2, 1)
+        made.append(group_norm(m, f"{name}_norm", x, groups))
+    return made
+
+
+def in_a_row(m: Maker, maps: list[str]) -> tuple[str, Grids]:
+    """Adds the rows ``(B, k, d)`` of all maps, and their grids."""
+    grids = tuple((m.shape(x)[2], m.shape(x)[3]) for x in maps)
+    rows = [m.add(f"rows{index}", AsSequence(), x) for index, x in enumerate(maps)]
+    return m.add("all_rows", Join(1), *rows), grids
+
+
+def levelled(m: Maker, grids: Grids, d: Expr) -> str:
+    """Adds places ``(k, d)`` of all maps, to which each map adds a learned row."""
+    count = Integer(len(grids))
+    table = m.vector("level_places", count, d)
+    parts = []
+    for index, grid in enumerate(grids):
+        row = m.add(f"level{index}_row", Slice(0, Integer(index), ONE), table)
+        places = m.source(Tensor(f"grid_places{index}", (Mul(*grid), d), m.style.acts))
+        parts.append(m.add(f"level{index}_places", Map("add"), places, row))
+    return m.add("places", Join(0), *parts)
+
+
+def box_waves(m: Maker, prefix: str, boxes: str, d: Expr) -> str:
+    """Adds sines and cosines of boxes ``(B, n, 4)``: ``(B, n, 2d)``."""
+    batch, count, _ = m.shape(boxes)
+    column = m.add(f"{prefix}column", Reshape((batch, count, FOUR, ONE)), boxes)
+    waves = m.source(Tensor(f"{prefix}waves", (ONE, ONE, FOUR, d / 4), m.style.acts))
+    angles = m.add(f"{prefix}angles", Map("mul"), column, waves)
+    parts = [
+        m.add(f"{prefix}{part}_rows", Reshape((batch, count, d)), m.add(f"{prefix}{part}",
+              Map(part), angles))
+        for part in ("sin", "cos")
+    ]  # fmt: skip
+    return m.add(f"{prefix}wave_rows", Join(2), *parts)
+
+
+@dataclass(frozen=True)
+class PointLayer:
+    """Rows of several maps read points of all of them, then a feed-forward block; norms behind."""
+
+    read: Points
+    feed: FeedForward
+
+    @property
+    def length(self) -> Expr:
+        """Rows of all maps."""
+        return sum((Mul(*grid) for grid in self.read.grids), Integer(0))
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Places of the rows, where they are in their maps, and the sizes of those."""
+        return (
+            Tensor("places", (self.length, self.read.d), style.acts),
+            Tensor("spots", (ONE, self.length, TWO), style.acts),
+            self.read.sizes(style),
+        )
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: rows in, rows out."""
+        m = Maker("layer", style)
+        x = m.source(Tensor("hidden", (B, self.length, self.read.d), style.acts))
+        for tensor in self.operands(style):
+            m.source(tensor)
+        return m.build(self.add(m, x))
+
+    def add(self, m: Maker, x: str, prefix: str = "") -> str:
+        """Adds the layer; rows in and out."""
+        d = self.read.d
+        asked = m.add(f"{prefix}q_place", Add(), x, "places")
+        y = self.read.add(m, f"{prefix}seen_", asked, x, "spots")
+        x = m.norm(f"{prefix}attn_norm", m.add(f"{prefix}attn_add", Add(), y, x), d, LAYER_NORM)
+        y = self.feed.add(m, x, prefix)
+        return m.norm(f"{prefix}mlp_norm", m.add(f"{prefix}mlp_add", Add(), y, x), d, LAYER_NORM)
+
+
 @dataclass(frozen=True)
 class Points:
     """Rows read ``points`` places of each map, which they choose by offsets from boxes.
@@ -39,11 +132,16 @@ class Points:
     points: int
     grids: Grids
 
+    def sizes(self, style: Style) -> Tensor:
+        """One over height and width of each map."""
+        return Tensor("map_sizes", (ONE, ONE, ONE, Integer(len(self.grids)), ONE, TWO), style.acts)
+
     def add(self, m: Maker, prefix: str, asked: str, rows: str, boxes: str) -> str:
         """Adds the attention.
 
         ``asked (B, n, d)`` makes offsets and weights, ``rows (B, k, d)`` of all maps in a row the
-        values; ``boxes (B, n, 4)`` are middles and sizes.
+        values; ``boxes (B, n, 4)`` are middles and sizes. Of ``(…, n, 2)`` middles alone offsets
+        count in places of each map, whose sizes are the operand ``map_sizes``.
         """
         d, heads, count = self.d, Integer(self.heads), m.shape(asked)[1]
         levels, points = len(self.grids), Integer(self.points)
@@ -79,14 +177,19 @@ class Points:
         batch, count, _ = m.shape(offsets)
         levels = Integer(len(self.grids))
         shape = (batch, count, Integer(self.heads), levels, Integer(self.points), TWO)
-        rows = []
-        for name, start in (("middle", Integer(0)), ("size", TWO)):
-            part = m.add(f"{prefix}box_{name}", Slice(2, start, TWO), boxes)
-            row = Reshape((B, count, ONE, ONE, ONE, TWO))
-            rows.append(m.add(f"{prefix}box_{name}_row", row, part))
-        middle, size = rows
         x = m.add(f"{prefix}offsets", Reshape(shape), offsets)
-        x = m.add(f"{prefix}by_size", Map("scale"), x)
+        if m.shape(boxes)[2] == TWO:
+            lead = m.shape(boxes)[0]
+            row = Reshape((lead, count, ONE, ONE, ONE, TWO))
+            middle, size = m.add(f"{prefix}middle_row", row, boxes), "map_sizes"
+        else:
+            rows = []
+            for name, start in (("middle", Integer(0)), ("size", TWO)):
+                part = m.add(f"{prefix}box_{name}", Slice(2, start, TWO), boxes)
+                row = Reshape((B, count, ONE, ONE, ONE, TWO))
+                rows.append(m.add(f"{prefix}box_{name}_row", row, part))
+            middle, size = rows
+            x = m.add(f"{prefix}by_size", Map("scale"), x)
         x = m.add(f"{prefix}offset_size", Map("mul"), x, size)
         x = m.add(f"{prefix}offset_middle", Map("add"), x, middle)
         x = m.add(f"{prefix}twice", Map("scale"), x)

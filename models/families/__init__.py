@@ -99,8 +99,14 @@ FILES = (
     "pairing",
     "depth",
     "detecting",
+    "deformable",
+    "masks",
+    "grounding",
     "rtdetr",
     "masking",
+    "codecs",
+    "posing",
+    "vilt",
     "clipseg",
 )
 

@@ -46,13 +46,13 @@ SCALED = (
 FROZEN = "norms of the convolutional network are frozen: they are no parameters"
 ONE_TEXT = "B images, each with one text of S tokens"
 #: Keys of what training weighs.
-_COSTS = (
+COSTS = (
     "class_cost", "bbox_cost", "giou_cost", "mask_loss_coefficient", "dice_loss_coefficient",
     "bbox_loss_coefficient", "giou_loss_coefficient", "eos_coefficient", "auxiliary_loss",
 )  # fmt: skip
 
 
-def _resnet(fields: Fields) -> ResNet:
+def resnet(fields: Fields) -> ResNet:
     """The convolutional network, from its own part or by the name that timm has for it."""
     channels = Integer(fields.size("num_channels", default=3))
     bare = ResNet(channels, (Integer(SIZE[0]), Integer(SIZE[1])), Integer(1), Integer(64),
@@ -122,11 +122,11 @@ def _detr(fields: Fields, first: bool = False) -> Reading:
     if places not in ("sine", "learned") or (places == "learned" and d % 2):
         raise ModelError(f"{fields.name}: 'position_embedding_type' = {clip(places)} is not known")
     fields.refuse("auxiliary_loss", "a norm behind every layer is not counted in this family")
-    for key in (*_COSTS, "num_hidden_layers", "init_xavier_std"):
+    for key in (*COSTS, "num_hidden_layers", "init_xavier_std"):
         fields.values.get(key)
     boxes = (class_of(fields.values) or "").endswith("ForObjectDetection")
     model = Detr(
-        stem=_resnet(fields),
+        stem=resnet(fields),
         size=(Integer(SIZE[0]), Integer(SIZE[1])),
         at=at,
         own=own,
@@ -154,7 +154,7 @@ def _yolos(fields: Fields) -> Reading:
     patches = patches_of(named, at.d, size, patch, boxes + 1)
     grid_of(named, size, patch)
     layers = Integer(named.size("num_hidden_layers"))
-    for key in _COSTS:
+    for key in COSTS:
         fields.values.get(key)
     bare = not (class_of(fields.values) or "").endswith("ForObjectDetection")
     model = Yolos(

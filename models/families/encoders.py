@@ -15,7 +15,14 @@ from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import AudioFront, Buckets, Encoder, EncoderDecoder, TextFront
-from costgraph.models.encoder_heads import Head, LabelHead, MaskedHead, PooledHead, PretrainedHeads
+from costgraph.models.encoder_heads import (
+    Head,
+    LabelHead,
+    MaskedHead,
+    PooledHead,
+    PretrainedHeads,
+    ProjectedHead,
+)
 from costgraph.models.families.absent import named
 from costgraph.models.families.common import (
     Family,
@@ -85,7 +92,20 @@ def heads_by_task(
     return heads.get(task_of(fields))
 
 
+#: The class of ColBERT's own code: BERT with its pooler, and a vector for each word.
+COLBERT, WORDS = "HF_ColBERT", 128
+BY_WORD = (
+    "a vector of {0} numbers for each word: ColBERT's own code has {1} where the file ('dim') says "
+    "nothing; metadata beside it is not read"
+)
+
+
 def _head_of(fields: Fields, d: int, masked: MaskedHead) -> Head | PretrainedHeads | None:
+    if class_of(fields.values) == COLBERT:
+        width = fields.size("dim", default=WORDS)
+        fields.tell(BY_WORD.format(width, WORDS))
+        words = ProjectedHead(Integer(d), Integer(width), tied=False)
+        return PretrainedHeads(words, PooledHead(Integer(d)))
     if task_of(fields) == "ForPreTraining":
         return PretrainedHeads(masked, PooledHead(Integer(d), Integer(2)))
     return heads_by_task(fields, Integer(d), masked)

@@ -1,4 +1,4 @@
-"""Video classifiers beside VideoMAE: ViViT and TimeSformer."""
+"""Videos beside VideoMAE: ViViT and TimeSformer, which sort them, and X-CLIP."""
 
 from __future__ import annotations
 
@@ -8,13 +8,29 @@ from types import MappingProxyType
 from sympy import Expr, Integer
 
 from costgraph.errors import ModelError
+from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import Patches
+from costgraph.models.blocks.tower import TowerLayer
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.patchwise import BASE
-from costgraph.models.families.vision import patches_of, pixels, sizes, tower_of
-from costgraph.models.fields import Fields
+from costgraph.models.families.seeing import SIGLIP
+from costgraph.models.families.vision import (
+    MOST_ENTRIES,
+    clip_reader,
+    clip_tower,
+    patches_of,
+    pixels,
+    sizes,
+    tower_of,
+)
+from costgraph.models.fields import Fields, divided
 from costgraph.models.timesformer import TimeSformer
 from costgraph.models.vision import Tower, VisionTransformer
+from costgraph.models.xclip import XClip
+from costgraph.symbols import B
+
+VIDEOS = "B counts videos of {} frames, and texts: each text is seen with each video"
 
 
 def _labels(fields: Fields) -> Expr | None:
@@ -67,8 +83,51 @@ def _timesformer(fields: Fields) -> Reading:
     return Reading(model)
 
 
+def _xclip(fields: Fields) -> Reading:
+    """CLIP over frames: videos against texts."""
+    seen = fields.section("vision_config").with_defaults(
+        **SIGLIP, mit_hidden_size=512, mit_intermediate_size=2048, mit_num_attention_heads=8
+    )
+    tower, text = clip_tower(seen), clip_reader(fields.section("text_config"))
+    width, frames = fields.size("projection_dim", default=512), seen.size("num_frames", default=8)
+    inner = Fields(
+        f"{seen.name}: frames",
+        {
+            "hidden_size": seen.size("mit_hidden_size"),
+            "intermediate_size": seen.size("mit_intermediate_size"),
+            "num_attention_heads": seen.size("mit_num_attention_heads"),
+        },
+    )
+    at, feed = tower_of(inner, tower.feed.activation)
+    if at.d != width:
+        raise ModelError(f"{fields.name}: 'mit_hidden_size' must be 'projection_dim' = {width}")
+    heads = fields.size("prompt_num_attention_heads", default=8)
+    wide = divided(fields, width, heads, "width over heads")
+    prompts = fields.size("prompt_layers", default=2)
+    if prompts > MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: 'prompt_layers' = {prompts} is beyond {MOST_ENTRIES}")
+    act = activation_of(fields, "prompt_hidden_act", default="quick_gelu")
+    for key in ("prompt_alpha", "prompt_attention_dropout", "prompt_projection_dropout"):
+        fields.values.get(key)
+    joint = TowerLayer(B, Integer(frames), at, feed)
+    model = XClip(
+        tower=tower,
+        text=text,
+        width=Integer(width),
+        frames=frames,
+        joint=joint,
+        joints=Integer(seen.size("mit_num_hidden_layers", default=1)),
+        prompt=Heads(Integer(width), Integer(heads), wide, out_bias=True),
+        spoken=FeedForward(Integer(width), Integer(4 * width), act, gated=False, bias=True),
+        prompts=prompts,
+    )
+    return Reading(model, assumptions=(VIDEOS.format(frames),))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"vivit": _vivit, "timesformer": _timesformer})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"vivit": _vivit, "timesformer": _timesformer, "xclip": _xclip}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
@@ -77,5 +136,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "VivitModel": "vivit",
         "TimesformerForVideoClassification": "timesformer",
         "TimesformerModel": "timesformer",
+        "XCLIPModel": "xclip",
     }
 )

@@ -15,6 +15,7 @@ from costgraph.models.encoder_heads import MaskedHead, PretrainedHeads, Resting
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.encoders import (
     BARE,
+    COLBERT,
     LAYER_NORM,
     POOLER,
     TASKS,
@@ -144,6 +145,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of({"Bert": "bert", "XLMRoberta": "xlm-roberta"}),
         "BertForPreTraining": "bert",
+        COLBERT: "bert",
         **classes_of({"JinaBert": "bert"}, TASKS[:-1]),
     }
 )

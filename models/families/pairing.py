@@ -41,7 +41,7 @@ LONGER = "sounds of no more than ten seconds: what reads longer ones in parts on
 FRAMES = 1001
 
 
-def _bert(read: Fields, unused: int, pooler: bool) -> Encoder:
+def bert(read: Fields, unused: int, pooler: bool) -> Encoder:
     """BERT, or RoBERTa, with its pooler or without."""
     read.values.get("tie_word_embeddings")  # it has no logits
     name = "BertModel" if pooler else "Bert"
@@ -123,7 +123,7 @@ def _clap(fields: Fields) -> Reading:
     )
     for key in ("projection_dim", "projection_hidden_act"):
         read.values.get(key)  # the whole file's stand above them
-    text = _bert(read, 2, pooler=True)
+    text = bert(read, 2, pooler=True)
     steps = _twice(fields, Integer(fields.size("projection_dim", default=512)))
     for key in ("hidden_size", "num_hidden_layers"):
         fields.values.get(key)  # sums of both sides
@@ -137,7 +137,7 @@ def _chinese_clip(fields: Fields) -> Reading:
     seen = fields.section("vision_config").with_defaults(**SIGLIP)
     seen.values.get("projection_dim")
     tower = clip_tower(seen)
-    text = _bert(fields.section("text_config").with_defaults(**BASE), 0, pooler=False)
+    text = bert(fields.section("text_config").with_defaults(**BASE), 0, pooler=False)
     steps: Steps = (Product("1", Integer(fields.size("projection_dim", default=512)), False),)
     image = VisionTransformer(tower, None, back_last=True)
     return Reading(Pairing(Side("image", image, steps), Side("text", text, steps)))

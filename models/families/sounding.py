@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import Ends, FeedForward
+from costgraph.models.ahead import own_parameters
+from costgraph.models.blocks import Ends, FeedForward, Style
 from costgraph.models.blocks.encoder import CrossLayer, Heads
 from costgraph.models.encoder import Encoder, RestingFront
+from costgraph.models.families.codecs import encodec
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.encoders import LAYER_NORM, t5
-from costgraph.models.families.vision import sizes
 from costgraph.models.fields import Fields, divided
 from costgraph.models.sounding import Codes
 
@@ -23,50 +25,13 @@ CODEC = "the codec that makes sound of codes rests in memory: its own time is le
 
 
 def codec_parameters(fields: Fields) -> int:
-    """Parameters of EnCodec (arXiv 2210.13438): two halves of convolutions around an LSTM each.
-
-    Codebooks are none: the published class keeps them as buffers.
+    """Parameters of EnCodec, whose codebooks are none: the published class keeps them as buffers.
 
     Raises:
         ModelError: a key makes it something else.
     """
-    d, wide = fields.size("hidden_size", default=128), fields.size("num_filters", default=32)
-    channels = fields.size("audio_channels", default=1)
-    taps = [
-        fields.size(key, default=default)
-        for key, default in (("kernel_size", 7), ("last_kernel_size", 7),
-                             ("residual_kernel_size", 3))
-    ]  # fmt: skip
-    ratios = sizes(fields, "upsampling_ratios", (8, 5, 4, 2))
-    many, less = fields.size("num_residual_layers", default=1), fields.size("compress", default=2)
-    kind = fields.word("norm_type", default="weight_norm")
-    if kind not in ("weight_norm", "time_group_norm"):
-        raise ModelError(f"{fields.name}: 'norm_type' = {clip(kind)} is not known")
-    short = fields.flag("use_conv_shortcut", True)
-    recurrent = fields.size("num_lstm_layers", default=2)
-    for key in ("codebook_size", "codebook_dim", "target_bandwidths", "sampling_rate", "normalize",
-                "chunk_length_s", "overlap", "dilation_growth_rate", "use_causal_conv", "pad_mode",
-                "trim_right_ratio"):  # fmt: skip
-        fields.values.get(key)  # of codebooks, of sound, and of what convolutions see
-
-    def conv(into: int, out: int, kernel: int, gains: int) -> int:
-        # A gain for each row of the kernel (weight norm), or a norm's two vectors.
-        return into * out * kernel + out + (gains if kind == "weight_norm" else 2 * out)
-
-    def residual(width: int) -> int:
-        inner = width // less
-        whole = conv(width, inner, taps[2], inner) + conv(inner, width, 1, width)
-        return whole + (conv(width, width, 1, width) if short else 0)
-
-    top: int = wide * 2 ** len(ratios)
-    total = 2 * recurrent * 8 * (top * top + top)
-    total += conv(channels, wide, taps[0], wide) + conv(top, d, taps[1], d)
-    total += conv(d, top, taps[0], top) + conv(wide, channels, taps[1], channels)
-    for index, ratio in enumerate(reversed(ratios)):
-        width: int = wide * 2**index
-        total += conv(width, 2 * width, 2 * ratio, 2 * width) + many * residual(width)
-        total += conv(2 * width, width, 2 * ratio, 2 * width) + many * residual(width)
-    return total
+    model: Any = encodec(fields).model
+    return int(own_parameters(model.program("codec", Style())))
 
 
 def _musicgen(fields: Fields) -> Reading:

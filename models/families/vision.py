@@ -15,6 +15,7 @@ from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.models.convnet import VGG, ConvNext, ResNet, Swin
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.stages import backbone
 from costgraph.models.fields import Fields, divided, widened
 from costgraph.models.poolformer import PoolFormer
 from costgraph.models.segformer import Segformer, Stage
@@ -73,7 +74,7 @@ def classes_of(fields: Fields) -> Expr | None:
     Raises:
         ModelError: it names another class.
     """
-    if (class_of(fields.values) or "").endswith("Model"):
+    if (class_of(fields.values) or "").endswith(("Model", "Backbone")):
         return None
     _classifier(fields)
     return Integer(labels_of(fields))
@@ -235,7 +236,7 @@ def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Readi
         responds=second,
         bare=bare,
     )
-    return Reading(model)
+    return backbone(fields, model)
 
 
 def _resnet(fields: Fields) -> Reading:
@@ -258,7 +259,7 @@ def _resnet(fields: Fields) -> Reading:
         stride_first=fields.flag("downsample_in_bottleneck", False),
         activation=activation_of(fields, "hidden_act", default="relu"),
     )
-    return Reading(model, assumptions=(FOLDED,))
+    return backbone(fields, model, FOLDED)
 
 
 def _vgg(fields: Fields) -> Reading:
@@ -295,7 +296,7 @@ def _donut(fields: Fields) -> Reading:
 
 
 def _swin(fields: Fields, cosine: bool = False, normed: bool = True) -> Reading:
-    bare = (class_of(fields.values) or "").endswith("Model")
+    bare = (class_of(fields.values) or "").endswith(("Model", "Backbone"))
     if not bare:
         _classifier(fields)
     fields.refuse("use_absolute_embeddings", "learned positions are not supported in this family")
@@ -324,7 +325,7 @@ def _swin(fields: Fields, cosine: bool = False, normed: bool = True) -> Reading:
         normed=normed,
         bare=bare,
     )
-    return Reading(model)
+    return backbone(fields, model)
 
 
 def _segformer(fields: Fields) -> Reading:
@@ -427,6 +428,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Swinv2ForImageClassification": "swinv2",
         "Swinv2Model": "swinv2",
         "SwinModel": "swin",
+        "SwinBackbone": "swin",
+        "ResNetBackbone": "resnet",
+        "ConvNextBackbone": "convnext",
+        "ConvNextV2Backbone": "convnextv2",
         "DonutSwinForImageClassification": "donut-swin",
         "DonutSwinModel": "donut-swin",
         "DINOv3ConvNextModel": "dinov3_convnext",

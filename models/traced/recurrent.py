@@ -187,7 +187,8 @@ def _step(
     if cell.kind == "rnn":
         new = _bent(g, "result", cell.functions[0], total)
         return g.build(new, new)
-    new, memory = _long_short(g, cell, states[1], [gate(i, total, "gate") for i in range(4)])
+    gates = [gate(i, total, "gate") for i in range(4)]
+    new, memory = long_short(g, states[1], gates, cell.functions)
     if cell.projection is not None:
         new = product("projection", new, len(operands) - 1)
     return g.build(new, memory, new)
@@ -198,17 +199,19 @@ def _bent(g: Builder, name: str, function: str, x: str) -> str:
     return g.add(name, op, x)
 
 
-def _long_short(g: Builder, cell: Cell, memory: str, gates: Sequence[str]) -> tuple[str, str]:
-    """``c' = σ(f)·c + σ(i)·tanh(g)``, ``h' = σ(o)·tanh(c')``."""
+def long_short(
+    g: Builder, memory: str, gates: Sequence[str], functions: Sequence[str]
+) -> tuple[str, str]:
+    """``c' = σ(f)·c + σ(i)·tanh(g)``, ``h' = σ(o)·tanh(c')``; ``functions`` as of a cell."""
     into, forget, out = (
-        _bent(g, f"{n}_gate", cell.functions[0], gates[i])
+        _bent(g, f"{n}_gate", functions[0], gates[i])
         for i, n in enumerate(("input", "forget", "output"))
     )
-    candidate = _bent(g, "candidate", cell.functions[1], gates[3])
+    candidate = _bent(g, "candidate", functions[1], gates[3])
     kept = g.add("kept", Multiply(), forget, memory)
     added = g.add("added", Multiply(), into, candidate)
     new = g.add("memory_out", Add(), kept, added)
-    bent = _bent(g, "bent", cell.functions[2], new)
+    bent = _bent(g, "bent", functions[2], new)
     return g.add("result", Multiply(), out, bent), new
 
 

@@ -106,6 +106,134 @@ _LINES = (
         "downsample_in_bottleneck num_channels",
     ),
     (
+        "deformable_detr",
+        "of training, or of kernels; the network's part has its channels",
+        "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost dice_loss_coefficient "
+        "disable_custom_kernels encoder_layerdrop eos_coefficient focal_alpha giou_cost "
+        "giou_loss_coefficient init_xavier_std mask_loss_coefficient num_channels "
+        "return_intermediate",
+    ),
+    (
+        "deformable_detr",
+        "in two stages queries are proposals, else there are none",
+        "num_queries two_stage_num_proposals",
+    ),
+    (
+        "deformable_detr",
+        "two convolutions have no middle",
+        "downsample_in_bottleneck",
+    ),
+    (
+        "encodec",
+        "which side is padded or cut; one residual layer; no chunks that overlap; one codebook is "
+        "the least",
+        "dilation_growth_rate overlap pad_mode sampling_rate target_bandwidths trim_right_ratio "
+        "use_causal_conv",
+    ),
+    (
+        "granite_speech kosmos-2",
+        "the whole model's stands above it; of another class of queries",
+        "text_config.tie_word_embeddings projector_config.vocab_size",
+    ),
+    (
+        "timesfm",
+        "values of fixed tables, and of what is left aside",
+        "max_timescale min_timescale pad_val tolerance",
+    ),
+    (
+        "vivit",
+        "of the bare class",
+        "pooler_act pooler_output_size",
+    ),
+    (
+        "poolformer",
+        "the class reads the lists alone",
+        "patch_size stride",
+    ),
+    (
+        "mobilevit mobilenet_v2",
+        "of a class that is not read; which side is padded",
+        "aspp_out_channels atrous_rates semantic_loss_ignore_index tf_padding",
+    ),
+    (
+        "efficientnet",
+        "of training, or what follows from the lists",
+        "batch_norm_momentum drop_connect_rate num_hidden_layers",
+    ),
+    (
+        "swinv2",
+        "follows from the first width",
+        "hidden_size",
+    ),
+    (
+        "dinov3_vit dinov2_with_registers",
+        "values of scales, and of stages that other models read",
+        "apply_layernorm layerscale_value pos_embed_rescale reshape_hidden_states",
+    ),
+    (
+        "videomae",
+        "of the class for training",
+        "decoder_hidden_size decoder_intermediate_size decoder_num_attention_heads "
+        "decoder_num_hidden_layers norm_pix_loss",
+    ),
+    (
+        "vilt",
+        "any number below zero is no choice; the class ties its logits; of another class",
+        "max_image_length num_images tie_word_embeddings",
+    ),
+    (
+        "xclip",
+        "a factor",
+        "prompt_alpha",
+    ),
+    (
+        "vitpose",
+        "of experts that there are none of, and of the simple head",
+        "part_features scale_factor",
+    ),
+    (
+        "upernet",
+        "of training",
+        "auxiliary_loss_weight loss_ignore_index",
+    ),
+    (
+        "dac",
+        "of training, or what a second of sound is",
+        "codebook_loss_weight commitment_loss_weight sampling_rate",
+    ),
+    (
+        "grounding-dino",
+        "of training or kernels; the published processor's size stands above the network's",
+        "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost disable_custom_kernels "
+        "focal_alpha fusion_droppath giou_cost giou_loss_coefficient "
+        "positional_embedding_temperature backbone_config.image_size "
+        "text_config.tie_word_embeddings",
+    ),
+    (
+        "mask2former maskformer",
+        "of training",
+        "class_weight cross_entropy_weight dice_weight ignore_value importance_sample_ratio "
+        "init_xavier_std mask_weight no_object_weight oversample_ratio train_num_points",
+    ),
+    (
+        "mask2former",
+        "of training; other widths are projected either way",
+        "use_auxiliary_loss enforce_input_projection",
+    ),
+    (
+        "maskformer",
+        "of DETR's encoder and network, which are no part of it, and of training",
+        "bbox_cost bbox_loss_coefficient class_cost decoder_layerdrop dice_loss_coefficient "
+        "dilation encoder_attention_heads encoder_ffn_dim encoder_layerdrop encoder_layers "
+        "eos_coefficient giou_cost giou_loss_coefficient mask_loss_coefficient num_channels "
+        "num_attention_heads num_hidden_layers position_embedding_type",
+    ),
+    (
+        "swin",
+        "follows from the first width",
+        "hidden_size",
+    ),
+    (
         "dpt",
         "of classes and stems that are not read",
         "auxiliary_loss_weight backbone_featmap_shape neck_ignore_stages "
@@ -197,7 +325,7 @@ _LINES = (
     ),
 )
 
-#: (model type, key) to the reason.
+#: (model type, key or path of a key) to the reason.
 BESIDE: Mapping[tuple[str, str], str] = {
     (kind, key): why
     for kinds, why, keys in _LINES
@@ -215,4 +343,14 @@ NAMES = (
     "trocr-small", "vit-gpt2-small", "vit-mae-small", "w2v-bert-adapted-small",
     "w2v-bert-small", "yolos-small",
     "pix2struct-small", "dual-small", "w2v-conformer-small",
+    "deformable-detr-small", "deformable-detr-staged-small", "mask2former-small",
+    "maskformer-small", "grounding-dino-small", "encodec-small", "dac-small",
+    "swin-stages-small", "resnet-stages-small", "upernet-small",
+    "vitpose-small",
+    "granite-speech-small", "kosmos-2-small", "timesfm-small",
+    "vivit-small", "timesformer-small", "poolformer-small", "pvt2-small", "mobilevit-small",
+    "convnext-bare-small", "convnextv2-small", "segformer-small", "regnet-small",
+    "efficientnet-small", "mobilenet-v2-small", "swinv2-small", "dinov3-small",
+    "dinov2-registers-small", "deit-small", "videomae-small", "ast-small",
+    "vilt-small", "xclip-small",
 )  # fmt: skip

@@ -12,6 +12,7 @@ from sympy import Integer
 import costgraph as cg
 from costgraph.counting.count import parameters
 from costgraph.errors import InputError, ModelError, PipelineError
+from costgraph.models import load_model
 from costgraph.models.ahead import own_parameters
 from costgraph.models.heads import EAGLE, EAGLE3, head_of, kind_of_head, target_of, usual_head
 
@@ -227,3 +228,16 @@ def test_targets_without_plain_layers_need_the_head_s_file():
     for model in ("mixtral-8x7b", "deepseek-v3", "jamba-v0.1", "mamba-2.8b"):
         with pytest.raises(PipelineError, match=r"name the head's config\.json"):
             cg.compile(model, "h200", "speculative{draft=eagle3}")
+
+
+def test_colbert_makes_a_vector_for_each_word_beside_berts_pooler():
+    config = {
+        "model_type": "bert", "architectures": ["HF_ColBERT"], "hidden_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40,
+        "vocab_size": 200, "max_position_embeddings": 64, "type_vocab_size": 2,
+    }  # fmt: skip
+    bare = load_model({**config, "architectures": ["BertModel"]})
+    words = load_model(config)
+    assert parameters(words) == parameters(bare) + 128 * 32
+    assert any("128" in said for said in words.assumptions)
+    assert parameters(load_model({**config, "dim": 24})) == parameters(bare) + 24 * 32

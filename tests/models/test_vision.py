@@ -24,6 +24,7 @@ from costgraph.ops.arrays import Join
 from costgraph.ops.channels import GroupNorm
 from costgraph.ops.pool import AdaptivePool, Pool
 from costgraph.symbols import B, G, S
+from tests.models.counting import products
 
 CLASSIFIERS = ["vit-base-16", "swin-tiny", "convnext-tiny", "resnet-50", "vgg-16"]
 DENOISERS = ["dit-xl-2", "flux-1-dev", "sd-1.5-unet", "sdxl-unet", "sd3-medium"]
@@ -237,3 +238,21 @@ def test_a_mutated_configuration_is_read_or_refused(name, data):
     said = outcome(base)
     assert "\n" not in said
     assert len(said) < 2000
+
+
+#: FLOP of products that PyTorch's counter finds where patches do not fill pictures of H x W.
+ODD = {
+    ("swinv2", "Swinv2ForImageClassification", 66, 94): 21407232,
+    ("swinv2", "Swinv2ForImageClassification", 40, 90): 12851712,
+    ("swin", "SwinBackbone", 70, 101): 23988224,
+}
+
+
+@pytest.mark.parametrize(("kind", "name", "tall", "wide"), ODD)
+def test_pictures_that_patches_do_not_fill_are_padded(kind, name, tall, wide):
+    config = {"model_type": kind, "architectures": [name], "embed_dim": 16, "depths": [1, 2, 1, 1],
+              "num_heads": [1, 2, 2, 4], "window_size": 4, "image_size": 64,
+              "patch_size": 4}  # fmt: skip
+    program = load_model(config, image=(tall, wide))
+    found = sum((r.count * products(r) for r in rows(program.graph)), Integer(0))
+    assert found.xreplace({B: Integer(1)}) == ODD[kind, name, tall, wide]

@@ -1,0 +1,176 @@
+"""Deformable DETR (Zhu et al., arXiv 2010.04159): boxes from a few points of several maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sympy import Expr, Integer
+
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks import FeedForward, Maker, Segment, Style
+from costgraph.models.blocks.attend import attended
+from costgraph.models.blocks.deformable import (
+    FOUR,
+    ONE,
+    TWO,
+    PointLayer,
+    Points,
+    box_waves,
+    in_a_row,
+    levelled,
+    one_width,
+    shared_linear,
+)
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.stack import run
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.models.stages import Maps
+from costgraph.models.vision import OnePass
+from costgraph.ops import Activation, Add
+from costgraph.ops.arrays import Join
+from costgraph.ops.features import TakeRows
+from costgraph.ops.maps import Map, TopK
+from costgraph.ops.pattern import FULL
+from costgraph.ops.views import Expand, Slice
+from costgraph.symbols import B
+
+#: Groups of the norms in front.
+GROUPS = Integer(32)
+
+
+@dataclass(frozen=True)
+class DeformableDetr(OnePass):
+    """Deformable DETR, plain, with boxes that layers refine, or in two stages.
+
+    Attributes:
+        stem: the network, and the stages that are read.
+        levels: maps in all; those beyond the stages halve the last one.
+        seen, feed: points and feed-forward width of the layers over the maps; ``layers``: their
+            number.
+        own, points, fed: heads, points and feed-forward block of the decoder; ``count``: its
+            layers.
+        queries: boxes that are asked for.
+        labels: kinds of objects; None for the bare model.
+        refined: each layer moves the boxes that the one before has made.
+        staged: queries are the places of the maps that promise most.
+    """
+
+    stem: Maps
+    levels: int
+    seen: tuple[int, int]
+    feed: FeedForward
+    layers: Expr
+    own: Heads
+    points: int
+    fed: FeedForward
+    count: int
+    queries: Expr
+    labels: Expr | None
+    refined: bool = False
+    staged: bool = False
+
+    def positions(self, style: Style) -> Expr:
+        return self.stem.positions(style)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m, d = Maker(name, style), self.own.d
+        maps = one_width(m, self.stem.add(m), d, self.levels, GROUPS)
+        x, grids = in_a_row(m, maps)
+        heads, points = self.seen
+        layer = PointLayer(Points(d, heads, points, grids), self.feed)
+        given = {"places": levelled(m, grids, d)}
+        for tensor in layer.operands(style)[1:]:
+            given[tensor.name] = m.source(tensor)
+        memory = run(m, (Segment("encoder", layer, self.layers),), x, **given)
+        place, hidden, boxes, *promised = (self._promised if self.staged else self._asked)(
+            m, memory
+        )
+        read = Points(d, int(self.own.heads), self.points, grids)
+        before, made = boxes, []
+        for index in range(self.count):
+            hidden = self._layer(m, index, hidden, place, memory, boxes, read)
+            made.append((hidden, before))
+            if self.refined and self.labels is not None:
+                boxes = before = self._moved(m, index, f"layer{index}_", hidden, boxes)
+        if self.labels is None:
+            return m.build(hidden, memory)
+        for index, (hidden, before) in enumerate(made):
+            kinds = self._kind(m, index, hidden, f"head{index}_kind")
+            boxes = self._moved(m, index, f"head{index}_", hidden, before)
+        return m.build(kinds, boxes, *promised)
+
+    def _asked(self, m: Maker, memory: str) -> tuple[str, ...]:
+        """Adds learned places and rows of the queries, and points made of the places."""
+        d = self.own.d
+        table = m.vector("queries.weight", self.queries, 2 * d)
+        shape = (B, self.queries, d)
+        place, hidden = (
+            m.add(f"{name}_rows", Expand(shape), m.add(name, Slice(1, start, d), table))
+            for name, start in (("query_places", Integer(0)), ("query_start", d))
+        )
+        spots = m.linear("reference", place, TWO, d, True)
+        return place, hidden, m.add("first_boxes", Activation("sigmoid"), spots)
+
+    def _promised(self, m: Maker, memory: str) -> tuple[str, ...]:
+        """Adds the choice of places that promise most, and places and rows made of their boxes."""
+        d, count, length = self.own.d, self.queries, m.shape(memory)[1]
+        inside = m.source(Tensor("inside", (ONE, length, ONE), m.style.acts))
+        x = m.add("inside_rows", Map("mul"), memory, inside)
+        x = m.norm("promise_norm", m.linear("promise_proj", x, d, d, True), d, LAYER_NORM)
+        anchors = m.source(Tensor("anchors", (ONE, length, FOUR), m.style.acts))
+        kinds = self._kind(m, self.count, x, "promise_kind")
+        boxes = m.add("anchored", Map("add"), self._box(m, self.count, x, "promise_"), anchors)
+        best = m.add("first_kind", Slice(2, Integer(0), ONE), kinds)
+        places = m.add_many("most", TopK(count, 1), best)[1]
+        boxes = m.add("promised_boxes", TakeRows(count), boxes, places)
+        boxes = m.add("first_boxes", Activation("sigmoid"), boxes)
+        both = box_waves(m, "box_", boxes, d)
+        both = m.norm(
+            "promised_norm", m.linear("promised", both, 2 * d, 2 * d, True), 2 * d, LAYER_NORM
+        )
+        place = m.add("query_places", Slice(2, Integer(0), d), both)
+        return place, m.add("query_start", Slice(2, d, d), both), boxes, kinds
+
+    def _layer(
+        self, m: Maker, index: int, x: str, place: str, memory: str, boxes: str, read: Points
+    ) -> str:
+        """Adds a layer of the decoder: rows."""
+        d, name = self.own.d, f"layer{index}_"
+        asked = m.add(f"{name}q_place", Add(), x, place)
+        query, key = (self.own.project(m, part, asked, name) for part in "qk")
+        value = self.own.project(m, "v", x, name)
+        y = self.own.out(m, attended(m, query, key, value, FULL, prefix=name), name)
+        x = m.norm(f"{name}attn_norm", m.add(f"{name}attn_add", Add(), y, x), d, LAYER_NORM)
+        asked = m.add(f"{name}cross_place", Add(), x, place)
+        y = read.add(m, f"{name}cross_", asked, memory, boxes)
+        x = m.norm(f"{name}cross_norm", m.add(f"{name}cross_add", Add(), y, x), d, LAYER_NORM)
+        y = self.fed.add(m, x, name)
+        return m.norm(f"{name}mlp_norm", m.add(f"{name}mlp_add", Add(), y, x), d, LAYER_NORM)
+
+    def _kind(self, m: Maker, index: int, x: str, name: str) -> str:
+        """Adds kinds of objects; all layers have the same weights but in two stages."""
+        labels = self.labels or ONE
+        return shared_linear(m, name, f"kind{index}" if self.staged else "kind", x, labels)
+
+    def _box(self, m: Maker, index: int, x: str, name: str) -> str:
+        """Adds what boxes move by; all layers have the same weights where none refines."""
+        of = f"box{index}_" if self.refined else "box_"
+        for step, width in enumerate((self.own.d, self.own.d, FOUR), start=1):
+            x = shared_linear(m, f"{name}box{step}", f"{of}{step}", x, width)
+            if step < 3:
+                x = m.add(f"{name}box{step}_act", Activation("relu"), x)
+        return x
+
+    def _moved(self, m: Maker, index: int, name: str, x: str, before: str) -> str:
+        """Adds boxes: those before, or points, moved."""
+        move = self._box(m, index, x, name)
+        start = m.add(f"{name}logit", Map("logit"), before)
+        if m.shape(before)[2] == FOUR:
+            moved = m.add(f"{name}moved", Add(), move, start)
+        else:
+            middle = m.add(f"{name}middle", Slice(2, Integer(0), TWO), move)
+            middle = m.add(f"{name}middle_moved", Add(), middle, start)
+            size = m.add(f"{name}size", Slice(2, TWO, TWO), move)
+            moved = m.add(f"{name}moved", Join(2), middle, size)
+        return m.add(f"{name}boxes", Activation("sigmoid"), moved)

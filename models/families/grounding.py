@@ -1,0 +1,96 @@
+"""Grounding DINO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from sympy import Integer
+
+from costgraph.errors import ModelError
+from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.deformable import GROUPS
+from costgraph.models.families.common import Family, Reading, activation_of, class_of
+from costgraph.models.families.deformable import TRAINED
+from costgraph.models.families.detecting import FROZEN, ONE_TEXT, SCALED, SIZE
+from costgraph.models.families.masks import stem_of
+from costgraph.models.families.pairing import bert
+from costgraph.models.families.patchwise import BASE
+from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES
+from costgraph.models.fields import Fields, divided
+from costgraph.models.grounding import GroundingDino
+
+PHRASES = "words see the whole text: the published class has them see their phrase alone"
+
+
+def _heads(fields: Fields, d: int, count: int, inner: int) -> Heads:
+    wide = divided(fields, inner, count, "width over heads")
+    return Heads(Integer(d), Integer(count), wide, True, True, True)
+
+
+def _grounding(fields: Fields) -> Reading:
+    fields = fields.with_defaults(
+        d_model=256, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=2048, num_queries=900,
+        decoder_ffn_dim=2048, encoder_attention_heads=8, decoder_attention_heads=8,
+        num_feature_levels=4, encoder_n_points=4, decoder_n_points=4, max_text_len=256,
+    )  # fmt: skip
+    d, levels = fields.size("d_model"), fields.size("num_feature_levels")
+    counts = fields.size("encoder_layers"), fields.size("decoder_layers")
+    if d % int(GROUPS) or d > LARGEST_ENTRY or max(levels, *counts) > MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: {levels} maps of width {d}: a multiple of 32 is needed")
+    act = activation_of(fields, "activation_function", default="relu")
+    for key in ("two_stage", "embedding_init_target", "tie_word_embeddings"):
+        fields.require(key, True)
+    fields.require("query_dim", 4)
+    fields.require("position_embedding_type", "sine")
+    fields.refuse("two_stage_bbox_embed_share", "the published class does not share these boxes")
+    for key in (*TRAINED, "text_enhancer_dropout", "fusion_droppath", "fusion_dropout",
+                "positional_embedding_temperature", "hidden_size"):  # fmt: skip
+        fields.values.get(key)
+    inner, heads = fields.size("encoder_ffn_dim"), fields.size("encoder_attention_heads")
+    if inner % 2 or heads % 2:
+        raise ModelError(f"{fields.name}: {heads} heads and a width of {inner} have no halves")
+    divided(fields, d, heads, "width over heads")
+    stem = stem_of(fields, "swin", "resnet")
+    if len(stem.taken) > levels:
+        raise ModelError(f"{fields.name}: 'num_feature_levels' = {levels} of {len(stem.taken)}")
+    stem = replace(stem, network=replace(stem.network, size=tuple(map(Integer, SIZE))))
+    said = (SCALED.format(*SIZE), ONE_TEXT, PHRASES)
+    if hasattr(stem.network, "frozen"):
+        stem, said = replace(stem, network=replace(stem.network, frozen=True)), (*said, FROZEN)
+    reader = bert(fields.section("text_config").with_defaults(**BASE), 0, pooler=False)
+    model = GroundingDino(
+        stem=stem,
+        reader=reader,
+        longest=fields.size("max_text_len"),
+        levels=levels,
+        seen=heads,
+        points=fields.size("encoder_n_points"),
+        feed=FeedForward(Integer(d), Integer(inner), act, gated=False, bias=True),
+        layers=counts[0],
+        between=_heads(fields, d, heads // 2, inner // 2),
+        told=_heads(fields, d, heads // 2, d),
+        telling=FeedForward(Integer(d), Integer(inner // 2), act, gated=False, bias=True),
+        own=_heads(fields, d, fields.size("decoder_attention_heads"), d),
+        fed=FeedForward(Integer(d), Integer(fields.size("decoder_ffn_dim")), act, False, True),
+        looks=fields.size("decoder_n_points"),
+        count=counts[1],
+        queries=Integer(fields.size("num_queries")),
+        shared=fields.flag("decoder_bbox_embed_share", True),
+        boxes=(class_of(fields.values) or "ForObjectDetection").endswith("ForObjectDetection"),
+    )
+    return Reading(model, assumptions=said)
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType({"grounding-dino": _grounding})
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "GroundingDinoForObjectDetection": "grounding-dino",
+        "GroundingDinoModel": "grounding-dino",
+    }
+)

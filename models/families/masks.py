@@ -1,0 +1,199 @@
+"""Parts of an image: MaskFormer and Mask2Former, which make masks, and UPerNet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sympy import Expr, Integer
+
+from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.detecting import COSTS
+from costgraph.models.families.stages import maps_of
+from costgraph.models.families.vision import FOLDED, LARGEST_ENTRY, MOST_ENTRIES, sizes
+from costgraph.models.fields import Fields, divided
+from costgraph.models.masks import GROUPS, Mask2Former, MaskFormer
+from costgraph.models.stages import Maps
+from costgraph.models.upernet import Beside, UperNet
+
+#: What a file leaves out where it names Swin alone, as the classes have it.
+_SWIN = {
+    "image_size": 224, "patch_size": 4, "num_channels": 3, "embed_dim": 96,
+    "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7,
+}  # fmt: skip
+SIZED = "pictures of the size in the network's part where no other is asked for"
+_RESNET = {"hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]}
+#: Keys of what training weighs or draws.
+_TRAINED = (
+    "no_object_weight", "class_weight", "mask_weight", "dice_weight", "cross_entropy_weight",
+    "train_num_points", "oversample_ratio", "importance_sample_ratio", "ignore_value",
+    "init_xavier_std", "output_auxiliary_logits", "use_pretrained_backbone", "backbone",
+    "use_timm_backbone", "backbone_kwargs",
+)  # fmt: skip
+
+
+def stem_of(fields: Fields, *known: str, whole: bool = False) -> Maps:
+    """The network; of ``whole`` ones every stage is taken, whatever the part says."""
+    part = fields.section("backbone_config")
+    usual = _SWIN if "swin" in part.word("model_type") else _RESNET
+    usual = usual if "conv" not in part.word("model_type") else {}
+    kind = part.word("model_type").removeprefix("maskformer-")
+    part = part.with_defaults(**usual).with_values(model_type=kind)
+    if whole and kind == "swin":
+        count = len(sizes(part, "depths"))
+        names = [f"stage{i}" for i in range(1, count + 1)]
+        part = part.with_values(out_features=names, out_indices=None)
+    return maps_of(part, *known)
+
+
+def _labels(fields: Fields, end: str) -> Expr | None:
+    """Kinds of parts and none, where the class has masks for each."""
+    return (
+        Integer(labels_of(fields) + 1) if (class_of(fields.values) or end).endswith(end) else None
+    )
+
+
+def _width(fields: Fields, key: str) -> int:
+    """A width behind group norms."""
+    width = fields.size(key, default=256)
+    if width % int(GROUPS) or width > LARGEST_ENTRY:
+        raise ModelError(f"{fields.name}: {key!r} = {width} is no multiple of {GROUPS}")
+    return width
+
+
+def _heads(fields: Fields, d: int, count: int) -> Heads:
+    wide = divided(fields, d, count, "width over heads")
+    return Heads(Integer(d), Integer(count), wide, True, True, True)
+
+
+def _maskformer(fields: Fields) -> Reading:
+    for key in (*_TRAINED, "num_attention_heads", "num_hidden_layers"):
+        fields.values.get(key)
+    labels = _labels(fields, "ForInstanceSegmentation")
+    if labels is not None:
+        fields.refuse("use_auxiliary_loss", "masks behind every layer are not counted here")
+    fields.values.get("use_auxiliary_loss")
+    part: Any = fields.values.get("decoder_config")
+    part = (
+        fields.section("decoder_config") if part else Fields(f"{fields.name}: decoder_config", {})
+    )
+    part.require("model_type", "detr", None)
+    part.refuse("auxiliary_loss", "a norm behind every layer is not counted in this family")
+    for key in (*COSTS, "backbone_config", "backbone", "use_timm_backbone", "architectures",
+                "use_pretrained_backbone", "backbone_kwargs", "encoder_layers", "dilation",
+                "encoder_ffn_dim", "encoder_attention_heads", "num_channels", "init_xavier_std",
+                "position_embedding_type", "encoder_layerdrop", "decoder_layerdrop",
+                "num_hidden_layers", "tie_word_embeddings"):  # fmt: skip
+        part.values.get(key)  # of DETR's encoder and network, which are not part of it
+    d = part.size("d_model", default=256)
+    heads = _heads(part, d, part.size("decoder_attention_heads", default=8))
+    act = activation_of(part, "activation_function", default="relu")
+    inner = Integer(part.size("decoder_ffn_dim", default=2048))
+    stem = stem_of(fields, "swin", "resnet", whole=True)
+    if len(stem.taken) < 2:
+        raise ModelError(f"{fields.name}: two stages or more are fused")
+    model = MaskFormer(
+        stem=stem,
+        fused=Integer(_width(fields, "fpn_feature_size")),
+        pixels=Integer(fields.size("mask_feature_size", default=256)),
+        heads=heads,
+        feed=FeedForward(Integer(d), inner, act, gated=False, bias=True),
+        layers=part.size("decoder_layers", default=6),
+        queries=Integer(part.size("num_queries", default=100)),
+        labels=labels,
+    )
+    return Reading(model, assumptions=(SIZED,))
+
+
+def _mask2former(fields: Fields) -> Reading:
+    for key in (*_TRAINED, "use_auxiliary_loss"):
+        fields.values.get(key)
+    fused = _width(fields, "feature_size")
+    d, count = fields.size("hidden_dim", default=256), fields.size("num_attention_heads", default=8)
+    divided(fields, fused, count, "width over heads")
+    layers = fields.size("decoder_layers", default=10) - 1
+    if layers > MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: 'decoder_layers' = {layers + 1} is beyond {MOST_ENTRIES}")
+    strides = sizes(fields, "feature_strides", (4, 8, 16, 32))
+    stem = stem_of(fields, "swin", "resnet")
+    if len(strides) != len(stem.taken) or len(stem.taken) < 3:
+        raise ModelError(
+            f"{fields.name}: 'feature_strides' = {clip(list(strides))} of {len(stem.taken)} stages"
+        )
+    common, least = fields.size("common_stride", default=4), min(strides[-3:])
+    finer = max(least // common, 1).bit_length() - 1
+    if common << finer != least or finer > len(stem.taken):
+        raise ModelError(
+            f"{fields.name}: 'common_stride' = {common} is no half, or half of half, of {least}"
+        )
+    act = activation_of(fields, "activation_function", default="relu")
+    seen = Integer(fields.size("encoder_feedforward_dim", default=1024))
+    model = Mask2Former(
+        stem=stem,
+        fused=Integer(fused),
+        pixels=Integer(fields.size("mask_feature_size", default=256)),
+        heads=_heads(fields, d, count),
+        feed=FeedForward(
+            Integer(d), Integer(fields.size("dim_feedforward", default=2048)), act, False, True
+        ),
+        layers=layers,
+        queries=Integer(fields.size("num_queries", default=100)),
+        labels=_labels(fields, "ForUniversalSegmentation"),
+        seen=FeedForward(Integer(fused), seen, "relu", gated=False, bias=True),
+        encoders=Integer(fields.size("encoder_layers", default=6)),
+        finer=finer,
+        projected=fields.flag("enforce_input_projection", False) or fused != d,
+        first=fields.flag("pre_norm", False),
+    )
+    return Reading(model, assumptions=(SIZED,))
+
+
+def _upernet(fields: Fields) -> Reading:
+    for key in ("auxiliary_loss_weight", "loss_ignore_index", *_TRAINED):
+        fields.values.get(key)
+    stem = stem_of(fields, "resnet", "convnext", "convnextv2", "swin")
+    beside = None
+    if fields.flag("use_auxiliary_head", True):
+        if len(stem.taken) < 3:
+            raise ModelError(f"{fields.name}: the second classifier reads the third stage")
+        fields.require("auxiliary_in_channels", None, stem.widths[2])
+        count = fields.values.get("auxiliary_num_convs", 1)
+        count = fields.size("auxiliary_num_convs") if count else 0
+        if count > MOST_ENTRIES:
+            raise ModelError(f"{fields.name}: 'auxiliary_num_convs' = {count}")
+        width = fields.size("auxiliary_channels", default=256)
+        beside = Beside(2, width, count, fields.flag("auxiliary_concat_input", False))
+        if not count and width != stem.widths[2] and not beside.joined:
+            raise ModelError(f"{fields.name}: 'auxiliary_channels' of no convolution")
+    else:
+        for key in ("in_channels", "num_convs", "channels", "concat_input"):
+            fields.values.get(f"auxiliary_{key}")
+    model = UperNet(
+        stem=stem,
+        width=fields.size("hidden_size", default=512),
+        grids=sizes(fields, "pool_scales", (1, 2, 3, 6)),
+        labels=Integer(labels_of(fields)),
+        beside=beside,
+    )
+    return Reading(model, assumptions=(SIZED, FOLDED))
+
+
+#: ``model_type`` to the function that reads it.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"maskformer": _maskformer, "mask2former": _mask2former, "upernet": _upernet}
+)
+
+#: Class names in ``architectures``, for configurations without ``model_type``.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "MaskFormerForInstanceSegmentation": "maskformer",
+        "MaskFormerModel": "maskformer",
+        "Mask2FormerForUniversalSegmentation": "mask2former",
+        "Mask2FormerModel": "mask2former",
+        "UperNetForSemanticSegmentation": "upernet",
+    }
+)
