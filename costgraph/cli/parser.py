@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -71,13 +72,40 @@ class _Short(_Once):
         )
 
 
+#: A line of a list: a word and what is said of it, with at least two spaces between.
+_ITEM = re.compile(r"( *\S.*? {2,})(?=\S)")
+
+
 class _Help(argparse.HelpFormatter):
-    """Prose is filled; examples and lists, which are indented, stand as they are written."""
+    """Prose and lists are filled; examples stand as they are written, for a line to be copied.
+
+    Lines end between words alone: names of options hold hyphens.
+    """
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _filled(text, width)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if "\n  " in text:
-            return "".join(f"{indent}{line}\n" for line in text.splitlines())
-        return super()._fill_text(text, width, indent)
+        if "\n  " not in text:
+            return "\n".join(_filled(text, width, indent, indent))
+        found: list[str] = []
+        for line in text.splitlines():
+            item = _ITEM.match(line)
+            if item is None:
+                found.append(f"{indent}{line}")
+            else:
+                hang = " " * len(item[1])
+                found += _filled(line[item.end() :], width, f"{indent}{item[1]}", indent + hang)
+        return "".join(f"{line}\n" for line in found)
+
+
+def _filled(text: str, width: int, first: str = "", later: str = "") -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(
+        " ".join(text.split()), width, initial_indent=first, subsequent_indent=later,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):

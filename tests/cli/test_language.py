@@ -103,6 +103,19 @@ def test_every_command_shows_examples_that_parse(capsys):
             assert not name or found.command == name
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+def test_help_is_as_wide_as_the_terminal_and_cuts_no_word(monkeypatch, columns):
+    def shown(parser, width: int) -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        text = parser.format_help().replace("usage: ", "usage:\n").split("\n\n", 1)[1]
+        return text.split("examples:")[0].splitlines()
+
+    for parser in (PARSER, *COMMANDS.values()):
+        narrow, wide = shown(parser, columns), shown(parser, 1000)
+        assert " ".join(narrow).split() == " ".join(wide).split()
+        assert [line for line in narrow if len(line) > columns] == []
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
