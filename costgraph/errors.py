@@ -66,6 +66,23 @@ def unbound(what: str, missing: Sequence[str], meanings: Mapping[str, str]) -> U
     return UnboundSymbolError(text, missing)
 
 
+def closest(name: str, known: Iterable[str], alike: float = 0.55) -> str | None:
+    """The known name that is most like one that is not; None where none is.
+
+    Args:
+        name: what was given.
+        known: names.
+        alike: the least share of equal letters, from 0 to 1, as :mod:`difflib` counts them.
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name[:80], names, n=1, cutoff=alike)
+    if not close:  # perhaps only the case is off
+        lowered = {n.lower(): n for n in names}
+        close = difflib.get_close_matches(name[:80].lower(), lowered, n=1, cutoff=alike)
+        close = [lowered[c] for c in close]
+    return close[0] if close else None
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint naming the closest known name, or the known names when few.
 
@@ -73,13 +90,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     message, or an empty string when there is nothing useful to say.
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.55)
-    if not close:  # perhaps only the case is off
-        lowered = {n.lower(): n for n in names}
-        close = difflib.get_close_matches(name[:80].lower(), lowered, n=1, cutoff=0.55)
-        close = [lowered[c] for c in close]
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    close = closest(name, names)
+    if close is not None:
+        return f"; did you mean {close!r}?"
     if names and len(names) <= 12:
         return "; known: " + ", ".join(names)
     return ""

@@ -22,7 +22,7 @@ from costgraph.models.blocks.stack import BARE, Output, Uneven
 from costgraph.models.decoder import Decoder
 from costgraph.models.encoder import Encoder, EncoderDecoder, TextFront
 from costgraph.models.encoder_heads import LabelHead
-from costgraph.models.families import ARCHITECTURES
+from costgraph.models.families import classes_of
 from costgraph.models.families.common import Reading, class_of, labels_of
 from costgraph.models.fields import Fields
 
@@ -79,8 +79,7 @@ SCORED = "{name} scores {where} ({labels}) in one pass over the prompt"
 @cache
 def known_classes(family: str) -> tuple[str, ...]:
     """Names of the classes that a family reads whole."""
-    own = (name for name, its in ARCHITECTURES.items() if its == family)
-    return (*own, *_BORROWED.get(family, ()))
+    return (*classes_of(family), *_BORROWED.get(family, ()))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,8 @@ def compare(
     def latency_of(place: _Place, passes: Any) -> Formula | str:
         """Of a part of a pipeline: a formula, or why there is none."""
         try:
-            return made(place.of, place.device, passes).latency
+            # A part of a pipeline is a number of the whole, whose setting says all of it.
+            return replace(made(place.of, place.device, passes), told=False).latency
         except InputError as error:
             return str(error)
 

@@ -26,8 +26,8 @@ PLOT_EPILOG = """\
 kinds:
   roofline   operations under the roofs of a device; with --passes, before and after
   curve      --metric over one symbol, regimes shaded; --passes is repeatable
-  map        which resource takes the most time, over two symbols (--over B,T); with several
-             --passes which of them is best
+  map        which resource takes the most time, over two symbols (--over B,T); with several \
+--passes which of them is best
   breakdown  time by operation kind and memory by use, stacked, over B, T or S
   waterfall  what each pass of a pipeline adds to the latency
   ablation   what leaving out each pass of a pipeline costs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,26 @@ def _build_parser(command: str = "") -> argparse.ArgumentParser:
             help="answer anew: neither repeat a kept answer nor keep this one (kept below "
             "~/.cache/costgraph, or in the folder that COSTGRAPH_CACHE names)",
         )
+    for command in commands.choices.values():
+        command.elsewhere = _takers
     return parser
+
+
+def _takers(option: str) -> Sequence[str]:
+    """The commands that take an option."""
+    return _options().get(option, ())
+
+
+@cache
+def _options() -> dict[str, list[str]]:
+    """Every option that a help shows, and the commands that take it."""
+    (commands,) = (a.choices for a in _build_parser()._actions if a.choices)
+    found: dict[str, list[str]] = {}
+    for name, command in commands.items():
+        if command.prog.endswith(f" {name}"):  # and is no other name of one
+            for option in filter(command.takes, command._option_string_actions):
+                found.setdefault(option, []).append(name)
+    return found
 
 
 if __name__ == "__main__":

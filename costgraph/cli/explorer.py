@@ -57,7 +57,9 @@ def add_commands(commands: Any) -> None:
     vocabulary.add_machines(
         made, what="shipped devices and systems, also 8xh100 (all of them), separated by commas"
     )
-    vocabulary.add_pipelines(made, usual="without any: it, fuse, int4")
+    vocabulary.add_pipelines(
+        made, usual="without any: that one, fuse, and fuse with weights of int4"
+    )
     made.add_argument(
         "--jobs", type=whole, metavar="N", help="processes at the same time (one a core)"
     )

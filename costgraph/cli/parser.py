@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from costgraph.cli.output import fail
-from costgraph.errors import clip, nearest
+from costgraph.errors import clip, closest, nearest
 
 #: Words that are all named where one is wrong.
 _FEW = 5
+#: How much a word must be like an option to be taken for it: one of two or three letters with
+#: two of them swapped; any other; one that is an option elsewhere, and so no slip.
+_SHORT, _LONG, _ELSEWHERE = 0.5, 0.55, 0.85
 
 
 class _Once(argparse.Action):
@@ -68,21 +72,53 @@ class _Short(_Once):
         )
 
 
+#: A line of a list: a word and what is said of it, with at least two spaces between.
+_ITEM = re.compile(r"( *\S.*? {2,})(?=\S)")
+
+
 class _Help(argparse.HelpFormatter):
-    """Prose is filled; examples and lists, which are indented, stand as they are written."""
+    """Prose and lists are filled; examples stand as they are written, for a line to be copied.
+
+    Lines end between words alone: names of options hold hyphens.
+    """
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _filled(text, width)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if "\n  " in text:
-            return "".join(f"{indent}{line}\n" for line in text.splitlines())
-        return super()._fill_text(text, width, indent)
+        if "\n  " not in text:
+            return "\n".join(_filled(text, width, indent, indent))
+        found: list[str] = []
+        for line in text.splitlines():
+            item = _ITEM.match(line)
+            if item is None:
+                found.append(f"{indent}{line}")
+            else:
+                hang = " " * len(item[1])
+                found += _filled(line[item.end() :], width, f"{indent}{item[1]}", indent + hang)
+        return "".join(f"{line}\n" for line in found)
+
+
+def _filled(text: str, width: int, first: str = "", later: str = "") -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(
+        " ".join(text.split()), width, initial_indent=first, subsequent_indent=later,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line and exit code 2; what is not known is answered with what is near."""
+    """Errors in one line and exit code 2; what is not known is answered with what is near.
+
+    Attributes:
+        elsewhere: which other commands take an option that this one does not.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", _Help)
         super().__init__(*args, **kwargs)
+        self.elsewhere: Callable[[str], Sequence[str]] = lambda option: ()
         for name in (None, "store"):
             self.register("action", name, _Once)
         self.register("action", "short", _Short)
@@ -90,6 +126,8 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Any = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
+        if self._subparsers is None and args is not None:
+            self._check_options(args)
         found, rest = super().parse_known_args(args, namespace)
         # Of names on both sides of an option argparse takes the latter for left out.
         for action in self._get_positional_actions():
@@ -100,13 +138,43 @@ class Parser(argparse.ArgumentParser):
                 setattr(found, action.dest, taken[0] if action.nargs == "?" else taken)
         unknown = next((a for a in rest if a.startswith("-") and len(a) > 1), None)
         if unknown is not None:
-            name = unknown.split("=")[0]
-            known = self._option_string_actions.items()
-            shown = [text for text, action in known if action.help != argparse.SUPPRESS]
-            self.error(f"no option {clip(name)}{nearest(name, shown)}")
+            self._refuse(unknown.split("=")[0])
         if rest:
             self.error(f"more than is taken: {' '.join(clip(a) for a in rest[:3])}")
         return found, rest
+
+    def takes(self, option: str) -> bool:
+        """Whether there is an option of this name, that help shows."""
+        action = self._option_string_actions.get(option)
+        return action is not None and action.help != argparse.SUPPRESS
+
+    def _check_options(self, given: Sequence[str]) -> None:
+        """Refuses long options that there are none of, before what is missing is told: a slip
+        in the name of a required one is both."""
+        for text in given:
+            if text == "--":
+                return
+            name = text.split("=")[0]
+            if not text.startswith("--") or " " in text:  # which argparse takes for a value
+                continue
+            if not any(known.startswith(name) for known in self._option_string_actions):
+                self._refuse(name)
+
+    def _refuse(self, name: str) -> NoReturn:
+        """Says that there is no such option, which is near, and which commands have one."""
+        shown = [text for text in self._option_string_actions if self.takes(text)]
+        bare = {text.lstrip("-"): text for text in shown if text.startswith("--")}
+        word = name.lstrip("-")
+        takers = self.elsewhere(name)
+        alike = _ELSEWHERE if takers else _SHORT if len(word) <= 3 else _LONG
+        near = closest(word, bare, alike)
+        said = f"; did you mean {bare[near]!r}?" if near is not None else ""
+        if not takers and near is None and len(shown) <= _FEW:
+            said = f"; known: {', '.join(shown)}"
+        if takers:
+            more = f" and {len(takers) - _FEW} more" if len(takers) > _FEW else ""
+            said = f" here: it is an option of {', '.join(takers[:_FEW])}{more}{said}"
+        self.error(f"no option {clip(name)}{said}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:

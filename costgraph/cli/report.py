@@ -27,7 +27,10 @@ def add_commands(commands: Any) -> None:
     load.add_argument("--limit", type=whole, metavar="N", help="sequences at a time (64)")
     load.add_argument("--chunk", type=whole, metavar="N", help="tokens of a step (2048)")
     load.add_argument(
-        "--policy", choices=("chunked", "continuous", "prefill-first"), help="a step (chunked)"
+        "--policy",
+        choices=("chunked", "continuous", "prefill-first"),
+        metavar="HOW",
+        help="what a step takes: chunked, continuous, prefill-first (chunked)",
     )
     load.add_argument(
         "--simulate", type=whole, metavar="N", help="also simulate so many requests at the start"

@@ -72,7 +72,9 @@ def add_commands(commands: Any) -> None:
     plan.add_argument(
         "--launch",
         choices=("vllm", "sglang", "tensorrt-llm"),
-        help="also the commands that start the best plan that the engine can be told",
+        metavar="ENGINE",
+        help="also the commands that start the best plan that the engine can be told: vllm, "
+        "sglang, tensorrt-llm",
     )
     _lengths(plan, required=True)
     vocabulary.add_conventions(plan)
@@ -94,7 +96,8 @@ def add_commands(commands: Any) -> None:
         "--policy",
         choices=POLICIES,
         default="chunked",
-        help="what a step takes (chunked)",
+        metavar="HOW",
+        help=f"what a step takes: {', '.join(POLICIES)} (chunked)",
     )
     sim.add_argument("--chunk", type=whole, metavar="N", help="tokens of a step (2048)")
     sim.add_argument("--limit", type=whole, metavar="N", help="sequences at a time (what fits)")

@@ -63,6 +63,8 @@ class Compiled:
         twin: compiles the same over symbols for the model's dimensions.
         timing: how operations take time, where it is not the roofline's bound.
         system: the devices, with their figures; None for a device alone.
+        told: whether its setting says what its numbers rest on, and what would hold it where
+            it does not fit; finding that out takes as long as a formula.
     """
 
     program: Program
@@ -74,6 +76,7 @@ class Compiled:
     twin: Callable[[], Compiled] | None = field(default=None, compare=False, repr=False)
     timing: Calibrated | None = field(default=None, compare=False)
     system: System | None = field(default=None, compare=False)
+    told: bool = field(default=True, compare=False)
 
     # --- times ---------------------------------------------------------------
 
@@ -342,7 +345,7 @@ class Compiled:
             fidelity="ideal" if timing is None else timing.name,
             reading=reading,
             fixed=tuple((s.name, str(v)) for s, v in self.program.fixed),
-            assumptions=self.assumptions,
+            assumptions=self.assumptions if self.told else (),
             notes=self.program.notes,
             not_done=self.trace.undone,
             warnings=(warning,) if warning else (),

@@ -39,6 +39,8 @@ def would_hold(compiled: Compiled, need: Need, whole: bool = True) -> str:
     Returns:
         A clause, empty if nothing is known to hold it.
     """
+    if not compiled.told:
+        return ""
     needed = need(compiled)
     if compiled.system is None or compiled.program.dims or needed is None:
         return ""

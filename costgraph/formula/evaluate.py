@@ -24,7 +24,7 @@ class _Printer(PythonCodePrinter):  # type: ignore[misc]
     """Python code with symbols replaced and rationals folded or kept exact."""
 
     def __init__(self, names: dict[Symbol, str], exact: bool) -> None:
-        super().__init__({"fully_qualified_modules": False})
+        super().__init__({"fully_qualified_modules": False, "order": "none"})
         self._names = names
         self._exact = exact
 

@@ -120,12 +120,19 @@ class _Tables(Mapping[str, V]):
         self._name = name
         self._read: dict[str, Mapping[str, V]] = {}
 
+    def part(self, file: str) -> Mapping[str, V]:
+        """The table of one file."""
+        if file not in self._read:
+            module = import_module(f"costgraph.models.families.{file}")
+            self._read[file] = getattr(module, self._name)
+        return self._read[file]
+
+    def file_of(self, key: str) -> str | None:
+        """The first file whose table holds a key; None where none does."""
+        return next((file for file in FILES if key in self.part(file)), None)
+
     def _parts(self) -> Iterator[Mapping[str, V]]:
-        for file in FILES:
-            if file not in self._read:
-                module = import_module(f"costgraph.models.families.{file}")
-                self._read[file] = getattr(module, self._name)
-            yield self._read[file]
+        return map(self.part, FILES)
 
     def __getitem__(self, key: str) -> V:
         for part in self._parts():
@@ -141,10 +148,22 @@ class _Tables(Mapping[str, V]):
         return sum(len(part) for part in self._parts())
 
 
+_FAMILIES: _Tables[Family] = _Tables("FAMILIES")
+_ARCHITECTURES: _Tables[str] = _Tables("ARCHITECTURES")
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = _Tables("FAMILIES")
+FAMILIES: Mapping[str, Family] = _FAMILIES
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
-ARCHITECTURES: Mapping[str, str] = _Tables("ARCHITECTURES")
+ARCHITECTURES: Mapping[str, str] = _ARCHITECTURES
 
-__all__ = ["ARCHITECTURES", "FAMILIES", "FILES", "Family", "Model", "Reading"]
+
+def classes_of(family: str) -> tuple[str, ...]:
+    """Names of the classes of a family: those in the file that reads it, and no further ones."""
+    file = _FAMILIES.file_of(family)
+    if file is None:
+        return ()
+    return tuple(name for name, its in _ARCHITECTURES.part(file).items() if its == family)
+
+
+__all__ = ["ARCHITECTURES", "FAMILIES", "FILES", "Family", "Model", "Reading", "classes_of"]

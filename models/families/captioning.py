@@ -18,8 +18,8 @@ from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads
 from costgraph.models.blocks.stack import Transform
 from costgraph.models.convnet import Swin
 from costgraph.models.encoder import Buckets, Encoder, EncoderDecoder, TextFront
-from costgraph.models.families import ARCHITECTURES as CLASSES
 from costgraph.models.families import FAMILIES as READERS
+from costgraph.models.families import classes_of
 from costgraph.models.families.absent import filled
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.encoders import LAYER_NORM, types_of
@@ -36,7 +36,7 @@ def source_of(fields: Fields, default: str, key: str = "encoder") -> Any:
     """The encoder under ``key``, read as the bare model of its family."""
     inner = fields.section(key)
     kind = inner.word("model_type", default=default)
-    bare = next((n for n, its in CLASSES.items() if its == kind and n.endswith("Model")), None)
+    bare = next((n for n in classes_of(kind) if n.endswith("Model")), None)
     if bare is None:
         raise ModelError(
             f"{inner.name}: {clip(kind)} is not read as an encoder{nearest(kind, READERS)}"

@@ -119,5 +119,5 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({grok.GROK2: _git, "fuyu": _fu
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"GitForCausalLM": grok.GROK2, "FuyuForCausalLM": "fuyu"}
+    {"GitForCausalLM": grok.GROK2, "Grok1ForCausalLM": grok.GROK2, "FuyuForCausalLM": "fuyu"}
 )

@@ -69,6 +69,4 @@ def grok2(fields: Fields) -> Reading:
 FAMILIES: Mapping[str, Family] = MappingProxyType({"grok-1": _grok1, "grok1": _grok1})
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
-ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"Grok1ModelForCausalLM": "grok-1", "Grok1ForCausalLM": GROK2}
-)
+ARCHITECTURES: Mapping[str, str] = MappingProxyType({"Grok1ModelForCausalLM": "grok-1"})

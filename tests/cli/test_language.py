@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,19 @@ def test_every_command_shows_examples_that_parse(capsys):
             assert not name or found.command == name
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+def test_help_is_as_wide_as_the_terminal_and_cuts_no_word(monkeypatch, columns):
+    def shown(parser, width: int) -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        text = parser.format_help().replace("usage: ", "usage:\n").split("\n\n", 1)[1]
+        return text.split("examples:")[0].splitlines()
+
+    for parser in (PARSER, *COMMANDS.values()):
+        narrow, wide = shown(parser, columns), shown(parser, 1000)
+        assert " ".join(narrow).split() == " ".join(wide).split()
+        assert [line for line in narrow if len(line) > columns] == []
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -110,6 +124,8 @@ def test_every_command_shows_examples_that_parse(capsys):
         ("formula gpt2 --on h100 --metrc tpot", "did you mean '--metric'"),
         ("formula gpt2 --on h100 --metric tpott", "did you mean 'tpot'"),
         ("sweep gpt2 --on h100 --bach 4", "did you mean '--batch'"),
+        ("report gpt2 --on h100 --no-cache", "it is an option of formula, analyze"),
+        ("formula gpt2 --onn h100", "no option '--onn'; did you mean '--on'"),
         ("analyze gpt2 --on h100 -T 9 --format yaml", "none of text, json, csv, latex"),
         ("analyze gpt2 --on h100 -T 9 --json --format csv", "given twice"),
         ("analyze gpt2 --on h100,a100 -T 9", "analyze takes one device or system; compare"),
@@ -137,6 +153,55 @@ def test_what_is_wrong_is_told_with_what_is_near(capsys, monkeypatch, tmp_path, 
     monkeypatch.chdir(tmp_path)
     assert words in refused(capsys, *shlex.split(line))
     assert list(tmp_path.iterdir()) == []
+
+
+def slips(word: str) -> set[str]:
+    """A word with a letter left out, twice, or in its neighbour's place; all but the first letter
+    of a short one."""
+    found = {word[:i] + word[i + 1 :] for i in range(1, len(word)) if len(word) > 3}
+    found |= {word[: i + 1] + word[i:] for i in range(len(word))}
+    return found | {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1)}
+
+
+def said_of(capsys, parser, *line: str) -> str:
+    with pytest.raises(SystemExit):
+        parser.parse_args(line)
+    return capsys.readouterr().err
+
+
+def likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one.lstrip("-"), other.lstrip("-")).ratio()
+
+
+def test_every_slip_in_an_option_finds_one_as_near_and_every_option_its_commands(capsys):
+    names = [n for n in COMMANDS if n != "serve"]
+    shown = {n: [o for o in COMMANDS[n]._option_string_actions
+                 if o.startswith("--") and COMMANDS[n].takes(o)] for n in names}  # fmt: skip
+    for place, option in enumerate(sorted({o for own in shown.values() for o in own})):
+        takers = [n for n in names if option in shown[n]]
+        name = takers[place % len(takers)]
+        for slip in {f"--{s}" for s in slips(option[2:])}:
+            if any(o.startswith(slip) for o in COMMANDS[name]._option_string_actions):
+                continue  # short for it
+            # Told before what is missing, which it may have been meant for.
+            found = re.search("no option '(.*?)'(?: here.*)?; did you mean '(.*?)'",
+                              said_of(capsys, COMMANDS[name], slip, "x"))  # fmt: skip
+            assert found[1] == slip
+            assert found[2] in shown[name]
+            assert likeness(found[2], slip) >= likeness(option, slip)
+        for name in [n for n in names if n not in takers][place % 3 :: 9]:
+            if any(o.startswith(option) for o in shown[name]):
+                continue
+            said = said_of(capsys, COMMANDS[name], option)
+            assert f"no option {option!r} here: it is an option of {takers[0]}" in said
+            found = re.search("did you mean '(.*?)'", said)
+            assert found is None or likeness(found[1], option) >= 0.85
+
+
+def test_every_slip_in_a_command_finds_it(capsys):
+    for name in COMMANDS:
+        for slip in slips(name) - COMMANDS.keys():
+            assert f"{slip!r} is not known; did you mean {name!r}" in said_of(capsys, PARSER, slip)
 
 
 @pytest.mark.parametrize("name", LINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from itertools import pairwise
 
@@ -91,6 +92,18 @@ def test_the_trace_is_what_viewers_read_and_says_what_it_is_about():
     assert {e["tid"] for e in spans} == set(threads)
     assert any(name.endswith(": cold") for name in threads.values())
     assert max(e["ts"] + e["dur"] for e in spans) == pytest.approx(1e6 * table.totals["seconds"])
+    # Viewers read thousandths, written without an exponent, and cut them: what lies within
+    # something else does so in whole nanoseconds as well.
+    inside = defaultdict(list)
+    for e in json.loads(json.dumps(spans)):
+        assert all(re.fullmatch(r"\d+\.\d{1,3}", repr(e[key])) for key in ("ts", "dur"))
+        begin = round(1000 * e["ts"])
+        end, around = begin + round(1000 * e["dur"]), inside[e["tid"]]
+        while around and around[-1] <= begin:
+            around.pop()
+        assert not around or end <= around[-1]
+        around.append(end)
+    assert [e["args"]["seconds"] for e in spans] == [s.seconds for s in found.spans]
     about = trace["otherData"]
     assert about["phase"] == "decode"
     assert about["fidelity"] == "ideal"

@@ -18,6 +18,7 @@ from costgraph.errors import InputError, PipelineError
 from costgraph.ir.dtypes import DType
 from costgraph.ir.graph import Builder, Graph, Node
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.models.hf import import_config
 from costgraph.ops.elementwise import Add
 from costgraph.rewriting.pipeline import Outcome, Pass
 from costgraph.rewriting.unrolled import unrolled
@@ -657,8 +658,36 @@ def test_files_for_programs_carry_work_and_shapes(tmp_path, model, passes, sizes
     for name in ("flops", "bytes"):
         assert sum(n.get(name, 0) for n in found["nodes"]) == pytest.approx(totals[name])
     assert all(e["shapes"] for e in found["edges"])
+    # What the numbers rest on, and what symbols of shapes are, as in every other file.
+    about = found["graph"]
+    assert (about["model"], about["hardware"], about["passes"]) == (model, "h100", passes)
+    assert about["fidelity"] == "ideal"
+    assert about["assumptions"].split("\n") == list(made.setting.assumptions)
+    assert "B: batch" in about["symbols"]
+    assert ("q: query positions" in about["symbols"]) == (model == "gpt2")
     drawing.save(tmp_path / "g.graphml")
-    assert "flops" in (tmp_path / "g.graphml").read_text()
+    read = networkx.read_graphml(tmp_path / "g.graphml", force_multigraph=True)
+    assert {n: d.get("flops") for n, d in read.nodes(data=True)} == {
+        n["id"]: n.get("flops") for n in found["nodes"]
+    }
+
+
+@pytest.mark.parametrize(
+    "hostile", ["a\"b<c>&'d", "]]>\x00\x07\x1b[31m", "a\nb\t{x|y}", "\ud800é\u202e"]
+)
+def test_names_from_outside_are_read_back_from_files_for_programs(hostile):
+    program = import_config(TINY, hostile)
+    drawing = draw(program)
+    by_xml = networkx.read_graphml(BytesIO(drawing.graphml.encode()), force_multigraph=True)
+    by_json = networkx.node_link_graph(json.loads(drawing.json), edges="edges")
+    assert set(by_xml) == set(by_json)
+    assert by_json.graph["title"].isprintable()
+
+
+@pytest.mark.parametrize("what", ["gpt2", None, TINY])
+def test_what_is_no_model_is_told(what):
+    with pytest.raises(InputError, match="draw takes a graph, a program or what"):
+        draw(what)
 
 
 def test_a_large_difference_keeps_regions_apart_and_fits_a_page() -> None:

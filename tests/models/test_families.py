@@ -13,7 +13,7 @@ from costgraph.counting.footprint import cache_bytes
 from costgraph.errors import ModelError
 from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
-from costgraph.models.families import ARCHITECTURES, FAMILIES
+from costgraph.models.families import ARCHITECTURES, FAMILIES, classes_of
 from costgraph.symbols import B, T
 
 
@@ -199,6 +199,11 @@ def test_every_metric_and_fusion_work(name):
 
 def test_every_architecture_names_a_family():
     assert set(ARCHITECTURES.values()) <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_classes_stand_in_the_file_of_their_family(family):
+    assert set(classes_of(family)) == {n for n, its in ARCHITECTURES.items() if its == family}
 
 
 def kv(config) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -25,6 +25,7 @@ from costgraph.showing.draw.diff import trace_scene
 from costgraph.showing.draw.fold import LIMIT, near_changes, within
 from costgraph.showing.draw.scene import Scene, Vertex, clean
 from costgraph.showing.export.plain_json import json_text
+from costgraph.undone import lines as undone_lines
 
 if TYPE_CHECKING:
     import networkx
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 LEVELS = ("model", "layer", "op")
 SUFFIXES = (".svg", ".png", ".pdf", ".html", ".dot", ".mmd", ".json", ".graphml")
+#: Characters of a sentence in files for programs.
+_MOST = 4000
 _STYLE = (
     "body{font-family:Helvetica,Arial,sans-serif;margin:1.5rem;color:#111}"
     "svg{max-width:100%;height:auto}"
@@ -44,11 +47,13 @@ class Drawing:
     """A picture of a graph in any format.
 
     ``scene`` is what pictures show; ``whole`` is the same before it was made
-    small enough for a picture, which JSON and GraphML hold.
+    small enough for a picture, which JSON and GraphML hold. ``about`` is what else they say of
+    the whole graph: how it was compiled, and what its numbers rest on.
     """
 
     scene: Scene
     whole: Scene
+    about: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def dot(self) -> str:
@@ -115,8 +120,11 @@ class Drawing:
         return stream.getvalue().decode("utf-8") + "\n"
 
     def to_networkx(self) -> networkx.MultiDiGraph[str]:
-        """Every vertex and link with its attributes, not made smaller for a picture."""
-        return self.whole.to_networkx()
+        """Every vertex and link with its attributes, not made smaller for a picture.
+
+        The graph's own say what it is of, and what the symbols of its shapes stand for.
+        """
+        return self.whole.to_networkx(**dict(self.about))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture; the suffix names the format (:data:`SUFFIXES`).
@@ -210,6 +218,10 @@ def draw(
         whole = graph_scene(what)
         return Drawing(within(whole, level, limit), _at_level(whole, level))
     compiled = None if isinstance(what, Program) else what
+    if not isinstance(getattr(what, "program", what), Program):
+        raise InputError(
+            f"draw takes a graph, a program or what costgraph.compile gives, not {clip(what)}"
+        )
     program = what if isinstance(what, Program) else what.program
     values = {k: v for k, v in given.items() if v is not None}
     if values:
@@ -228,10 +240,10 @@ def draw(
             trace = Trace(tuple(s for s in trace.steps if s.place == step - 1))
         head = _head(program, compiled, device, False)
         whole = trace_scene(trace, *head, phase)
-        return Drawing(near_changes(whole, limit), whole)
+        return Drawing(near_changes(whole, limit), whole, _about(compiled, device, False))
     if level == "model":
         scene = _model(program, compiled, values, device)
-        return Drawing(scene, scene)
+        return Drawing(scene, scene, _about(compiled, device, bool(values)))
     chosen = program.phase(phase) if phase is not None else program.phases[0]
     if phase is None and values:
         chosen = program.phase_for(values)
@@ -243,7 +255,29 @@ def draw(
         more.append(f"{shown(values)}: {_time(seconds)}")
     head = _head(program, compiled, device, bool(values), *more, warning=warning)
     whole = graph_scene(chosen.graph, *head, rows, seconds)
-    return Drawing(within(whole, level, limit), _at_level(whole, level))
+    about = _about(compiled, device, bool(values), *([warning] if warning else ()))
+    return Drawing(within(whole, level, limit), _at_level(whole, level), about)
+
+
+def _about(
+    compiled: Compiled | None, device: bool, timed: bool, *more: str
+) -> tuple[tuple[str, str], ...]:
+    """What a compiled model's setting says, for programs: a text of lines for each key."""
+    if compiled is None:
+        return ()
+    setting = compiled.setting
+    without = {*(() if device else ("hardware",)), *(() if timed else ("fidelity",))}
+    found = {k: v for k, v in setting.to_dict(*more).items() if k not in without}
+    found["not_done"] = undone_lines(setting.not_done)
+    found["remarks"] = found.pop("notes")  # the picture has notes of its own
+    return tuple(
+        (key, value if isinstance(value, str) else _text(value)) for key, value in found.items()
+    )
+
+
+def _text(value: Mapping[str, object] | Sequence[str]) -> str:
+    lines = [f"{k}={v}" for k, v in value.items()] if isinstance(value, Mapping) else value
+    return "\n".join(clean(line, _MOST) for line in lines)
 
 
 def _head(

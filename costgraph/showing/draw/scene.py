@@ -12,10 +12,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from costgraph.symbols import MEANINGS
+
 if TYPE_CHECKING:
     import networkx
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029]+")
+#: Controls, what changes the direction of writing, and what XML cannot hold.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029"
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+"
+)
 
 #: Roles in the order in which legends show them.
 ROLES = ("activation", "weight", "kv", "state")
@@ -174,8 +180,10 @@ class Scene:
         """Everything but sources."""
         return tuple(v for v in self.vertices if not v.is_source)
 
-    def to_networkx(self) -> networkx.MultiDiGraph[str]:
+    def to_networkx(self, **about: str) -> networkx.MultiDiGraph[str]:
         """Vertices and links with their attributes as plain texts and numbers.
+
+        The graph has ``about``, and what the symbols of its shapes and counts stand for.
 
         Carried links and links that differ in their mark are parallel edges,
         told apart by their key.
@@ -183,7 +191,11 @@ class Scene:
         import networkx
 
         found: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(
-            title=self.title, subtitle=self.subtitle, notes="\n".join(self.notes)
+            title=self.title,
+            subtitle=self.subtitle,
+            notes="\n".join(self.notes),
+            **about,
+            symbols="\n".join(self._symbols()),
         )
         titles = {c.id: c.title for c in self.clusters}
         for v in self.vertices:
@@ -225,6 +237,13 @@ class Scene:
                 dtypes="\n".join(t.dtype for t in link.tensors),
             )
         return found
+
+    def _symbols(self) -> Iterator[str]:
+        """What each symbol of a shape or a count stands for, a line each."""
+        texts = {t.shape for link in self.links for t in link.tensors}
+        texts |= {v.count for v in self.vertices}
+        names = {name for text in texts for name in re.findall(r"[A-Za-z]\w*", text)}
+        return (f"{name}: {MEANINGS[name]}" for name in sorted(names & MEANINGS.keys()))
 
 
 def joined(links: Iterable[Link], where: Mapping[str, str] | None = None) -> tuple[Link, ...]:

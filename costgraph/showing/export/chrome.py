@@ -2,11 +2,15 @@
 
 Format: "Trace Event Format", complete events (``ph: X``) with times in microseconds. A lane is
 a thread: of the device, and of each body of a region whose bodies run at the same time.
+
+Viewers count whole nanoseconds, and cut begin and length each for itself: times are rounded
+here, to ends that lie within one another as the spans do; ``args`` has the seconds as they are.
 """
 
 from __future__ import annotations
 
 import os
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +20,10 @@ from costgraph.showing.export.plain_json import json_text
 if TYPE_CHECKING:
     from costgraph.compiling.timeline import Span, Timeline
 
-#: Microseconds of a second.
-MICRO = 1e6
+#: Nanoseconds of a second, and of a microsecond.
+NANO, EACH = 1e9, 1000
+#: Of a nanosecond: by how much sums of the same seconds may differ.
+SLACK = 1e-6
 
 
 def timeline_chrome(made: Timeline) -> dict[str, Any]:
@@ -59,16 +65,21 @@ def _named(what: str, name: str, thread: int) -> dict[str, Any]:
 
 def _event(span: Span, thread: int) -> dict[str, Any]:
     row = span.row
-    shown: dict[str, Any] = {}
+    begin, end = _nanoseconds(span.start), _nanoseconds(span.start + span.seconds)
+    shown: dict[str, Any] = {"seconds": span.seconds}
     if row is not None:
-        shown = {"bound": row.bound, "FLOP": row.flops, "byte": row.bytes, **row.links}
+        shown |= {"bound": row.bound, "FLOP": row.flops, "byte": row.bytes, **row.links}
     return {
         "ph": "X",
         "name": span.name,
         "cat": "region" if row is None else row.kind,
         "pid": 1,
         "tid": thread,
-        "ts": span.start * MICRO,
-        "dur": span.seconds * MICRO,
+        "ts": begin / EACH,
+        "dur": (end - begin) / EACH,
         "args": shown,
     }
+
+
+def _nanoseconds(seconds: float) -> int:
+    return floor(seconds * NANO + 0.5 + SLACK)

@@ -13,6 +13,7 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.op import Op
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
+from costgraph.progress import counted
 from costgraph.showing.export.records import print_data
 from costgraph.showing.export.table import si
 from costgraph.showing.export.terminal import print_table, width
@@ -70,7 +71,7 @@ def list_models(how: str) -> None:
 
     index = entries()
     found: list[dict[str, Any]] = []
-    for name in model_names():
+    for name in counted(model_names(), "models counted"):
         config = config_of(name)
         program = load_model(name)
         cache = cache_per_sequence(program.phases[-1].graph)

@@ -1,11 +1,15 @@
 """Figures by matplotlib, each returned as a ``matplotlib.figure.Figure``.
 
-Needs the extra ``plot``. Nothing here touches pyplot or leaves settings changed.
+Needs the extra ``plot``. Nothing here touches pyplot or leaves settings changed. Charts to zoom
+in, of the same numbers, are in ``live``, which needs the extra ``altair`` and is loaded when it
+is asked for.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from costgraph.errors import InputError
 
@@ -43,3 +47,9 @@ __all__ = [
     "timeline",
     "waterfall",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "live":
+        return import_module(f"{__name__}.live")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

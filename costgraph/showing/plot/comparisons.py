@@ -39,7 +39,7 @@ MOST, MOST_PIPELINES = 12, len(PALETTE)
 #: Bars of a panel whose values stand upright: more have no room beside one another.
 _LYING = 3
 #: Metrics that are drawn, with the unit of their ticks.
-_METRICS = (("ttft", "s"), ("tpot", "s"), ("latency", "s"), ("memory", "B"))
+METRICS = (("ttft", "s"), ("tpot", "s"), ("latency", "s"), ("memory", "B"))
 #: Steps that are drawn, of programs with more.
 _STEPS = 2
 
@@ -64,7 +64,7 @@ def comparison(table: Comparison, *, width: str = "slide") -> Figure:
             f"{len(columns)} columns of {len(pipelines)} pipelines are more than the {MOST} of "
             f"{MOST_PIPELINES} that can be told apart"
         )
-    metrics = [(n, u) for n, u in _METRICS if any(getattr(c, n) is not None for c in columns)]
+    metrics = [(n, u) for n, u in METRICS if any(getattr(c, n) is not None for c in columns)]
     steps = list(_steps(table))
     stacks = [grouped_kinds(found) for _, found in steps]
     # A kind of operation has one colour in all panels.
@@ -110,14 +110,14 @@ def comparison(table: Comparison, *, width: str = "slide") -> Figure:
         ncols=1 if narrow or max(map(len, pipelines)) > 36 else 2,
     )  # fmt: skip
     figure.suptitle(
-        head_text(width, *_title(table)), x=0.01, ha="left", fontsize=font_size(panels[0])
+        head_text(width, *title_of(table)), x=0.01, ha="left", fontsize=font_size(panels[0])
     )
     # Legends wider than their panel have room only once the layout has seen them placed.
     figure.draw_without_rendering()
     return figure
 
 
-def _title(table: Comparison) -> Iterator[str]:
+def title_of(table: Comparison) -> Iterator[str]:
     """What is compared, which steps the times per token are of, and what does not fit."""
     yield from titled(table.setting, "", shown(table.bindings), without=("passes",))
     if table.tpot_of is not None:

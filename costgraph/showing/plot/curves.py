@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import matplotlib
@@ -112,6 +113,61 @@ def told(values: Mapping[str, Any]) -> str:
     return shown({k: v for k, v in values.items() if not is_rate(k) and k != "M"})
 
 
+@dataclass(frozen=True)
+class Traced:
+    """Metrics along a symbol as numbers.
+
+    Attributes:
+        formulas: by name.
+        values: numbers of the other symbols.
+        at: values of the symbol.
+        lines: the metric at each, by name.
+        ends: by name the last value that fits into memory, None without any, and why; of
+            formulas alone nothing is known.
+    """
+
+    formulas: Mapping[str, Formula]
+    values: dict[str, Any]
+    at: list[float]
+    lines: Mapping[str, list[float]]
+    ends: Mapping[str, tuple[float | None, Fit]]
+
+
+def traced(
+    subjects: Subject | Mapping[str, Subject],
+    over: str,
+    lower: float,
+    upper: float,
+    metric: str,
+    log: bool,
+    given: Mapping[str, Any],
+) -> Traced:
+    """The numbers of :func:`curve`, whose arguments these are.
+
+    Raises:
+        InputError: there is nothing to draw, or it does not go together.
+    """
+    check_range(over, lower, upper)
+    chosen = dict(subjects) if isinstance(subjects, Mapping) else {"": subjects}
+    if not chosen:
+        raise InputError("nothing to draw: no formula is given")
+    formulas = {name: formula_of(subject, metric) for name, subject in chosen.items()}
+    first = next(iter(formulas.values()))
+    for formula in formulas.values():
+        if formula.unit != first.unit:
+            raise InputError(f"{formula.unit} and {first.unit} do not share an axis")
+        depends(formula, over)
+    values = values_for(chosen.values(), formulas.values(), given, (over,))
+    at = sample(over, lower, upper, log)
+    lines = {name: evaluated(formula, over, at, values) for name, formula in formulas.items()}
+    ends = {
+        name: _memory_end(subject, over, at, values)
+        for name, subject in chosen.items()
+        if not isinstance(subject, Formula)
+    }
+    return Traced(formulas, values, at, lines, ends)
+
+
 @styled
 def curve(
     subjects: Subject | Mapping[str, Subject],
@@ -143,22 +199,12 @@ def curve(
         title: head line, by default what the curve is about.
         values: numbers for the other symbols.
     """
-    check_range(over, lower, upper)
-    chosen = dict(subjects) if isinstance(subjects, Mapping) else {"": subjects}
-    if not chosen:
-        raise InputError("nothing to draw: no formula is given")
-    formulas = {name: formula_of(subject, metric) for name, subject in chosen.items()}
+    found = traced(subjects, over, lower, upper, metric, log, values)
+    formulas, values, at = found.formulas, found.values, found.at
     first = next(iter(formulas.values()))
-    for formula in formulas.values():
-        if formula.unit != first.unit:
-            raise InputError(f"{formula.unit} and {first.unit} do not share an axis")
-        depends(formula, over)
-    values = values_for(chosen.values(), formulas.values(), values, (over,))
     figure, (axes,) = new_figure()
-    at = sample(over, lower, upper, log)
     highest, lowest = 0.0, math.inf
-    for index, (name, formula) in enumerate(formulas.items()):
-        y = evaluated(formula, over, at, values)
+    for index, (name, y) in enumerate(found.lines.items()):
         # Later lines are thinner, so that lines that coincide all show.
         wide = matplotlib.rcParams["lines.linewidth"] * max(
             0.7, 1 + 0.35 * (len(formulas) - 1 - index)
@@ -191,12 +237,8 @@ def curve(
         handles = shades
     if handles:
         axes.legend(handles=handles, loc="best")
-    ends = {
-        name: _memory_end(subject, over, at, values)
-        for name, subject in chosen.items()
-        if not isinstance(subject, Formula)
-    }
-    warning = "; ".join(_mark_ends(axes, over, ends, list(formulas), at))
+    _mark_ends(axes, found.ends, list(formulas))
+    warning = "; ".join(told_of_ends(found.ends, over))
     asked = {**values, over: at}
     lines = head_of(list(formulas.values()), asked, title, told(values), warning=warning)
     head(axes, width, *lines, note)
@@ -238,30 +280,30 @@ def _memory_end(
     return (None if low < 0 else at[low]), beyond
 
 
-def _mark_ends(
-    axes: Axes,
-    over: str,
-    ends: Mapping[str, tuple[float | None, Fit]],
-    names: Sequence[str],
-    at: Sequence[float],
-) -> list[str]:
-    """Marks where the memory is full, and says it."""
+def told_of_ends(ends: Mapping[str, tuple[float | None, Fit]], over: str) -> list[str]:
+    """What is said where the memory is full, a sentence for each name."""
     said = []
+    for name, (last, beyond) in ends.items():
+        of = f"{name}: " if len(ends) > 1 else ""
+        if beyond.full and last is None:
+            said.append(f"{of}{beyond.full}")
+        elif beyond.full and last is not None:
+            end = f"{last:.4g}" if axis_unit(over) else f"{math.floor(last)}"
+            said.append(f"{of}beyond {over}={end} it does not fit {beyond.hardware}")
+    return said
+
+
+def _mark_ends(
+    axes: Axes, ends: Mapping[str, tuple[float | None, Fit]], names: Sequence[str]
+) -> None:
+    """Marks where the memory is full."""
     several = len(names) > 1
     for name, (last, beyond) in ends.items():
-        if not beyond.full:
-            continue
-        of = f"{name}: " if several else ""
-        if last is None:
-            said.append(f"{of}{beyond.full}")
-            continue
-        end = f"{last:.4g}" if axis_unit(over) else f"{math.floor(last)}"
-        said.append(f"{of}beyond {over}={end} it does not fit {beyond.hardware}")
-        axes.axvline(
-            last, color=PALETTE[names.index(name) % len(PALETTE)] if several else FULL,
-            linestyle="--", zorder=2.5, gid="memory-full",
-        )  # fmt: skip
-    return said
+        if beyond.full and last is not None:
+            axes.axvline(
+                last, color=PALETTE[names.index(name) % len(PALETTE)] if several else FULL,
+                linestyle="--", zorder=2.5, gid="memory-full",
+            )  # fmt: skip
 
 
 def is_rate(over: str) -> bool:
@@ -299,6 +341,20 @@ def regimes_between(
     return spans, crossings
 
 
+def fixed_of(formula: Formula, over: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a formula's other symbols."""
+    wanted = {s.name for s in formula.symbols} - {over}
+    return {k: v for k, v in values.items() if k in wanted}
+
+
+def mostly(formula: Formula, over: str, span: tuple[float, float], fixed: Mapping[str, Any]) -> str:
+    """The resource with the largest share of the time in the middle of a range."""
+    middle = math.sqrt(span[0] * span[1])
+    probe: float = max(1, round(middle)) if over in _WHOLE else middle
+    shares = bound_shares(formula, {**fixed, over: probe})
+    return max(sorted(shares), key=lambda r: shares[r])
+
+
 def _shade(
     axes: Axes,
     formula: Formula,
@@ -309,20 +365,14 @@ def _shade(
     width: str,
 ) -> tuple[list[Patch], str]:
     """Shades regimes and marks crossovers; returns the legend and a note."""
-    wanted = {s.name for s in formula.symbols} - {over}
-    fixed = {k: v for k, v in values.items() if k in wanted}
+    fixed = fixed_of(formula, over, values)
     try:
         spans, crossings = regimes_between(formula, over, lower, upper, values)
     except UndecidedError:
         return [], "regimes not shaded: their order is not decided"
     except InputError:
         return [], f"regimes not shaded: not piecewise polynomial in {over}"
-    largest = []
-    for start, end in spans:
-        middle = math.sqrt(start * end)
-        probe: float = max(1, round(middle)) if over in _WHOLE else middle
-        shares = bound_shares(formula, {**fixed, over: probe})
-        largest.append(max(sorted(shares), key=lambda r: shares[r]))
+    largest = [mostly(formula, over, span, fixed) for span in spans]
     looks = shades(list(dict.fromkeys(largest)))
     for index, ((start, end), resource) in enumerate(zip(spans, largest, strict=True)):
         colour, hatch = looks[resource]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -60,6 +59,49 @@ def places(compiled: Compiled, batches: Sequence[int], **values: int) -> list[Pl
     return found
 
 
+def lines_of(
+    choices: Sequence[Compiled], batches: Sequence[int], values: Mapping[str, int]
+) -> list[tuple[str, list[Place]]]:
+    """The places of each choice, with what tells it from the others."""
+    several = len({c.place for c in choices}) > 1
+    found = []
+    for compiled in choices:
+        passes = ",".join(p.spec() for p in compiled.passes) or "no passes"
+        name = f"{compiled.place}: {passes}" if several else passes
+        found.append((name, places(compiled, batches, **values)))
+    return found
+
+
+def front_of(lines: Sequence[tuple[str, Sequence[Place]]]) -> list[tuple[float, float]]:
+    """The time per token and the throughput of what fits and nothing that fits is better than."""
+    fitting = [(seconds, rate) for _, found in lines for seconds, rate, _, fits in found if fits]
+    return sorted(fitting[i] for i in undominated(fitting))
+
+
+def about(
+    choices: Sequence[Compiled], at: Mapping[str, int], title: str, front: Sequence[object]
+) -> list[str]:
+    """Lines over a front."""
+    setting = Setting.shared([c.setting.warned(c.tpot.beyond(**at)) for c in choices])
+    without = ("passes",) if len({c.setting.passes for c in choices}) > 1 else ()
+    warning = "" if front else "no batch fits into memory"
+    return titled(setting, title, shown(at), warning=warning, without=without)
+
+
+def asked(
+    choices: Sequence[Compiled], batches: Sequence[int], values: Mapping[str, int]
+) -> dict[str, int]:
+    """Values of all symbols but the batch.
+
+    Raises:
+        InputError: there is no choice or no batch, or a value has no part.
+    """
+    if not choices or not batches:
+        raise InputError("a front needs at least one choice and one batch")
+    given = workload([c.tpot for c in choices], values, {"T": 2048}, free=("B",))
+    return {name: value for name, value in given.items() if name != "B"}
+
+
 def undominated(points: Sequence[tuple[float, float]]) -> set[int]:
     """Indices of points for which none is at least as good in both and better in one."""
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
@@ -91,20 +133,15 @@ def pareto(
         width, title: as for other figures.
         values: ``T`` (2048) and symbols of passes.
     """
-    if not choices or not batches:
-        raise InputError("a front needs at least one choice and one batch")
-    # Refuses what has no part.
-    given = workload([c.tpot for c in choices], values, {"T": 2048}, free=("B",))
-    at: dict[str, Any] = {name: value for name, value in given.items() if name != "B"}
+    at = asked(choices, batches, values)
+    drawn = lines_of(choices, batches, at)
     figure, (axes,) = new_figure()
     axes.set_xscale("log")
     axes.set_yscale("log")
-    handles, everything, lines = [], [], []
+    handles, lines = [], []
     labels: list[Point] = []
-    several = len({c.place for c in choices}) > 1
-    for index, compiled in enumerate(choices):
+    for index, (name, found) in enumerate(drawn):
         colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
-        found = places(compiled, batches, **at)
         x, y = [p[0] for p in found], [p[1] for p in found]
         style = LINES[index % len(LINES)]
         axes.plot(x, y, color=colour, linestyle=style, zorder=3, alpha=0.8)
@@ -114,15 +151,11 @@ def pareto(
                 [seconds], [rate], color=colour, marker=marker, zorder=4,
                 markerfacecolor=colour if fits else "white",
             )  # fmt: skip
-            if fits:
-                everything.append((seconds, rate))
             ends = (batches[0], batches[-1], batches[len(batches) // 2])
             labels.append(Point(seconds, rate, f"B={batch}" if batch in ends else "", 2.5))
-        passes = ",".join(p.spec() for p in compiled.passes) or "no passes"
-        name = f"{compiled.place}: {passes}" if several else passes
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle=style,
                               label=plain(name)))  # fmt: skip
-    front = sorted(everything[i] for i in undominated(everything))
+    front = front_of(drawn)
     if front:
         (line,) = axes.plot(
             [p[0] for p in front], [p[1] for p in front], color="#BBBBBB", zorder=1,
@@ -138,11 +171,7 @@ def pareto(
     axes.grid(True, which="both", color="#EBEBEB", zorder=0)
     decades(axes, "x", width)
     decades(axes, "y")
-    setting = Setting.shared([c.setting.warned(c.tpot.beyond(**at)) for c in choices])
-    without = ("passes",) if len({c.setting.passes for c in choices}) > 1 else ()
-    warning = "" if everything else "no batch fits into memory"
-    about = titled(setting, title, shown(at), warning=warning, without=without)
-    head(axes, width, *about)
+    head(axes, width, *about(choices, at, title, front))
     figure.legend(handles=handles, loc="outside lower center",
                   ncols=1 if width == "column" else 2)  # fmt: skip
     figure.draw_without_rendering()
