@@ -13,6 +13,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape as html_text
 from typing import Any
 
 import costgraph
@@ -33,7 +34,7 @@ def asked(*words: str) -> Any:
 def cell(value: object) -> str:
     """A value as it stands in a table of Markdown."""
     text = re.sub(r"\s+", " ", str(value)).strip()
-    return re.sub(r"([|<*_])", r"\\\1", text) or "–"
+    return re.sub(r"([|*_])", r"\\\1", text.replace("<", "&lt;")) or "–"
 
 
 def code(value: object) -> str:
@@ -87,24 +88,23 @@ def pass_page() -> str:
     ]
     for told in asked("passes"):
         lines += [f"## {told['name']}", "", cell(told["title"]) + ".", ""]
-        lines += table(
-            ("option", "default", "values", "meaning"),
-            (
-                (
-                    code(o["name"]),
-                    code(o["default"]),
-                    cell(_values(o)),
-                    cell(o["help"]),
-                )
-                for o in told["options"]
-            ),
-        )
+        lines += options_table(told["options"])
         for key in ("formula", "source"):
             if told.get(key):
                 lines += [f"{key.capitalize()}: {cell(told[key])}", ""]
         if told.get("assumptions"):
             lines += ["Assumes: " + "; ".join(map(cell, told["assumptions"])), ""]
     return "\n".join(lines)
+
+
+def options_table(options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a pass takes; a line where it takes nothing."""
+    if not options:
+        return ["It has no options.", ""]
+    rows = (
+        (code(o["name"]), code(o["default"]), cell(_values(o)), cell(o["help"])) for o in options
+    )
+    return table(("option", "default", "values", "meaning"), rows)
 
 
 def _values(option: Mapping[str, Any]) -> str:
@@ -119,19 +119,60 @@ def device_page() -> str:
     lines = [
         "# Devices and systems",
         "",
-        "How their files are read: [machines](../hardware.md).",
+        "How their files are read: [machines](../hardware.md). A name of the tables leads to all "
+        "figures of the device, each with its source.",
         "",
     ]
+    kinds: dict[str, list[Any]] = {}
     for told in asked("hardware"):
-        lines += [f"## {told['name']}", "", cell(told["title"]), ""]
+        kinds.setdefault(_maker(told), []).append(told)
+    for maker in sorted(kinds, key=lambda m: (m in (OTHERS, SYSTEMS), m == SYSTEMS, m)):
+        lines += [f"## {maker}", ""]
         lines += table(
-            ("figure", "value", "source"),
-            (
-                (code(figure), cell(_value(f["value"], f["unit"])), cell(f["source"] or ""))
-                for figure, f in told["figures"].items()
-            ),
+            ("name", "machine", "devices", "memory", "bandwidth", "peak, 16 bit", "board"),
+            map(_brief, kinds[maker]),
         )
+        for told in kinds[maker]:
+            title = html_text(f"{told['name']}: {told['title']}")
+            lines += [f'<details markdown="1" id="{told["name"]}"><summary>{title}</summary>', ""]
+            lines += table(
+                ("figure", "value", "source"),
+                (
+                    (code(figure), cell(_value(f["value"], f["unit"])), cell(f["source"] or ""))
+                    for figure, f in told["figures"].items()
+                ),
+            )
+            lines += ["</details>", ""]
     return "\n".join(lines)
+
+
+SYSTEMS, OTHERS = "Systems", "Others"
+MAKERS = ("NVIDIA", "AMD", "Intel", "Apple", "Google", "AWS")
+
+
+def _maker(told: Mapping[str, Any]) -> str:
+    """Where a machine stands: who made it, as its title begins; systems among themselves."""
+    if told["kind"] == "system":
+        return SYSTEMS
+    first = str(told["title"]).split()[0]
+    return first if first in MAKERS else OTHERS
+
+
+def _brief(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """A machine in a line; of a system what all of its devices have."""
+    whole = told.get("totals", told)
+    peaks = whole["peaks"]
+    peak = next((peaks[n] for n in ("tensor.bf16", "tensor.fp16", "vector.fp16") if n in peaks), "")
+    board = whole.get("power")
+    return (
+        f"[`{told['name']}`](#{told['name']})",
+        cell(told["title"]),
+        str(told.get("devices", 1)),
+        cell(_value(whole["capacity"], "B") if whole["capacity"] else ""),
+        cell(_value(whole["bandwidth"], "B/s") if whole["bandwidth"] else ""),
+        cell(_value(peak, "FLOP/s") if peak else ""),
+        cell(_value(board, "W") if board else ""),
+    )
 
 
 def _value(value: object, unit: str) -> str:
@@ -208,5 +249,23 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Docstrings without the roles of Sphinx, which the renderer leaves as text."""
-    return re.sub(r":[a-z]+:(?=<code)", "", html) if page.url.startswith("reference/") else html
+    """Code in tables as it is typed, and docstrings without the roles of Sphinx."""
+    html = re.sub(r"<td[^>]*>.*?</td>", _typed, html, flags=re.DOTALL)
+    made = page is not None and page.url.startswith("reference/")
+    return re.sub(r":[a-z]+:(?=<code)", "", html) if made else html
+
+
+#: Code of more characters may be broken behind its commas.
+LONG = 40
+
+
+def _typed(found: re.Match[str]) -> str:
+    """A cell of a table: ``\\|`` in code, which other renderers need, is a stroke."""
+
+    def shown(code: re.Match[str]) -> str:
+        text = code[1].replace("\\|", "|")
+        if len(text) <= LONG:
+            return f"<code>{text}</code>"
+        return f'<code class="long">{text.replace(",", ",<wbr>")}</code>'
+
+    return re.sub(r"<code>(.*?)</code>", shown, found[0], flags=re.DOTALL)

@@ -62,7 +62,10 @@ def test_the_reference_has_everything():
 
     assert headings("commands") == set(tool.commands()) >= {"formula", "explore", "completion"}
     assert headings("passes") == set(PASSES)
-    assert headings("devices") > set(device_names())
+    devices = pages["reference/devices.md"]
+    told = re.findall(r'^<details markdown="1" id="(.+?)"', devices, re.MULTILINE)
+    assert set(told) > set(device_names())
+    assert sorted(re.findall(r"^\| \[`(.+?)`\]\(#\1\)", devices, re.MULTILINE)) == sorted(told)
     models = re.findall(r"^\| `(.+?)`", pages["reference/models.md"], re.MULTILINE)
     assert models == sorted(entries())
     exported = re.findall(r'heading: "(.+)"', pages["reference/python.md"])
@@ -71,7 +74,11 @@ def test_the_reference_has_everything():
         assert getattr(costgraph, name).__doc__
     for option in ("--passes P", "--symbolic-hardware"):
         assert f"`{option}`" in pages["reference/commands.md"]
-    assert "989.4 TFLOP/s" in pages["reference/devices.md"]
+    assert "| `peaks.tensor.bf16` | 989.4 TFLOP/s |" in devices
+    typed = tool.on_page_content(
+        r"<td><code>t4\|2</code> a \| b</td><p><code>\|</code></p>", *[None] * 3
+    )
+    assert typed == r"<td><code>t4|2</code> a \| b</td><p><code>\|</code></p>"
     listed = set(re.findall(r"^## \[.+\]\((.+)\)$", pages["reference/index.md"], re.MULTILINE))
     assert {f"reference/{page}" for page in listed} == set(pages) - {"reference/index.md"}
 

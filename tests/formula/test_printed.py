@@ -99,7 +99,8 @@ def latex_value(latex: str, env: dict[str, float]) -> float:
 def mathml_value(html: str, env: dict[str, float]) -> float:
     tree = ElementTree.fromstring(html)
     space = "{http://www.w3.org/1998/Math/MathML}"
-    rows = [list(r) for r in tree.find(f".//{space}mtable")]
+    (table,) = tree.findall(f".//{space}mtable")
+    rows = [list(r) for r in table]
     known, total, name = dict(env), 0.0, ""
     for left, sign, right, _ in reversed(rows):
         total += read_element(right)(known)

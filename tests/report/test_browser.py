@@ -610,13 +610,48 @@ def test_print_is_light_and_complete(html: str, opening: Callable[..., Opened]) 
     page.clean()
 
 
-def test_narrow_pages_do_not_scroll_sideways(html: str, opening: Callable[..., Opened]) -> None:
+#: What is wrong with the charts: cut, scrolled, too small to read, or one text on another.
+CHARTS = """() => [...document.querySelectorAll('svg.chart')].flatMap(chart => {
+  const whole = chart.getBoundingClientRect(), place = chart.parentElement;
+  const wrong = place.scrollWidth > place.clientWidth ? ['scrolls'] : [];
+  const texts = [...chart.querySelectorAll('text')].map(t => [t, t.getBoundingClientRect()]);
+  for (const [t, at] of texts) {
+    const scale = whole.width / chart.viewBox.baseVal.width;
+    if (parseFloat(getComputedStyle(t).fontSize) * scale < 9) wrong.push('small: ' + t.textContent);
+    if (at.left < whole.left - 1 || at.right > whole.right + 1 || at.top < whole.top - 1
+        || at.bottom > whole.bottom + 1) wrong.push('cut: ' + t.textContent);
+  }
+  const fixed = texts.filter(([t]) => t.matches('.tick, .name, .label, .inside'));
+  fixed.forEach(([t, a], i) => fixed.slice(i + 1).forEach(([u, b]) => {
+    if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)
+      wrong.push(`${t.textContent} on ${u.textContent}`);
+  }));
+  return wrong.map(w => `${place.id} ${w}`);
+})"""
+
+
+def test_narrow_pages_show_charts_whole_and_do_not_scroll(
+    html: str, opening: Callable[..., Opened]
+) -> None:
     page = opening(html)
-    for width in (1400, 800, 400):
+    for width in (1400, 800, 390):
         page.page.set_viewport_size({"width": width, "height": 900})
-        page.settle()
+        # Charts are drawn anew for their room one frame after it is another.
+        page.page.evaluate("() => new Promise(r => requestAnimationFrame(() => setTimeout(r, 50)))")
+        for stack in ("latency", "kinds", "memory", "races") if width == 390 else ("latency",):
+            page.page.select_option("#stack", stack)
+            page.settle()
+            assert page.page.evaluate(CHARTS) == [], (width, stack)
+        charts = page.page.locator("svg.chart").count()
+        assert charts >= 4
         wide = page.page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, width
+        if width == 800:  # every number of a row is on the screen
+            over = page.page.evaluate(
+                "(t => t.scrollWidth - t.clientWidth)(pipelines.parentElement)"
+            )
+            assert over <= 0
     page.clean()
 
 

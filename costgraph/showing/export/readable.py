@@ -243,19 +243,24 @@ def named_html(found: Named) -> str:
 
 
 def _rows_html(found: Named) -> str:
-    cells = ""
+    above = cells = ""
     for row in equations(found):
         left = "<mo>&#x2264;</mo>".join(map(to_mathml, row.left))
+        sign = f"<mo>{_SIGNS.get(row.sign, row.sign)}</mo>"
+        if len(row.left) > 1:  # in the table it would push all that follows to the right
+            above += _block(f"<mrow>{left}{sign}{to_mathml(row.right)}</mrow>")
+            continue
         cells += (
             f'<mtr><mtd style="text-align:right"><mrow>{left}</mrow></mtd>'
-            f"<mtd><mo>{_SIGNS.get(row.sign, row.sign)}</mo></mtd>"
+            f"<mtd>{sign}</mtd>"
             f'<mtd style="text-align:left">{to_mathml(row.right)}</mtd>'
             f'<mtd style="text-align:left"><mtext>{escape(row.source)}</mtext></mtd></mtr>'
         )
-    return (
-        '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">'
-        f'<mtable displaystyle="true">{cells}</mtable></math>'
-    )
+    return above + _block(f'<mtable displaystyle="true">{cells}</mtable>')
+
+
+def _block(inner: str) -> str:
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">{inner}</math>'
 
 
 def _named_math(name: Symbol) -> str:

@@ -70,8 +70,8 @@ const HEADS = {
 // A figure of the device with its unit.
 const figureText = (name, value) => shown(value, name.startsWith("F_") ? "FLOP/s" : name.startsWith("alpha_") ? "s" : "B/s");
 
-// Text that may be broken behind its commas.
-const breakable = (text) => text.split(/(?<=,)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+// Text that may be broken behind its commas and strokes.
+const breakable = (text) => text.split(/(?<=[,/])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
 
 function figureUnit(name) {
   if (name === "BW") return [1e9, "GB/s", "memory bandwidth"];

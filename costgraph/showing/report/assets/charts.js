@@ -3,13 +3,14 @@ const HUES = 6; // classes c0 … c5 in the style sheet, colour-blind safe; each
 
 // A scale of a chart: value to pixel, and its ticks.
 function axis(low, high, from, to, log) {
+  const most = Math.max(2, Math.floor(Math.abs(to - from) / (to > from ? 70 : 40))); // ticks that have room
   if (!(high > low)) { high = low > 0 ? low * 2 : 1; low = low > 0 ? low / 2 : 0; }
   const f = log ? Math.log10 : (v) => v;
   const place = (v) => from + ((f(v) - f(low)) / (f(high) - f(low))) * (to - from);
   const ticks = [];
   if (log) {
     const first = Math.ceil(Math.log10(low) - 1e-9), last = Math.floor(Math.log10(high) + 1e-9);
-    const every = Math.max(1, Math.ceil((last - first) / 8));
+    const every = Math.max(1, Math.ceil((last - first) / Math.min(8, most)));
     for (let e = first; e <= last; e += every) ticks.push(10 ** e);
     if (ticks.length < 3) {
       ticks.length = 0;
@@ -18,18 +19,30 @@ function axis(low, high, from, to, log) {
       }
     }
   } else {
-    const rough = (high - low) / 6, base = 10 ** Math.floor(Math.log10(rough));
+    const rough = (high - low) / Math.min(6, most), base = 10 ** Math.floor(Math.log10(rough));
     const by = [1, 2, 5, 10].find((m) => m * base >= rough) * base;
     for (let v = Math.ceil(low / by) * by; v <= high + by * 1e-6; v += by) ticks.push(Math.abs(v) < by * 1e-9 ? 0 : v);
   }
   return { place, ticks, low, high };
 }
 
+// Where a chart's plot lies: ticks of y have room at the left, what ends lines at the right.
+function boxOf(width, height, yOf, yUnit, right = 20) {
+  const top = 30, bottom = height - 46, y = yOf(bottom, top);
+  const left = 14 + Math.max(...y.ticks.map((v) => widthOf(shown(v, yUnit), 11)), 24);
+  return { box: { left, right: width - right, top, bottom, width }, y };
+}
+
+// Ticks and names of the axes. A tick whose text would touch the one before has none.
 function frame(x, y, box, xText, yText, xUnit, yUnit) {
   const parts = [];
+  let taken = -Infinity;
   for (const v of x.ticks) {
-    parts.push(s("line", { class: "grid", x1: x.place(v), x2: x.place(v), y1: box.top, y2: box.bottom }));
-    parts.push(s("text", { class: "tick", x: x.place(v), y: box.bottom + 16, "text-anchor": "middle" }, shown(v, xUnit)));
+    const text = shown(v, xUnit), half = widthOf(text, 11) / 2, at = x.place(v);
+    parts.push(s("line", { class: "grid", x1: at, x2: at, y1: box.top, y2: box.bottom }));
+    if (at - half < taken || at + half > box.width) continue;
+    taken = at + half + 6;
+    parts.push(s("text", { class: "tick", x: at, y: box.bottom + 16, "text-anchor": "middle" }, text));
   }
   for (const v of y.ticks) {
     parts.push(s("line", { class: "grid", x1: box.left, x2: box.right, y1: y.place(v), y2: y.place(v) }));
@@ -37,9 +50,10 @@ function frame(x, y, box, xText, yText, xUnit, yUnit) {
   }
   parts.push(s("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
   parts.push(s("line", { class: "axis", x1: box.left, x2: box.left, y1: box.top, y2: box.bottom }));
-  parts.push(s("text", { class: "name", x: (box.left + box.right) / 2, y: box.bottom + 36, "text-anchor": "middle" }, xText));
-  parts.push(s("text", { class: "name", x: box.left, y: box.top - 10 }, yText));
-  return parts;
+  const name = wrapped({ class: "name", x: box.width / 2, y: box.bottom + 36, "text-anchor": "middle" }, xText, box.width - 8);
+  parts.push(name.node);
+  parts.push(s("text", { class: "name", x: Math.min(box.left, Math.max(2, box.width - widthOf(yText, 13))), y: box.top - 10 }, yText));
+  return { parts, below: 16 * (name.lines - 1) };
 }
 
 function key(entries) {
@@ -48,31 +62,33 @@ function key(entries) {
 }
 
 // Horizontal stacked bars: [{name, letter, parts: [[label, value]]}]; marks are numbers, not hues alone.
-function stackedBars(rows, unit, label, room = 700) {
+// What stands behind a bar stands below it where that leaves the bars too little.
+function stackedBars(place, rows, unit, label) {
   const names = [...new Set(rows.flatMap((r) => r.parts.map(([n]) => n)))];
-  const top = Math.max(...rows.map((r) => r.parts.reduce((a, [, v]) => a + v, 0)), 0);
+  const whole = (r) => r.parts.reduce((a, [, v]) => a + v, 0), end = (r) => shown(whole(r), unit) + r.note;
+  const top = Math.max(...rows.map(whole), 0);
   if (!(top > 0)) return [h("p", {}, "Nothing to show here.")];
-  const wide = 860, tall = 34, left = 40;
+  const wide = roomOf(place), left = 30, behind = 16 + Math.max(...rows.map((r) => widthOf(end(r), 13)));
+  const below = behind > 0.6 * (wide - left), tall = 34, step = tall + (below ? 28 : 10), room = wide - left - (below ? 4 : behind);
   const parts = rows.flatMap((r, i) => {
-    const y = 6 + i * (tall + 10);
+    const y = 6 + i * step;
     let x = left;
     const drawn = r.parts.map(([name, value]) => {
-      const width = (value / top) * room, number = names.indexOf(name) + 1;
+      const width = (value / top) * room, number = names.indexOf(name) + 1, text = `${number}: ${shown(value, unit)}`;
       const piece = s("g", {},
         s("title", {}, `${r.letter}, ${name}: ${shown(value, unit)}`),
         s("rect", { class: `piece c${(number - 1) % HUES}`, x, y, width: Math.max(width, 0), height: tall }),
         width > 16 ? s("text", { class: `inside t${(number - 1) % HUES}`, x: x + width / 2, y: y + 22, "text-anchor": "middle" },
-          width > 90 ? `${number}: ${shown(value, unit)}` : String(number)) : null);
+          width > widthOf(text) + 6 ? text : String(number)) : null);
       x += width;
       return piece;
     });
-    const whole = r.parts.reduce((a, [, v]) => a + v, 0);
-    return [s("text", { class: "label", x: 24, y: y + 22, "text-anchor": "end" }, r.letter), ...drawn,
-      s("text", { class: "label", x: x + 8, y: y + 22 }, shown(whole, unit) + r.note)];
+    const told = below ? wrapped({ class: "label", x: left, y: y + tall + 15 }, end(r), wide - left).node : s("text", { class: "label", x: x + 8, y: y + 22 }, end(r));
+    return [s("text", { class: "label", x: left - 10, y: y + 22, "text-anchor": "end" }, r.letter), ...drawn, told];
   });
   const text = rows.map((r) => `${r.letter}: ${r.parts.map(([n, v]) => `${n} ${shown(v, unit)}`).join(", ")}`).join("; ");
   return [
-    s("svg", { class: "chart", viewBox: `0 0 ${wide} ${rows.length * (tall + 10) + 8}`, role: "img", "aria-label": `${label}. ${text}` }, ...parts),
+    chart(wide, rows.length * step + 8, { role: "img", "aria-label": `${label}. ${text}` }, ...parts),
     key(names.map((name, i) => [i, String(i + 1), name])),
   ];
 }
@@ -95,7 +111,7 @@ function raceBars(p) {
 function drawBars(results) {
   if (state.stack === "races") {
     const bars = compared().flatMap(raceBars);
-    $("bars").replaceChildren(...(bars.length ? stackedBars(bars, "s", STACKS.races, 400) : [h("p", {}, "In these pipelines nothing runs at the same time.")]));
+    $("bars").replaceChildren(...(bars.length ? stackedBars($("bars"), bars, "s", STACKS.races) : [h("p", {}, "In these pipelines nothing runs at the same time.")]));
     return;
   }
   const rows = compared().map((p) => {
@@ -121,7 +137,7 @@ function drawBars(results) {
     }
     return { letter: letter(p), parts, note };
   });
-  $("bars").replaceChildren(...stackedBars(rows, state.stack === "memory" ? "byte" : "s", STACKS[state.stack]));
+  $("bars").replaceChildren(...stackedBars($("bars"), rows, state.stack === "memory" ? "byte" : "s", STACKS[state.stack]));
 }
 
 // The roofline of one step: roofs of what its operations use, a point per operation.
@@ -132,21 +148,27 @@ function drawRoofline(rows) {
   const rates = [...new Set(timed.flatMap((r) => r.work.map(([rate]) => rate)))].map((rate) => [rate, valueOf(rate)]);
   const roofs = rates.filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1]);
   if (!roofs.length) { $("roofline").replaceChildren(h("p", {}, "No operation of this step is timed by a peak: their fitted times depend on bytes alone.")); return; }
-  const box = { left: 96, right: 840, top: 30, bottom: 400 };
   const reach = timed.map((r) => r.intensity), ridges = roofs.map(([, v]) => v / bandwidth);
-  const x = axis(Math.min(...reach, ...ridges) / 3, Math.max(...reach, ...ridges) * 4, box.left, box.right, true);
-  const reached = timed.map((r) => r.flops / r.seconds);
-  const y = axis(Math.min(...reached, x.low * bandwidth) / 1.5, roofs[0][1] * 2.5, box.bottom, box.top, true);
-  const parts = frame(x, y, box, "arithmetic intensity, FLOP/byte", "FLOP/s", "", "");
+  const reached = timed.map((r) => r.flops / r.seconds), low = Math.min(...reach, ...ridges) / 3;
+  const wide = roomOf($("roofline")), tall = heightFor(wide, 446);
+  const { box, y } = boxOf(wide, tall, (bottom, top) => axis(Math.min(...reached, low * bandwidth) / 1.5, roofs[0][1] * 2.5, bottom, top, true), "");
+  const x = axis(low, Math.max(...reach, ...ridges) * 4, box.left, box.right, true);
+  const { parts, below } = frame(x, y, box, "arithmetic intensity, FLOP/byte", "FLOP/s", "", "");
   const highest = roofs[0][1] / bandwidth;
   parts.push(s("line", { class: "roof", x1: x.place(x.low), y1: y.place(x.low * bandwidth), x2: x.place(highest), y2: y.place(roofs[0][1]) }));
   const middle = x.low * (Math.min(...ridges) / x.low) ** 0.25, slope = (y.place(bandwidth * 10) - y.place(bandwidth)) / (x.place(10) - x.place(1));
   const turn = (Math.atan(slope) * 180) / Math.PI, mx = x.place(middle), my = y.place(middle * bandwidth) - 8;
   parts.push(s("text", { class: "roof-name", x: mx, y: my, transform: `rotate(${turn.toFixed(2)} ${mx} ${my})`, "text-anchor": "middle" }, shown(bandwidth, "B/s")));
+  // A roof's name stands above it, or below, where it crosses no other line; else below the chart.
+  const unnamed = [], names = [];
   for (const [rate, value] of roofs) {
-    const ridge = value / bandwidth;
-    parts.push(s("line", { class: "roof", x1: x.place(ridge), x2: box.right, y1: y.place(value), y2: y.place(value) }));
-    parts.push(s("text", { class: "roof-name", x: box.right - 4, y: y.place(value) - 6, "text-anchor": "end" }, `${figureUnit(rate)[2]}: ${shown(value, "FLOP/s")}, ridge ${digits(ridge)} FLOP/byte`));
+    const ridge = value / bandwidth, at = y.place(value), head = `${figureUnit(rate)[2]}: ${shown(value, "FLOP/s")}`;
+    parts.push(s("line", { class: "roof", x1: x.place(ridge), x2: box.right, y1: at, y2: at }));
+    const free = (low, from, text) => from + widthOf(text) < box.right - 4 && low - 12 > box.top - 8 && !names.some((n) => Math.abs(n - low) < 13) && !roofs.some(([r, v]) => r !== rate && y.place(v) > low - 12 && y.place(v) < low + 3);
+    const found = [`${head}, ridge ${digits(ridge)} FLOP/byte`, head].flatMap((text) => [[at - 6, value === roofs[0][1] ? box.left : x.place(ridge) - 20 / slope + 4, text], [at + 15, x.place(ridge) + 4, text]]).find((place) => free(...place));
+    if (!found) { unnamed.push(head); continue; }
+    names.push(found[0]);
+    parts.push(s("text", { class: "roof-name", x: box.right - 4, y: found[0], "text-anchor": "end" }, found[2]));
   }
   const groups = new Map();
   for (const row of timed) {
@@ -171,18 +193,19 @@ function drawRoofline(rows) {
       "aria-label": `${group.map((r) => r.name).slice(0, 12).join(", ")}: ${digits(row.intensity)} FLOP/byte, ${shown(row.flops / row.seconds, "FLOP/s")}, bound by ${row.bound}, ${percent(share)} of the time`,
       onclick: open, onkeydown: (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); open(); } },
     }, s("title", {}, `${group.map((r) => r.name).slice(0, 12).join(", ")} · ${percent(share)}`), shape));
-    if (share > 0.02) labels.push({ px, py: py + size + 14, name: `${name} ${percent(share)}`, share });
+    if (share > 0.02) labels.push({ px: px + size + 4, py: py + 12, name: `${name} ${percent(share)}`, share });
   }
-  // The heaviest points are named first; a name that would cover another is left out.
+  // The heaviest points are named first, to the right and below, where no roof is; a name that would
+  // cover another is left out.
   const taken = [];
   for (const { px, py, name } of labels.sort((a, b) => b.share - a.share)) {
-    const half = name.length * 3.4, cx = Math.min(Math.max(px, box.left + half), box.right - half);
-    const free = [py, py + 14, py + 28, py - 46].find((at) => at < box.bottom - 4 && !taken.some((t) => Math.abs(t.x - cx) < t.half + half && Math.abs(t.y - at) < 13));
-    if (free === undefined) continue;
-    taken.push({ x: cx, y: free, half });
-    parts.push(s("text", { class: "point-name", x: cx, y: free, "text-anchor": "middle" }, name));
+    const width = widthOf(name, 11.5), from = Math.max(box.left + 2, Math.min(px, box.right - width));
+    const free = [py, py + 14, py + 28, py + 42].find((at) => at < box.bottom - 4 && !taken.some((t) => t.x < from + width && from < t.x + t.width && Math.abs(t.y - at) < 13));
+    if (free === undefined || width > box.right - box.left) continue;
+    taken.push({ x: from, y: free, width });
+    parts.push(s("text", { class: "point-name", x: from, y: free }, name));
   }
   $("roofline").replaceChildren(
-    s("svg", { class: "chart", viewBox: "0 0 860 446", role: "group", "aria-label": "roofline; its points are listed in the table of operations" }, ...parts),
-    h("p", { class: "hint" }, `● bound by memory   ■ bound by compute${calibrated() ? "   ▲ bound by latency" : ""}${timed.some((r) => r.bound === "link") ? "   ◆ bound by a link" : ""}; the area grows with the share of the step’s time. Operations without arithmetic have no place here.${calibrated() ? " Roofs are stated peaks, points fitted times." : ""}`));
+    chart(wide, tall + below, { role: "group", "aria-label": "roofline; its points are listed in the table of operations" }, ...parts),
+    h("p", { class: "hint" }, `● bound by memory   ■ bound by compute${calibrated() ? "   ▲ bound by latency" : ""}${timed.some((r) => r.bound === "link") ? "   ◆ bound by a link" : ""}; the area grows with the share of the step’s time. Operations without arithmetic have no place here.${calibrated() ? " Roofs are stated peaks, points fitted times." : ""}${unnamed.length ? ` Roofs: ${unnamed.join("; ")}.` : ""}`));
 }

@@ -44,7 +44,7 @@ function* crossings(lines, name, metric, xs, whole) {
         yield;
         if (signs[k] === signs[k - 1] || Number.isNaN(signs[k]) || Number.isNaN(signs[k - 1])) continue;
         const at = change(sign, xs[k - 1], xs[k], whole), lower = sign(at) < 0 ? i : j;
-        const text = sign(at) === 0 ? `${letter(lines[i].p)} and ${letter(lines[j].p)} become equal` : `${letter(lines[lower].p)} falls below ${letter(lines[lower === i ? j : i].p)}`;
+        const text = sign(at) === 0 ? `pipelines ${letter(lines[i].p)} and ${letter(lines[j].p)} become equal` : `pipeline ${letter(lines[lower].p)} falls below ${letter(lines[lower === i ? j : i].p)}`;
         found.push({ at, text });
       }
     }
@@ -92,14 +92,14 @@ function* drawCurve() {
     if (ys.every(Number.isFinite)) lines.push({ p, one, ys });
   }
   if (!lines.length) { $("curve").replaceChildren(h("p", {}, "No chosen pipeline has this metric.")); $("crossovers").replaceChildren(); return; }
-  const box = { left: 110, right: 800, top: 30, bottom: 360 };
   const all = lines.flatMap((line) => line.ys);
   const least = Math.min(...all), most = Math.max(...all);
   const flat = most <= least * (1 + 1e-12);
+  const wide = roomOf($("curve")), tall = heightFor(wide, 402);
+  const { box, y } = boxOf(wide, tall, (bottom, top) => axis(log ? least / (flat ? 2 : 1.2) : 0, most * (flat ? 2 : 1.2), bottom, top, log), unit, 36);
   const x = axis(xs[0], xs[xs.length - 1], box.left, box.right, log);
-  const y = axis(log ? least / (flat ? 2 : 1.2) : 0, most * (flat ? 2 : 1.2), box.bottom, box.top, log);
   const figure = DATA.devices[state.device].figures[name] !== undefined;
-  const parts = frame(x, y, box, `${name}${figure ? "" : `: ${(DATA.controls.find((c) => c.name === name) || {}).meaning || ""}`}`, TITLES[metric] || metric, figure ? (name === "BW" ? "B/s" : "FLOP/s") : "", unit);
+  const { parts, below } = frame(x, y, box, `${name}${figure ? "" : `: ${(DATA.controls.find((c) => c.name === name) || {}).meaning || ""}`}`, TITLES[metric] || metric, figure ? (name === "BW" ? "B/s" : "FLOP/s") : "", unit);
   const found = yield* crossings(lines, name, metric, xs, whole);
   for (const { at } of found) parts.push(s("line", { class: "crossing", x1: x.place(at), x2: x.place(at), y1: box.top, y2: box.bottom }));
   let last = -Infinity;
@@ -114,7 +114,7 @@ function* drawCurve() {
   const now = valueOf(name);
   if (now >= xs[0] && now <= xs[xs.length - 1]) {
     parts.push(s("line", { class: "now", x1: x.place(now), x2: x.place(now), y1: box.top, y2: box.bottom }));
-    parts.push(s("text", { class: "tick", x: x.place(now) + 5, y: box.bottom - 6 }, "now"));
+    parts.push(s("text", { class: "tick", ...(box.right - x.place(now) < 34 ? { x: x.place(now) - 5, "text-anchor": "end" } : { x: x.place(now) + 5 }), y: box.top + 10 }, "now"));
     for (const line of lines) {
       const v = evaluate(line.one).metrics[metric];
       parts.push(s("circle", { class: `dot c${line.p % HUES}`, cx: x.place(now), cy: y.place(v), r: 4.5 }, s("title", {}, `${letter(line.p)}: ${shown(v, unit)}`)));
@@ -122,7 +122,7 @@ function* drawCurve() {
   }
   const changes = yield* boundChanges(metric, name, xs, whole);
   $("curve").replaceChildren(
-    s("svg", { class: "chart", viewBox: "0 0 860 402", role: "img", "aria-label": `${TITLES[metric] || metric} over ${name} for ${lines.map((l) => letter(l.p)).join(", ")}` }, ...parts),
+    chart(wide, tall + below, { role: "img", "aria-label": `${TITLES[metric] || metric} over ${name} for ${lines.map((l) => letter(l.p)).join(", ")}` }, ...parts),
     h("ul", { class: "key" }, lines.map((line) => h("li", {}, s("svg", { class: "dash", viewBox: "0 0 34 10", "aria-hidden": "true" }, s("line", { class: `curve s${line.p % HUES}`, x1: 1, x2: 33, y1: 5, y2: 5 })), ` ${letter(line.p)}: ${DATA.pipelines[line.p]}`))));
   const list = (items) => h("ul", {}, items.map((t) => h("li", {}, t)));
   $("crossovers").replaceChildren(

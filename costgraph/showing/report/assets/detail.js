@@ -41,7 +41,7 @@ function speak(results) {
 // What the tables of pipelines and of devices share: the metrics that there are, a line of names, and
 // the numbers of a row, with the speed-up over the first row that has any.
 const comparedMetrics = () => ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
-const headOf = (names) => h("thead", {}, h("tr", {}, names.map((t) => h("th", { scope: "col", title: TITLES[t] }, HEADS[t] || t))));
+const headOf = (names) => h("thead", {}, h("tr", {}, names.map((t) => h("th", { scope: "col", title: TITLES[t] }, breakable(HEADS[t] || t)))));
 const baseOf = (results) => { const first = results.find((one) => one); return first ? first.metrics.latency : NaN; };
 const numbersOf = (one, base, names, device) => [
   h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
@@ -147,10 +147,12 @@ function drawGraph() {
   $("graph-search").value = "";
   $("graph-found").textContent = "";
   const nodes = [...$("graph").querySelectorAll("g.node")];
+  let highest = Infinity;
   nodes.forEach((node, i) => {
     node.setAttribute("tabindex", i ? -1 : 0); // one stop for Tab; arrows move inside
     const box = node.getBBox();
     for (const line of node.querySelectorAll("text")) line.after(" "); // so that lines are words apart
+    if (node.classList.contains("op") && box.y < highest) { highest = box.y; start = node; }
     if (node.classList.contains("op")) node.append(s("text", { class: "badge", x: box.x + box.width + 3, y: box.y + 9 }));
     else node.setAttribute("aria-label", seen(node));
     node.addEventListener("click", () => { focusNode(nodes, i); openVertex(Number(node.dataset.vertex)); });
@@ -174,11 +176,15 @@ function focusNode(nodes, i) {
   nodes[i].focus();
 }
 
+let start = null; // the highest operation of the picture, which is in sight at first
 function fit() {
   const svg = $("graph").querySelector("svg");
   if (!svg) return;
   zoom = Math.min(1, Math.max(0.3, ($("graph").clientWidth - 8) / (Number(svg.dataset.width) * 4 / 3)));
   setZoom(zoom);
+  if (!start || !start.isConnected) return;
+  const { left, width } = start.getBoundingClientRect(), place = $("graph").getBoundingClientRect();
+  $("graph").scrollLeft += left + width / 2 - place.left - place.width / 2;
 }
 
 function setZoom(to) {

@@ -129,7 +129,7 @@ function* drawLoad() {
   }
   // A batch and the context of a step move nothing of a queue.
   const queued = Boolean(one.load.queue), { B, T, ...sizes } = state.values;
-  const now = JSON.stringify([state.device, state.pipeline, shown, queued ? sizes : state.values, state.figures[state.device], state.load, shown.map((p) => Boolean(variant(p).load))]);
+  const now = JSON.stringify([state.device, state.pipeline, shown, queued ? sizes : state.values, state.figures[state.device], state.load, shown.map((p) => Boolean(variant(p).load)), roomOf($("tpotload"))]);
   if (now === drawnLoad.key && one === drawnLoad.one) return;
   const servers = new Map();
   for (const p of shown) { servers.set(p, serverOf(variant(p), state.device)); yield; }
@@ -219,7 +219,7 @@ function boundOfStep(m, T) {
 
 function drawLoadTable(servers, rate) {
   $("load-table-title").textContent = Number.isFinite(rate) ? `Pipelines at ${digits(rate)} requests a second` : "Pipelines";
-  const head = h("thead", {}, h("tr", {}, ["pipeline", "λ*, per second", "load", "TTFT", "TPOT", "latency", "decoding", "room", "token/s and device"].map((t) => h("th", { scope: "col" }, t))));
+  const head = h("thead", {}, h("tr", {}, ["pipeline", "λ*, per second", "load", "TTFT", "TPOT", "latency", "decoding", "room", "token/s and device"].map((t) => h("th", { scope: "col" }, breakable(t)))));
   const cell = (field, value, text) => h("td", { class: "number", "data-load": field, "data-value": value }, text);
   const rows = [...servers].map(([p, q]) => {
     const one = variant(p), name = h("th", { scope: "row" }, `${letter(p)}: `, breakable(DATA.pipelines[p]));
@@ -251,9 +251,10 @@ function* drawLoadCharts(servers, rate) {
 function drawLoadChart(metric, lines, rate) {
   const all = lines.flatMap((l) => l.points.map((x) => x[metric]).filter((v) => v > 0)), place = $(`${metric}load`);
   if (!all.length) { place.replaceChildren(); return; }
-  const box = { left: 78, right: 520, top: 30, bottom: 290 }, most = Math.max(...lines.map((l) => l.q.largest));
-  const x = axis(0, most, box.left, box.right, false), y = axis(Math.min(...all) / 1.2, Math.max(...all) * 1.2, box.bottom, box.top, true);
-  const parts = frame(x, y, box, "requests per second", `mean ${TITLES[metric]}`, "", "s");
+  const wide = roomOf(place), tall = heightFor(wide, 336), most = Math.max(...lines.map((l) => l.q.largest));
+  const { box, y } = boxOf(wide, tall, (bottom, top) => axis(Math.min(...all) / 1.2, Math.max(...all) * 1.2, bottom, top, true), "s", 36);
+  const x = axis(0, most, box.left, box.right, false);
+  const { parts, below } = frame(x, y, box, "requests per second", `mean ${TITLES[metric]}`, "", "s");
   let last = -Infinity;
   const path = (some) => some.map((v) => `${x.place(v.rate).toFixed(1)},${y.place(v[metric]).toFixed(1)}`).join(" ");
   const end = (l) => y.place(l.points.at(-1)[metric]);
@@ -267,7 +268,7 @@ function drawLoadChart(metric, lines, rate) {
   }
   if (rate > 0 && rate <= most) parts.push(s("line", { class: "now", x1: x.place(rate), x2: x.place(rate), y1: box.top, y2: box.bottom }));
   const text = lines.map((l) => `${letter(l.p)}: from ${shown(l.points[0][metric], "s")} to ${shown(l.points.at(-1)[metric], "s")} at ${digits(l.points.at(-1).rate)} a second`).join("; ");
-  place.replaceChildren(s("svg", { class: "chart", viewBox: "0 0 560 336", role: "img", "aria-label": `mean ${TITLES[metric]} over the rate. ${text}` }, ...parts),
+  place.replaceChildren(chart(wide, tall + below, { role: "img", "aria-label": `mean ${TITLES[metric]} over the rate. ${text}` }, ...parts),
     h("p", { class: "note" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates` : ""}. Dotted: the rate that is set.`));
 }
 
