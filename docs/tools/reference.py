@@ -266,6 +266,7 @@ def _typed(found: re.Match[str]) -> str:
         text = code[1].replace("\\|", "|")
         if len(text) <= LONG:
             return f"<code>{text}</code>"
-        return f'<code class="long">{re.sub(r"([,|=+])", r"\1<wbr>", text)}</code>'
+        text = re.sub(r"([,|=+])", r"\1<wbr>", text)
+        return f'<code class="long">{text}</code>'
 
     return re.sub(r"<code>(.*?)</code>", shown, found[0], flags=re.DOTALL)
