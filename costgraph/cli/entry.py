@@ -92,8 +92,8 @@ def _build_parser(command: str = "") -> argparse.ArgumentParser:
             help="answer anew: neither repeat a kept answer nor keep this one (kept below "
             "~/.cache/costgraph, or in the folder that COSTGRAPH_CACHE names)",
         )
-    for command in commands.choices.values():
-        command.elsewhere = _takers
+    for known in commands.choices.values():
+        known.elsewhere = _takers
     return parser
 
 
@@ -105,7 +105,9 @@ def _takers(option: str) -> Sequence[str]:
 @cache
 def _options() -> dict[str, list[str]]:
     """Every option that a help shows, and the commands that take it."""
-    (commands,) = (a.choices for a in _build_parser()._actions if a.choices)
+    commands: dict[str, Parser] = next(
+        a.choices for a in _build_parser()._actions if isinstance(a.choices, dict)
+    )
     found: dict[str, list[str]] = {}
     for name, command in commands.items():
         if command.prog.endswith(f" {name}"):  # and is no other name of one

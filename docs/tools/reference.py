@@ -129,7 +129,7 @@ def device_page() -> str:
     for maker in sorted(kinds, key=lambda m: (m in (OTHERS, SYSTEMS), m == SYSTEMS, m)):
         lines += [f"## {maker}", ""]
         lines += table(
-            ("name", "machine", "devices", "memory", "bandwidth", "peak, 16 bit", "board"),
+            ("name", "devices", "memory", "bandwidth", "peak, 16 bit", "board", "machine"),
             map(_brief, kinds[maker]),
         )
         for told in kinds[maker]:
@@ -166,12 +166,12 @@ def _brief(told: Mapping[str, Any]) -> tuple[str, ...]:
     board = whole.get("power")
     return (
         f"[`{told['name']}`](#{told['name']})",
-        cell(told["title"]),
         str(told.get("devices", 1)),
         cell(_value(whole["capacity"], "B") if whole["capacity"] else ""),
         cell(_value(whole["bandwidth"], "B/s") if whole["bandwidth"] else ""),
         cell(_value(peak, "FLOP/s") if peak else ""),
         cell(_value(board, "W") if board else ""),
+        cell(told["title"]),
     )
 
 
@@ -255,8 +255,8 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     return re.sub(r":[a-z]+:(?=<code)", "", html) if made else html
 
 
-#: Code of more characters may be broken behind its commas.
-LONG = 40
+#: Code of more characters may be broken behind commas and other signs.
+LONG = 24
 
 
 def _typed(found: re.Match[str]) -> str:
@@ -266,6 +266,7 @@ def _typed(found: re.Match[str]) -> str:
         text = code[1].replace("\\|", "|")
         if len(text) <= LONG:
             return f"<code>{text}</code>"
-        return f'<code class="long">{text.replace(",", ",<wbr>")}</code>'
+        text = re.sub(r"([,|=+])", r"\1<wbr>", text)
+        return f'<code class="long">{text}</code>'
 
     return re.sub(r"<code>(.*?)</code>", shown, found[0], flags=re.DOTALL)

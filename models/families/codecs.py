@@ -64,6 +64,7 @@ def _chunk(fields: Fields, hop: int) -> int | None:
 
 
 def encodec(fields: Fields) -> Reading:
+    """EnCodec, alone or beside what makes its codes."""
     ratios = _ratios(fields, "upsampling_ratios", (8, 5, 4, 2))
     d, wide = fields.size("hidden_size", default=128), fields.size("num_filters", default=32)
     size = fields.size("codebook_size", default=1024)

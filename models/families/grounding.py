@@ -11,6 +11,7 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.encoder import Heads
+from costgraph.models.convnet import ResNet
 from costgraph.models.deformable import GROUPS
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.deformable import TRAINED
@@ -57,8 +58,8 @@ def _grounding(fields: Fields) -> Reading:
     if len(stem.taken) > levels:
         raise ModelError(f"{fields.name}: 'num_feature_levels' = {levels} of {len(stem.taken)}")
     stem = replace(stem, network=replace(stem.network, size=tuple(map(Integer, SIZE))))
-    said = (SCALED.format(*SIZE), ONE_TEXT, PHRASES)
-    if hasattr(stem.network, "frozen"):
+    said: tuple[str, ...] = (SCALED.format(*SIZE), ONE_TEXT, PHRASES)
+    if isinstance(stem.network, ResNet):
         stem, said = replace(stem, network=replace(stem.network, frozen=True)), (*said, FROZEN)
     reader = bert(fields.section("text_config").with_defaults(**BASE), 0, pooler=False)
     model = GroundingDino(

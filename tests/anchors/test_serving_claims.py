@@ -201,7 +201,7 @@ def altered(tmp_path, name, **sizes):
 
 
 @pytest.mark.parametrize(
-    ("fidelity", "decodes", "whole"), [("ideal", 4.29, 1.41), ("calibrated", 4.15, 1.15)]
+    ("fidelity", "decodes", "whole"), [("ideal", 4.29, 1.41), ("calibrated", 4.17, 1.15)]
 )
 def test_sarathi_on_an_a100(tmp_path, fidelity, decodes, whole):
     """LLaMA-33B: 4.25 times in decodes and 1.25 in whole requests.
@@ -317,7 +317,7 @@ def test_fastgen_by_its_schedule_alone(fastgen):
         return planner.largest(planner.queue(planner.ways[0], policy), traffic)[0]
 
     gain = rate(ChunkedPrefill(64, 512)) / rate(PrefillFirst(64))
-    assert gain == pytest.approx(1.04, abs=0.006)
+    assert gain == pytest.approx(1.05, abs=0.006)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_fastgen_effective_throughput(fastgen, policy, clients, effective, ours)
 
 
 @pytest.mark.parametrize(
-    ("ttft", "tpot", "gain"), [(0.25, 0.1, 1.01), (0.25, 0.025, 1.34), (0.2, 0.02, 1.50)]
+    ("ttft", "tpot", "gain"), [(0.25, 0.1, 1.01), (0.25, 0.025, 1.35), (0.2, 0.02, 1.51)]
 )
 def test_distserve_by_separation_alone(separated, ttft, tpot, gain):
     """OPT-13B on A100, 512 to 256 tokens: two pools against prompts first on each device.

@@ -74,4 +74,5 @@ def test_tolerances_that_the_page_states():
         a, b = (float(x) for x in re.findall(r"[\d.]+", tpot))
         assert abs(a / b - 1) < 0.1
         a, b = (float(x) for x in re.findall(r"[\d.]+", ttft))
-        assert abs(a / b - 1) < (0.07 if float(load) <= 0.6 else 0.62)
+        # In whole percent, as the page has it.
+        assert round(abs(a / b - 1), 2) <= (0.07 if float(load) <= 0.6 else 0.62)

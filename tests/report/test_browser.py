@@ -410,6 +410,13 @@ def test_a_click_on_a_node_opens_its_panel(html: str, opening: Callable[..., Ope
     page.page.click("#graph g.node[aria-label^='q_proj ']")
     page.settle()
     assert page.page.inner_text("#panel-title") == "q_proj"
+    page.page.click("#panel-close")
+    page.page.click("#graph g.node[aria-label^='final_norm ']")  # far right: the panel takes that
+    at, place = (page.page.locator(x).bounding_box() for x in ("#graph .op:focus", "#graph"))
+    assert place["x"] <= at["x"] <= at["x"] + at["width"] <= place["x"] + place["width"]
+    page.page.click("#panel-close")
+    page.page.click("#graph g.node[aria-label^='q_proj ']")
+    page.settle()
     row = cg.compile(MODEL, "h100").breakdown("decode", B=1, T=2048)["q_proj"]
     for name in ("seconds", "flops", "bytes", "count"):
         shown = page.page.get_attribute(f"#panel [data-field={name}]", "data-value")

@@ -661,6 +661,9 @@ def test_layout_and_access(server: Server, tabs: Callable[..., Tab]) -> None:
 
     for width in (1400, 800, 390):
         page.set_viewport_size({"width": width, "height": 900})
+        # Charts are drawn anew for their room, and pale until they are.
+        page.evaluate("() => new Promise(r => requestAnimationFrame(() => setTimeout(r, 50)))")
+        page.wait_for_selector("html[data-drawn]")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert violations() == []
     page.emulate_media(color_scheme="dark")

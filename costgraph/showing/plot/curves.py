@@ -238,7 +238,7 @@ def curve(
     if handles:
         axes.legend(handles=handles, loc="best")
     _mark_ends(axes, found.ends, list(formulas))
-    warning = "; ".join(told_of_ends(found.ends, over))
+    warning = "; ".join(told_of_ends(found, over))
     asked = {**values, over: at}
     lines = head_of(list(formulas.values()), asked, title, told(values), warning=warning)
     head(axes, width, *lines, note)
@@ -280,11 +280,11 @@ def _memory_end(
     return (None if low < 0 else at[low]), beyond
 
 
-def told_of_ends(ends: Mapping[str, tuple[float | None, Fit]], over: str) -> list[str]:
+def told_of_ends(found: Traced, over: str) -> list[str]:
     """What is said where the memory is full, a sentence for each name."""
     said = []
-    for name, (last, beyond) in ends.items():
-        of = f"{name}: " if len(ends) > 1 else ""
+    for name, (last, beyond) in found.ends.items():
+        of = f"{name}: " if len(found.lines) > 1 else ""
         if beyond.full and last is None:
             said.append(f"{of}{beyond.full}")
         elif beyond.full and last is not None:

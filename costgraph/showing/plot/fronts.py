@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -99,7 +100,8 @@ def asked(
     if not choices or not batches:
         raise InputError("a front needs at least one choice and one batch")
     given = workload([c.tpot for c in choices], values, {"T": 2048}, free=("B",))
-    return {name: value for name, value in given.items() if name != "B"}
+    at: dict[str, Any] = {name: value for name, value in given.items() if name != "B"}
+    return at
 
 
 def undominated(points: Sequence[tuple[float, float]]) -> set[int]:

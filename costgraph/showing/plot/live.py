@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from costgraph.compiling.breakdown import break_down
 from costgraph.compiling.compiled import Compiled
@@ -44,6 +44,8 @@ _SI = "~s"
 #: Marks at the ends of an axis lie inside it.
 _LOG = altair.Scale(type="log", nice=False, padding=8)
 Rows = Sequence[Mapping[str, Any]]
+#: Charts on top of one another, as Altair types them.
+Layers: TypeAlias = "altair.LayerChart | altair.FacetChart"
 
 
 def curve(
@@ -56,7 +58,7 @@ def curve(
     log: bool = True,
     title: str = "",
     **values: Any,
-) -> altair.LayerChart:
+) -> Layers:
     """One metric along a symbol; arguments as of :func:`costgraph.plot.curve`.
 
     With one formula, pointing at the line names the resource with the largest share of the
@@ -97,14 +99,14 @@ def curve(
                 tooltip=_tips(full, {"name": "", "x": over, "why": "memory"}))
     )  # fmt: skip
     asked = {**found.values, over: found.at}
-    warning = "; ".join(told_of_ends(found.ends, over))
+    warning = "; ".join(told_of_ends(found, over))
     about = head_of(formulas, asked, title, told(found.values), warning=warning)
     return altair.layer(lines, points, ends).properties(title=_title(about)).interactive()
 
 
 def pareto(
     choices: Sequence[Compiled], batches: Sequence[int], *, title: str = "", **values: int
-) -> altair.LayerChart:
+) -> Layers:
     """Throughput over the time per token; arguments as of :func:`costgraph.plot.pareto`."""
     at = fronts.asked(choices, batches, values)
     drawn = fronts.lines_of(choices, batches, at)
@@ -184,7 +186,7 @@ def _called(table: Comparison, column: Column) -> str:
 
 def roofline(
     compiled: Compiled, phase: str = "decode", *, dtypes: Sequence[str] = (), **values: Number
-) -> altair.LayerChart:
+) -> Layers:
     """Operations of one step under the roofs; arguments as of :func:`costgraph.plot.roofline`.
 
     Roofs are those of the device's own memory.
@@ -195,7 +197,7 @@ def roofline(
     table = break_down(compiled, phase, {"B": 1, **values})
     machine = compiled.bound or compiled.machine
     total = float(table.totals["seconds"])
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": _text(row.name),
             "x": float(row.intensity or 0),
@@ -261,9 +263,9 @@ def _in(unit: str) -> str:
     return f" ({unit})" if unit else ""
 
 
-def _axis(name: str, title: str, kind: str) -> altair.X | altair.Y:
-    make = altair.X if name == "x" else altair.Y
-    scale = altair.Scale(type=kind, zero=True) if kind == "linear" else _LOG
+def _axis(name: str, title: str, kind: str) -> Any:
+    make: Any = altair.X if name == "x" else altair.Y
+    scale = altair.Scale(type="linear", zero=True) if kind == "linear" else _LOG
     return make(f"{name}:Q", title=title, scale=scale, axis=altair.Axis(format=_SI))
 
 

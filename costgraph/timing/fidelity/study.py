@@ -220,7 +220,8 @@ def evenly(s: Study) -> npt.NDArray[np.bool_]:
     for label in np.unique(s.labels["group"]):
         rows = np.flatnonzero(s.labels["group"] == label)
         out[rows[np.argsort(chance[rows], kind="stable")[:MOST]]] = True
-    return out & np.array([unmarked(str(v)) == v for v in s.labels["variant"]])
+    plain = np.array([unmarked(str(v)) == v for v in s.labels["variant"]])
+    return np.asarray(out & plain)
 
 
 def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
@@ -243,8 +244,8 @@ def leave_one_out(s: Study, relatives: Mapping[str, Sequence[str]]) -> Array:
         there = s.where(seen)
         made = fit(model, parameters, there.f, there.seconds, there.labels)
         here = s.where(unseen)
-        known = set(there.labels["kernel"])
-        taken = [v if v in known else unmarked(str(v)) for v in variant[unseen]]
+        others = set(there.labels["kernel"])
+        taken = [v if v in others else unmarked(str(v)) for v in variant[unseen]]
         out[unseen] = model(here.f, made.rows({**here.labels, "kernel": np.array(taken)}, scopes))
         for label in np.unique(variant[unseen]):
             rows = unseen & (variant == label)

@@ -160,14 +160,15 @@ function drawRoofline(rows) {
   const turn = (Math.atan(slope) * 180) / Math.PI, mx = x.place(middle), my = y.place(middle * bandwidth) - 8;
   parts.push(s("text", { class: "roof-name", x: mx, y: my, transform: `rotate(${turn.toFixed(2)} ${mx} ${my})`, "text-anchor": "middle" }, shown(bandwidth, "B/s")));
   // A roof's name stands above it, or below, where it crosses no other line; else below the chart.
-  const unnamed = [], names = [];
+  const unnamed = [], taken = [];
+  const covered = (x, y, width) => taken.some((t) => t.x < x + width && x < t.x + t.width && Math.abs(t.y - y) < 13);
   for (const [rate, value] of roofs) {
     const ridge = value / bandwidth, at = y.place(value), head = `${figureUnit(rate)[2]}: ${shown(value, "FLOP/s")}`;
     parts.push(s("line", { class: "roof", x1: x.place(ridge), x2: box.right, y1: at, y2: at }));
-    const free = (low, from, text) => from + widthOf(text) < box.right - 4 && low - 12 > box.top - 8 && !names.some((n) => Math.abs(n - low) < 13) && !roofs.some(([r, v]) => r !== rate && y.place(v) > low - 12 && y.place(v) < low + 3);
+    const free = (low, from, text) => from + widthOf(text) < box.right - 4 && low - 12 > box.top - 8 && !covered(from, low, box.right - 4 - from) && !roofs.some(([r, v]) => r !== rate && y.place(v) > low - 12 && y.place(v) < low + 3);
     const found = [`${head}, ridge ${digits(ridge)} FLOP/byte`, head].flatMap((text) => [[at - 6, value === roofs[0][1] ? box.left : x.place(ridge) - 20 / slope + 4, text], [at + 15, x.place(ridge) + 4, text]]).find((place) => free(...place));
     if (!found) { unnamed.push(head); continue; }
-    names.push(found[0]);
+    taken.push({ x: box.right - 4 - widthOf(found[2]), y: found[0], width: widthOf(found[2]) });
     parts.push(s("text", { class: "roof-name", x: box.right - 4, y: found[0], "text-anchor": "end" }, found[2]));
   }
   const groups = new Map();
@@ -181,7 +182,8 @@ function drawRoofline(rows) {
   for (const group of points) {
     const row = group[0], share = group.reduce((a, r) => a + r.share, 0);
     const px = x.place(row.intensity), py = y.place(row.flops / row.seconds), size = 5 + 11 * Math.sqrt(share);
-    const name = group.length > 1 ? `${row.name} and ${group.length - 1} more` : row.name;
+    const short = row.name.length > 28 ? `${row.name.slice(0, 27)}…` : row.name;
+    const name = group.length > 1 ? `${short} and ${group.length - 1} more` : short;
     const open = () => select(row.index, true);
     const shape = row.bound === "compute"
       ? s("rect", { x: px - size, y: py - size, width: 2 * size, height: 2 * size })
@@ -197,10 +199,10 @@ function drawRoofline(rows) {
   }
   // The heaviest points are named first, to the right and below, where no roof is; a name that would
   // cover another is left out.
-  const taken = [];
   for (const { px, py, name } of labels.sort((a, b) => b.share - a.share)) {
     const width = widthOf(name, 11.5), from = Math.max(box.left + 2, Math.min(px, box.right - width));
-    const free = [py, py + 14, py + 28, py + 42].find((at) => at < box.bottom - 4 && !taken.some((t) => t.x < from + width && from < t.x + t.width && Math.abs(t.y - at) < 13));
+    const crossed = (at) => roofs.some(([, v]) => x.place(v / bandwidth) < from + width && y.place(v) > at - 12 && y.place(v) < at + 3);
+    const free = [0, 14, 28, 42, 56, 70].map((down) => py + down).find((at) => at < box.bottom - 4 && !covered(from, at, width) && !crossed(at));
     if (free === undefined || width > box.right - box.left) continue;
     taken.push({ x: from, y: free, width });
     parts.push(s("text", { class: "point-name", x: from, y: free }, name));

@@ -182,9 +182,22 @@ function fit() {
   if (!svg) return;
   zoom = Math.min(1, Math.max(0.3, ($("graph").clientWidth - 8) / (Number(svg.dataset.width) * 4 / 3)));
   setZoom(zoom);
-  if (!start || !start.isConnected) return;
-  const { left, width } = start.getBoundingClientRect(), place = $("graph").getBoundingClientRect();
-  $("graph").scrollLeft += left + width / 2 - place.left - place.width / 2;
+  if (start && start.isConnected) inSight(start);
+}
+
+// Brings a node of the picture to the middle along the axes on which it is not wholly to be seen.
+function inSight(node) {
+  const place = $("graph"), a = node.getBoundingClientRect(), b = place.getBoundingClientRect();
+  if (a.left < b.left || a.right > b.right) place.scrollLeft += a.left + a.width / 2 - b.left - b.width / 2;
+  if (a.top < b.top || a.bottom > b.bottom) place.scrollTop += a.top + a.height / 2 - b.top - b.height / 2;
+}
+
+// The panel takes room from the picture: what it tells of stays in sight.
+function openedPanel(vertex, focus) {
+  $("panel").hidden = false;
+  const node = $("graph").querySelector(`g.node[data-vertex="${vertex}"]`);
+  if (node) inSight(node);
+  if (focus) $("panel").focus();
 }
 
 function setZoom(to) {
@@ -276,8 +289,7 @@ function openVertex(vertex, keyboard) {
   update();
   $("panel-title").textContent = name;
   $("panel-body").replaceChildren(h("p", {}, [kind === "source" ? "" : kind, role, lines].filter(Boolean).join(", ")), h("div", { id: "panel-parts" }));
-  $("panel").hidden = false;
-  if (keyboard) $("panel").focus();
+  openedPanel(vertex, keyboard);
 }
 
 function select(index, focus) {
@@ -285,8 +297,7 @@ function select(index, focus) {
   state.selected = index;
   openPart = null;
   update();
-  $("panel").hidden = false;
-  if (focus) $("panel").focus();
+  openedPanel(drawnGraph ? drawnGraph.rows[index] : -1, focus);
 }
 
 function closePanel() {
