@@ -58,6 +58,10 @@ def planned(**given):
         (lambda t: Transfer(-1.0, 1e9, 1.0), "at least zero"),
         (lambda t: Transfer(0.0, 0.0, 1.0), "rates above"),
         (lambda t: simulate((Request(0.0, 5000, 3),), Pool(t, PrefillFirst(4))), "tabulated"),
+        (
+            lambda t: simulate((Request(0.0, 9, 3),), Pool(t, PrefillFirst(4)), closed=9),
+            "9 requests in flight needs as many, not 1",
+        ),
         (lambda t: planned(devices=1.5), "whole number"),
         (lambda t: planned(limits=()), "without a limit"),
         (lambda t: planned(precisions=()), "without a precision"),
