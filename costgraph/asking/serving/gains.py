@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf, log
 from typing import TYPE_CHECKING, Any
 
@@ -107,18 +108,20 @@ def _neighbours(
             made = replace(start.groups[i], **more)
             return replace(start, groups=(*start.groups[:i], made, *start.groups[i + 1 :]))
 
-        def larger(policy: Any, way: Way = group.way, i: int = i) -> _State:
+        def larger(field: str, size: int, i: int = i) -> _State:
+            way = start.groups[i].way
+            policy = replace(start.groups[i].policy, **{field: size})
             room = held(way, planner.traffic, policy)
             if policy.limit > room:
                 raise InputError(f"memory holds {room} sequences beside such a step")
             return changed(i, policy=policy)
 
-        yield "1 replica", name, lambda g=group, i=i: changed(i, replicas=g.replicas + 1), False
+        yield "1 replica", name, partial(changed, replicas=group.replicas + 1), False
         wider = _wider(planner, group.way)
         if wider is not None:
             yield (
                 f"tp {dict(wider.degrees)['tp']}", name,
-                lambda w=wider, i=i: changed(i, way=w), False,
+                partial(changed, way=wider), False,
             )  # fmt: skip
         # One sequence or token would fall on the edges of kernels' tiles as often as not.
         for field, unit in (
@@ -131,7 +134,7 @@ def _neighbours(
             more = -(-had // 10)  # a tenth
             yield (
                 f"{more} {unit}", name,
-                lambda p=group.policy, f=field, n=had + more, m=larger: m(replace(p, **{f: n})),
+                partial(larger, field, had + more),
                 False,
             )  # fmt: skip
     for what, change, figure in _FIGURES:
@@ -150,7 +153,7 @@ def _neighbours(
             yield what, "", figured, figure
     for limit in ("ttft", "tpot"):
         looser = replace(start.traffic, **{limit: float(MORE) * getattr(start.traffic, limit)})
-        yield f"10 % {limit} limit", "", lambda t=looser: replace(start, traffic=t), False
+        yield f"10 % {limit} limit", "", partial(replace, start, traffic=looser), False
 
 
 def _wider(planner: Planner, way: Way) -> Way | None:
