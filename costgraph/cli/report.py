@@ -33,7 +33,10 @@ def add_commands(commands: Any) -> None:
         help="what a step takes: chunked, continuous, prefill-first (chunked)",
     )
     load.add_argument(
-        "--simulate", type=whole, metavar="N", help="also simulate so many requests at the start"
+        "--simulate",
+        type=whole,
+        metavar="N",
+        help="also simulate so many requests at the start (400 where --rate is given)",
     )
     command.add_argument(
         "--plans",

@@ -58,6 +58,10 @@ def planned(**given):
         (lambda t: Transfer(-1.0, 1e9, 1.0), "at least zero"),
         (lambda t: Transfer(0.0, 0.0, 1.0), "rates above"),
         (lambda t: simulate((Request(0.0, 5000, 3),), Pool(t, PrefillFirst(4))), "tabulated"),
+        (
+            lambda t: simulate((Request(0.0, 9, 3),), Pool(t, PrefillFirst(4)), closed=9),
+            "9 requests in flight needs as many, not 1",
+        ),
         (lambda t: planned(devices=1.5), "whole number"),
         (lambda t: planned(limits=()), "without a limit"),
         (lambda t: planned(precisions=()), "without a precision"),
@@ -92,3 +96,9 @@ def test_bad_rows_of_a_trace_are_named(rows, said, tmp_path):
 def test_answers_that_differ_much_are_planned_at_contexts_that_are_tabulated():
     """Of a variation above 2.4 those that decode are longer than a mean and its deviation."""
     assert planned(generate="lognormal:100:4", tpot=1, ttft=5).best.devices == 1
+
+
+def test_requests_beyond_the_models_positions_are_told_so_before_limits():
+    found = planned(prompt=200000, tpot=1e-5)
+    with pytest.raises(InputError, match=r"^prompt and answer have .*131072.*; no plan keeps"):
+        _ = found.best

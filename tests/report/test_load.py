@@ -263,7 +263,7 @@ def test_the_rate_starts_where_it_is_told_or_at_half(
 @slow
 def test_a_simulation_stands_beside_the_forms(opening: Callable[..., Opened]) -> None:
     pytest.importorskip("simpy")
-    page = opening(report("gpt2", "h100", ["fuse"], S=128, N=32, rate=200, simulate=400).html)
+    page = opening(report("gpt2", "h100", ["fuse"], S=128, N=32, rate=200).html)
     cells = page.page.eval_on_selector_all(
         "#simulatedtable [data-simulated]",
         "all => Object.fromEntries(all.map(x => [x.dataset.simulated, Number(x.dataset.value)]))",
@@ -274,6 +274,15 @@ def test_a_simulation_stands_beside_the_forms(opening: Callable[..., Opened]) ->
         assert cells[f"{name} 0"] == pytest.approx(formed[name], rel=within)
         assert cells[f"{name} 1"] <= cells[f"{name} 2"] <= cells[f"{name} 3"]
     assert "do not follow the controls" in page.page.inner_text("#simulated")
+    closed = page.page.eval_on_selector_all(
+        "#simulatedtable [data-closed]",
+        "all => Object.fromEntries(all.map(x => [x.dataset.closed, Number(x.dataset.value)]))",
+    )
+    for name in ("ttft", "tpot"):
+        assert closed[f"{name} 0"] == pytest.approx(formed[name], rel=1e-9)
+    timeline = page.page.locator("#simulated svg.timeline")
+    assert timeline.count() == 1
+    assert timeline.bounding_box()["height"] > 100
     page.clean()
     for model, count in (("gpt2", 3), ("dit-xl-2", 100)):
         with pytest.raises(InputError):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from costgraph.asking.serving.caches import RESERVED
+from costgraph.asking.serving.gains import MEANT, gains
 from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
 from costgraph.asking.serving.planner import CHUNKS, LIMITS, Planner
 from costgraph.asking.serving.plans import ServePlans
@@ -118,12 +119,16 @@ def serve_plan(
         if name not in served:
             left[name] = why
     points = planner.front() if front else ()
+    tried = planner.tried
+    more = gains(planner, found[0]) if found else ()
+    said += [MEANT] if more else []
     if any(p.low for p in found) or any(p.steady.low for p in points):
         setting = setting.warned(LOW)
     if any(p.brief for p in found) or any(p.steady.brief for p in points):
         setting = setting.warned(BRIEF)
-    setting = setting.warned(ways[0].times.compiled.program.beyond(longest_of(traffic)))
+    beyond = ways[0].times.compiled.program.beyond(longest_of(traffic))
+    setting = setting.warned(beyond)
     return ServePlans(
-        traffic, found, points, looser, tuple(left.items()), planner.tried,
-        setting.assuming(*every, *said),
+        traffic, found, points, looser, tuple(left.items()), tried,
+        setting.assuming(*every, *said), beyond, more,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from costgraph.asking.serving.ways import Traffic, Way
 from costgraph.errors import InputError
 
 if TYPE_CHECKING:
+    from costgraph.asking.serving.gains import Gain
     from costgraph.setting import Setting
 
 
@@ -145,6 +146,9 @@ class ServePlans:
         looser: devices that the best plan would need with a limit a tenth looser.
         left_out: ways that do not do, and why.
         tried: plans that were evaluated.
+        beyond: what must be said of requests with more positions than the model's file states;
+            else nothing.
+        one_more: the best plan with one more of each thing that it has.
         setting: what the numbers rest on.
     """
 
@@ -155,6 +159,8 @@ class ServePlans:
     left_out: tuple[tuple[str, str], ...]
     tried: int
     setting: Setting
+    beyond: str = ""
+    one_more: tuple[Gain, ...] = ()
 
     @property
     def best(self) -> Plan:
@@ -165,7 +171,8 @@ class ServePlans:
         """
         if not self.plans:
             reasons = "; ".join(f"{way}: {why}" for way, why in self.left_out)
-            raise InputError(f"no plan keeps the limits: {reasons}")
+            first = f"{self.beyond}; " if self.beyond else ""
+            raise InputError(f"{first}no plan keeps the limits: {reasons}")
         return self.plans[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,6 +188,7 @@ class ServePlans:
             "plans": [p.to_dict() for p in self.plans],
             "front": [p.to_dict() for p in self.front],
             "devices_with_a_limit_a_tenth_looser": dict(self.looser),
+            "one_more": [g.to_dict() for g in self.one_more],
             "left_out": [list(x) for x in self.left_out],
             "tried": self.tried,
         }  # fmt: skip

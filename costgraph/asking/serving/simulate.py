@@ -14,6 +14,7 @@ from costgraph.asking.serving.requests import Request
 from costgraph.asking.serving.served import Served, Simulated
 from costgraph.asking.serving.server import Server, Tally
 from costgraph.errors import InputError
+from costgraph.number import whole
 
 #: Seconds up to which a clock in floating point tells steps apart.
 LONGEST = 1e9
@@ -44,7 +45,8 @@ def simulate(
         progress: told how many requests are done, and of how many, now and then.
 
     Raises:
-        InputError: a request does not fit in memory, or SimPy is not installed.
+        InputError: a request does not fit in memory, there are fewer than a closed loop keeps in
+            flight, or SimPy is not installed.
     """
     simpy = _engine()
     given = list(requests)
@@ -81,6 +83,10 @@ def simulate(
     else:
         if closed < 1:
             raise InputError(f"a closed loop keeps at least one request, not {closed}")
+        if len(given) < whole(closed, "requests in flight"):
+            raise InputError(
+                f"a closed loop of {closed} requests in flight needs as many, not {len(given)}"
+            )
         coming = iter(given)
 
         def following() -> None:
@@ -92,7 +98,7 @@ def simulate(
         tally.then = following
 
         def opening() -> Generator[Any, Any, None]:
-            for _ in range(min(closed, len(given))):
+            for _ in range(closed):
                 following()
             yield env.timeout(0)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from costgraph.asking.serving import Policy, Simulated
+    from costgraph.asking.serving.gains import Gain
     from costgraph.asking.serving.plans import Group, Plan, ServePlans
     from costgraph.setting import Setting
 
@@ -40,6 +41,10 @@ def plan_text(found: ServePlans, width: int | None = None) -> str:
     if found.looser and found.plans:
         more = ", ".join(f"{name}: {count}" for name, count in found.looser.items())
         lines += ["", f"devices with a limit a tenth looser: {more}"]
+    if found.one_more and found.plans:
+        lines += ["", "the best plan with one more of one thing, all else as it is"]
+        head = ["one more", "devices", "most/s", "", "ttft", "tpot", "elasticity"]
+        lines.append(plain_table(head, [_more(g, found.best) for g in found.one_more], width))
     if found.front:
         lines += ["", "speed for a user against use, no other is better in both"]
         head = ["tokens/s a user", "tokens/s a device", "replica", "policy", "ttft"]
@@ -74,6 +79,16 @@ def _row(plan: Plan) -> list[str]:
         _time(plan.ttft, "ttft" in plan.low), _time(plan.tpot, "tpot" in plan.low),
         f"{plan.most:.4g}", each(lambda g: g.binds),
     ]  # fmt: skip
+
+
+def _more(gain: Gain, best: Plan) -> list[str]:
+    what = f"{gain.what}{f' ({gain.of})' if gain.of else ''}"
+    if gain.why:
+        return [what, gain.why, "", "", "", "", ""]
+    change = f"{gain.most / best.most - 1:+.1%}" if best.most else ""
+    times = ("–" if t is None else seconds(t) for t in (gain.ttft, gain.tpot))
+    elastic = "" if gain.elasticity is None else f"{gain.elasticity:.2f}"
+    return [what, str(gain.devices), f"{gain.most:.4g}", change, *times, elastic]
 
 
 def _time(value: float, low: bool) -> str:

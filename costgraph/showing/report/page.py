@@ -35,7 +35,7 @@ from costgraph.showing.report.contents import (
 from costgraph.showing.report.load import START as LOAD
 from costgraph.showing.report.load import queue_script, starting
 from costgraph.showing.report.plans import plans_of
-from costgraph.showing.report.simulated import simulated
+from costgraph.showing.report.simulated import USUAL, simulated
 from costgraph.symbols import symbol
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def report(
         rate, limit, chunk, policy: where the load of a server starts: requests per second (by
             default half of what it stands), sequences at a time (64, or what memory holds), tokens
             of a step (2048), and ``chunked``, ``continuous`` or ``prefill-first``.
-        simulate: also simulate so many requests where the controls start.
+        simulate: also simulate so many requests where the controls start: of models that are
+            served, 400 where a rate is given.
         plans: also every way to share the model among the devices of each system.
         options: how the model is read, and where other symbols start, such as ``K``
             denoising steps and those of passes.
@@ -159,6 +160,9 @@ def report(
     grid = [made_all[i : i + len(texts)] for i in range(0, len(pairs), len(texts))]
     contents, data, setting = bundle(grid, start([c for row in grid for c in row], point))
     data["load"] = load
+    asked, sizes = simulate is not None, {c["name"] for c in data["controls"]}
+    if rate is not None and not asked and {"S", "N"} <= sizes:
+        simulate = USUAL
     for device, row, known in zip(devices, data["variants"], grid, strict=True):
         if plans and load_system(device).devices != 1:
             for passes, variant in zip(texts, row, strict=True):
@@ -170,7 +174,8 @@ def report(
                 for passes, values in zip(texts, fixed, strict=True)
             ]
             S, N = _lengths(data["controls"])
-            for variant, seen in zip(row, simulated(numbers, load, S, N, simulate), strict=True):
+            found = simulated(numbers, load, S, N, simulate, contents.text, asked)
+            for variant, seen in zip(row, found, strict=True):
                 variant["simulated"] = seen
     return _page(grid, contents, data, setting, plain(point))
 

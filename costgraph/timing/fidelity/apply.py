@@ -31,6 +31,7 @@ from costgraph.ir.tensor import MEMORY, level_of
 from costgraph.ops.experts import ExpertLinear
 from costgraph.timing import roofline
 from costgraph.timing.fidelity import bands
+from costgraph.timing.fidelity.alike import once
 from costgraph.timing.fidelity.calibration import (
     Calibration,
     Fit,
@@ -104,7 +105,7 @@ class Calibrated:
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
-        return lambda phase, row: self.terms(phase, row, machine)
+        return once(lambda phase, row: self.terms(phase, row, machine))
 
     def terms(self, phase: Phase, row: Row, machine: Machine) -> Iterator[Term]:
         """The terms of one operation: its floor, and the norm of its arms.

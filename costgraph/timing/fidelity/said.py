@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from costgraph.counting.count import Row
 from costgraph.ir.program import Phase
 from costgraph.timing.fidelity import bands
+from costgraph.timing.fidelity.alike import Likeness
 from costgraph.timing.fidelity.calibration import Fit
 from costgraph.timing.fidelity.classify import Case
 from costgraph.timing.fidelity.exchanges import parts, served
@@ -77,8 +78,13 @@ def assumptions(
     untimed: dict[str, None] = {}
     others: dict[str, None] = {}
     types: dict[str, None] = {}
+    likeness, done = Likeness(), set[Hashable]()
     for phase, rows in steps:
         for row in rows:
+            if (key := likeness.of(phase, row)) in done:
+                continue
+            if key is not None:
+                done.add(key)
             for part in parts(phase, row, timing.machine):
                 fit, moved = timing.exchange_fit(part)
                 if fit is None:

@@ -279,12 +279,19 @@ function drawSimulated() {
   const title = h("h3", { id: "simulated-title" }, "Simulated when this report was made");
   if (seen.why) { put($("simulated"), title, h("p", { class: "warning" }, seen.why)); return; }
   const head = h("thead", {}, h("tr", {}, ["time", "mean", ...seen.quantiles.map((p) => `${p} %`)].map((t) => h("th", { scope: "col" }, t))));
-  const rows = Object.entries(seen.rows).map(([name, values]) => h("tr", {}, h("th", { scope: "row" }, HEADS[name] || name), values.map((v, i) => h("td", { class: "number", "data-simulated": `${name} ${i}`, "data-value": v }, shown(v, "s")))));
+  const line = (name, what, mark, values) => h("tr", {}, h("th", { scope: "row" }, `${HEADS[name] || name}${what}`), values.map((v, i) => h("td", { class: "number", [mark]: `${name} ${i}`, "data-value": v === null ? "" : v }, v === null ? "–" : shown(v, "s"))));
+  const low = (name) => (seen.low && name !== "tpot" ? "~ " : "");
+  const rows = Object.entries(seen.rows).flatMap(([name, values]) => [
+    line(name, ", simulated", "data-simulated", values),
+    ...(seen.closed ? [line(name, `, ${low(name)}closed form`, "data-closed", seen.closed[name])] : []),
+  ]);
   const policy = `${seen.policy}${seen.policy === "chunked" ? ` ${digits(seen.chunk, 12)}` : ""}`;
   put($("simulated"), title,
-    h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated; the first fifth does not count. These numbers do not follow the controls.`),
+    h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated, fidelity ${seen.fidelity}, seed ${digits(seen.seed)}; the server is busy ${percent(seen.busy)} of the time; the first fifth does not count in times. These numbers do not follow the controls.${seen.closed ? " Quantiles of the closed form stand where it is honest." : " There is no closed form: more requests come than are served."}${seen.low ? ` ~ above ${`${100 * FORMS.HONEST} %`} of what the server stands: mostly lower estimates.` : ""}`),
     seen.unsteady ? h("p", { class: "warning" }, seen.unsteady) : null,
-    h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "simulated-title" }, h("table", { id: "simulatedtable" }, head, h("tbody", {}, rows))));
+    h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "simulated-title" }, h("table", { id: "simulatedtable" }, head, h("tbody", {}, rows))),
+    seen.picture === null ? h("p", { class: "note" }, seen.unpictured) : h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "timeline" }, text(seen.picture)()),
+    h("details", {}, h("summary", {}, "What the simulation rests on"), h("ul", { class: "note" }, seen.said.map((t) => h("li", {}, t)))));
 }
 
 // Without steps of mixed work: one request, or one batch, after another.

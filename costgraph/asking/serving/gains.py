@@ -1,0 +1,257 @@
+"""What one more of anything buys: a plan again with a little more of one thing, all else as it is.
+
+Every neighbour is computed by the same closed forms as the plan: nothing is extrapolated. Of
+figures of the hardware the change over that of the figure is the elasticity of the rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf, log
+from typing import TYPE_CHECKING, Any
+
+from sympy import Rational
+
+from costgraph.asking.serving.plans import Group, Plan
+from costgraph.asking.serving.requests import Lengths
+from costgraph.asking.serving.steps import StepTimes
+from costgraph.asking.serving.ways import Traffic, Way, held
+from costgraph.errors import CostgraphError, InputError
+
+if TYPE_CHECKING:
+    from costgraph.asking.serving.planner import Planner
+    from costgraph.hardware.machine import Machine
+
+#: How much more there is of figures and of limits.
+MORE = Rational(11, 10)
+GIGABYTE = 10**9
+MEANT = (
+    "one more: the best plan again, recomputed with one thing more and the rest as it is, its "
+    "sequences and chunks as well (with more memory, as many sequences as it holds where it was "
+    "full): requests/s are the most within limits, times at the rate that was asked for; "
+    "elasticity is the relative change of that most over the figure's; calibrated efficiencies stay"
+)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A plan with more of one thing.
+
+    Attributes:
+        what: the thing, and how much more.
+        of: whose: ``prompts`` or ``decodes`` of plans with pools, else nothing.
+        devices: in all, then.
+        most: requests per second within limits, then.
+        ttft, tpot: means in seconds at the rate that was asked for; None where it is not stood.
+        elasticity: of figures of the hardware: relative change of ``most`` over that of the figure.
+        why: why there is no such plan; empty where there is.
+    """
+
+    what: str
+    of: str
+    devices: int
+    most: float
+    ttft: float | None
+    tpot: float | None
+    elasticity: float | None = None
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "one_more": self.what, "of": self.of or None, "devices": self.devices,
+            "most_requests_per_second": self.most, "ttft": self.ttft, "tpot": self.tpot,
+            "elasticity": self.elasticity, "why": self.why or None,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _State:
+    """Groups of a plan as they would be, the limits, and the network's rate over today's."""
+
+    groups: tuple[Group, ...]
+    traffic: Traffic
+    network: float = 1.0
+
+
+def gains(planner: Planner, best: Plan) -> tuple[Gain, ...]:
+    """The best plan with one more of each thing that it has, in order."""
+    start = _State(best.groups, planner.traffic)
+    names = ("prompts", "decodes") if best.pooled else ("",)
+    found = []
+    for what, of, made, figure in _neighbours(planner, start, names):
+        try:
+            found.append(_gain(planner, best, what, of, made(), figure))
+        except CostgraphError as error:
+            found.append(Gain(what, of, best.devices, best.most, None, None, None, str(error)))
+    return tuple(found)
+
+
+def _gain(planner: Planner, best: Plan, what: str, of: str, state: _State, figure: bool) -> Gain:
+    most, ttft, tpot = _evaluated(planner, state)
+    devices = sum(g.devices for g in state.groups)
+    ratio = most / best.most if best.most > 0 else 0.0
+    elastic = log(ratio) / log(float(MORE)) if figure and ratio > 0 else None
+    return Gain(what, of, devices, most, ttft, tpot, elastic)
+
+
+def _neighbours(
+    planner: Planner, start: _State, names: Sequence[str]
+) -> Iterator[tuple[str, str, Callable[[], _State], bool]]:
+    """What is more, whose, the state then, and whether it is a figure of the hardware."""
+    for i, name in enumerate(names):
+        group = start.groups[i]
+
+        def changed(i: int = i, **more: Any) -> _State:
+            made = replace(start.groups[i], **more)
+            return replace(start, groups=(*start.groups[:i], made, *start.groups[i + 1 :]))
+
+        def larger(field: str, size: int, i: int = i) -> _State:
+            way = start.groups[i].way
+            policy = replace(start.groups[i].policy, **{field: size})
+            room = held(way, planner.traffic, policy)
+            if policy.limit > room:
+                raise InputError(f"memory holds {room} sequences beside such a step")
+            return changed(i, policy=policy)
+
+        yield "1 replica", name, partial(changed, replicas=group.replicas + 1), False
+        wider = _wider(planner, group.way)
+        if wider is not None:
+            yield (
+                f"tp {dict(wider.degrees)['tp']}", name,
+                partial(changed, way=wider), False,
+            )  # fmt: skip
+        # One sequence or token would fall on the edges of kernels' tiles as often as not.
+        for field, unit in (
+            ("limit", "more sequences at a time"),
+            ("budget", "more tokens of a chunk"),
+        ):
+            had = getattr(group.policy, field, None)
+            if had is None:
+                continue
+            more = -(-had // 10)  # a tenth
+            yield (
+                f"{more} {unit}", name,
+                partial(larger, field, had + more),
+                False,
+            )  # fmt: skip
+    for what, change, figure in _FIGURES:
+
+        def figured(change: Callable[[Machine], Machine] = change, figure: bool = figure) -> _State:
+            ways = {id(g.way): _on(g.way, change) for g in start.groups}
+            groups = tuple(replace(g, way=ways[id(g.way)]) for g in start.groups)
+            if not figure:
+                groups = tuple(
+                    _filled(planner, g, old) for g, old in zip(groups, start.groups, strict=True)
+                )
+            network = float(MORE) if change is _links else 1.0
+            return replace(start, groups=groups, network=network)
+
+        if change is not _links or len(names) > 1 or any(g.way.devices > 1 for g in start.groups):
+            yield what, "", figured, figure
+    for limit in ("ttft", "tpot"):
+        looser = replace(start.traffic, **{limit: float(MORE) * getattr(start.traffic, limit)})
+        yield f"10 % {limit} limit", "", partial(replace, start, traffic=looser), False
+
+
+def _wider(planner: Planner, way: Way) -> Way | None:
+    """The way that shares tensors among twice as many devices, where it was tried."""
+    degrees = dict(way.degrees)
+    wanted = degrees | {"tp": 2 * degrees.get("tp", 1)}
+    for other in planner.ways:
+        if other.kind == way.kind and dict(other.degrees) == wanted:
+            return other
+    return None
+
+
+def _filled(planner: Planner, group: Group, before: Group) -> Group:
+    """Of memory that was full, all sequences that a larger one holds."""
+    if before.policy.limit < held(before.way, planner.traffic, before.policy):
+        return group
+    room = held(group.way, planner.traffic, group.policy)
+    return replace(group, policy=replace(group.policy, limit=max(room, group.policy.limit)))
+
+
+def _on(way: Way, change: Callable[[Machine], Machine]) -> Way:
+    """A way on a changed device: the same graphs, timed again."""
+    compiled, times = way.times.compiled, way.times
+    machine = change(compiled.bound or compiled.machine)
+    timing, system = compiled.timing, compiled.system
+    made = replace(
+        compiled, machine=machine, bound=machine,
+        timing=None if timing is None else replace(timing, machine=machine),
+        system=None if system is None else replace(system, device=machine),
+    )  # fmt: skip
+    return replace(way, times=StepTimes.of(made, times.longest, times.prompts))
+
+
+def _peaks(machine: Machine) -> Machine:
+    return replace(machine, peaks={k: v * MORE for k, v in machine.peaks.items()})
+
+
+def _bandwidth(machine: Machine) -> Machine:
+    return replace(
+        machine, memory=replace(machine.memory, bandwidth=machine.memory.bandwidth * MORE)
+    )
+
+
+def _links(machine: Machine) -> Machine:
+    faster = {k: replace(v, bandwidth=v.bandwidth * MORE) for k, v in machine.links.items()}
+    return replace(machine, links=faster)
+
+
+def _memory(machine: Machine) -> Machine:
+    had = machine.memory
+    more = {
+        name: size + GIGABYTE
+        for name in ("capacity", "usable")
+        if (size := getattr(had, name)) is not None
+    }
+    return replace(machine, memory=replace(had, **more))
+
+
+_FIGURES: tuple[tuple[str, Callable[[Machine], Machine], bool], ...] = (
+    ("1 GB of memory a device", _memory, False),
+    ("10 % memory bandwidth", _bandwidth, True),
+    ("10 % peak", _peaks, True),
+    ("10 % link bandwidth", _links, True),
+)
+
+
+def _evaluated(planner: Planner, state: _State) -> tuple[float, float | None, float | None]:
+    """The most requests per second within limits, and times at the rate; None beyond it."""
+    traffic = state.traffic
+    if len(state.groups) == 1:
+        most, ttft, tpot, _ = _group(planner, state.groups[0], traffic, traffic.rate)
+        return most, ttft, tpot
+    prompts, decodes = state.groups
+    link = planner.link(prompts.way, decodes.way)
+    assert link is not None
+    link = replace(link, bytes_per_second=link.bytes_per_second * state.network)
+    transfer, further = link.seconds(traffic.prompt.mean), traffic.generate.mean - 1
+    alone = replace(traffic, generate=Lengths(1), tpot=1e9)
+    inner = replace(traffic, ttft=1e9, tpot=max(traffic.tpot - transfer / further, 1e-12))
+    first, ttft, _, _ = _group(planner, prompts, alone, traffic.rate)
+    then, _, tpot, place = _group(planner, decodes, inner, traffic.rate)
+    busy = link.occupied(traffic.prompt.mean)
+    carries = min(prompts.replicas, decodes.replicas) / busy if busy > 0 else inf
+    return (
+        min(carries, first, then),
+        ttft,
+        None if tpot is None else (tpot + (transfer + place) / further),
+    )
+
+
+def _group(
+    planner: Planner, group: Group, traffic: Traffic, rate: float
+) -> tuple[float, float | None, float | None, float]:
+    """The most of equal replicas; times at a rate, and what of them is the wait for a place."""
+    queue, lanes = planner.queue(group.way, group.policy), group.way.times.lanes
+    most = planner.largest(queue, traffic)[0] * lanes * group.replicas
+    each = rate / group.replicas / lanes
+    if each >= queue.stable_rate:
+        return most, None, None, 0.0
+    steady = queue.at(each)
+    return most, steady.ttft, steady.tpot, steady.place

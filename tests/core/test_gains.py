@@ -1,0 +1,88 @@
+"""What one more of anything buys, against plans that were made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sympy import Rational
+
+import costgraph as cg
+from costgraph.asking.serving import Lengths, Queue, StepTimes
+from costgraph.asking.serving.gains import gains
+from costgraph.asking.serving.planner import Planner
+from costgraph.asking.serving.ways import Traffic, Way
+from costgraph.hardware import load_hardware
+
+TRAFFIC = Traffic(30, Lengths(512), Lengths(128), 0.5, 0.02)
+
+
+def planner_of(machine, fidelity="ideal", **given):
+    made = cg.compile("llama-3.2-1b", machine, "fuse", fidelity=fidelity)
+    way = Way("h100", 1, "native", StepTimes(made, 700), 3.0)
+    return Planner(TRAFFIC, [way], (2048,), (64,), 8, **given)
+
+
+@pytest.fixture(scope="module")
+def planner():
+    return planner_of("h100")
+
+
+@pytest.fixture(scope="module")
+def found(planner):
+    best = planner.plans()[0]
+    return best, {(g.what, g.of): g for g in gains(planner, best)}
+
+
+def test_a_replica_more_serves_its_share_more(found):
+    best, gained = found
+    group, more = best.groups[0], gained["1 replica", ""]
+    assert more.most == pytest.approx((group.replicas + 1) * group.most, rel=1e-9)
+    assert more.devices == best.devices + 1
+    assert more.tpot < best.tpot
+
+
+@pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
+def test_figures_are_those_of_a_machine_with_them(fidelity):
+    """The neighbour is the same plan on a device whose memory is a tenth faster."""
+    planner = planner_of("h100", fidelity)
+    best = planner.plans()[0]
+    gained = {g.what: g for g in gains(planner, best)}
+    had = load_hardware("h100")
+    memory = replace(had.memory, bandwidth=had.memory.bandwidth * Rational(11, 10))
+    other = planner_of(replace(had, memory=memory), fidelity)
+    queue = Queue(other.ways[0].times, best.groups[0].policy, TRAFFIC.prompt, TRAFFIC.generate)
+    more = gained["10 % memory bandwidth"]
+    assert more.most == pytest.approx(best.groups[0].replicas * other.largest(queue, TRAFFIC)[0])
+    assert 0 < more.elasticity <= 1
+    assert more.tpot < best.tpot
+
+
+def test_more_of_what_does_not_bind_buys_nothing_and_looser_limits_never_cost(found):
+    best, gained = found
+    assert best.groups[0].policy.limit == 64  # memory has room for more
+    assert gained["1 GB of memory a device", ""].most == pytest.approx(best.most)
+    for what in ("10 % peak", "10 % ttft limit", "10 % tpot limit"):
+        assert gained[what, ""].most >= best.most * (1 - 1e-9)
+    assert ("10 % link bandwidth", "") not in gained  # one device, no pools
+
+
+def test_full_memory_gains_sequences():
+    """Where memory was full, a gigabyte more is room for so many sequences more."""
+    planner = planner_of("h100")
+    planner.limits = (10**6,)
+    best = planner.plans()[0]
+    gained = {g.what: g for g in gains(planner, best)}
+    assert "memory holds" in next(g.why for w, g in gained.items() if "sequences" in w)
+    assert not gained["1 GB of memory a device"].why
+
+
+def test_pools_have_their_own(planner):
+    pooled = planner.apart(planner.ways, TRAFFIC)
+    gained = {(g.what, g.of): g for g in gains(planner, pooled)}
+    assert {of for _, of in gained} == {"prompts", "decodes", ""}
+    first, then = gained["1 replica", "prompts"], gained["1 replica", "decodes"]
+    assert min(first.most, then.most) >= pooled.most * (1 - 1e-9)
+    assert first.tpot == pytest.approx(pooled.tpot)
+    assert then.ttft == pytest.approx(pooled.ttft)
+    assert gained["10 % link bandwidth", ""].tpot < pooled.tpot
