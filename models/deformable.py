@@ -9,18 +9,19 @@ from sympy import Expr, Integer
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
-from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.deformable import (
     FOUR,
     ONE,
     TWO,
     PointLayer,
     Points,
+    QueryLayer,
     box_waves,
     in_a_row,
     levelled,
     one_width,
     shared_linear,
+    shared_products,
 )
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.stack import run
@@ -31,7 +32,6 @@ from costgraph.ops import Activation, Add
 from costgraph.ops.arrays import Join
 from costgraph.ops.features import TakeRows
 from costgraph.ops.maps import Map, TopK
-from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Expand, Slice
 from costgraph.symbols import B
 
@@ -87,9 +87,10 @@ class DeformableDetr(OnePass):
             m, memory
         )
         read = Points(d, int(self.own.heads), self.points, grids)
+        asking = QueryLayer(self.own, read, self.fed)
         before, made = boxes, []
         for index in range(self.count):
-            hidden = self._layer(m, index, hidden, place, memory, boxes, read)
+            hidden = asking.add(m, f"layer{index}_", hidden, place, memory, boxes)
             made.append((hidden, before))
             if self.refined and self.labels is not None:
                 boxes = before = self._moved(m, index, f"layer{index}_", hidden, boxes)
@@ -132,22 +133,6 @@ class DeformableDetr(OnePass):
         place = m.add("query_places", Slice(2, Integer(0), d), both)
         return place, m.add("query_start", Slice(2, d, d), both), boxes, kinds
 
-    def _layer(
-        self, m: Maker, index: int, x: str, place: str, memory: str, boxes: str, read: Points
-    ) -> str:
-        """Adds a layer of the decoder: rows."""
-        d, name = self.own.d, f"layer{index}_"
-        asked = m.add(f"{name}q_place", Add(), x, place)
-        query, key = (self.own.project(m, part, asked, name) for part in "qk")
-        value = self.own.project(m, "v", x, name)
-        y = self.own.out(m, attended(m, query, key, value, FULL, prefix=name), name)
-        x = m.norm(f"{name}attn_norm", m.add(f"{name}attn_add", Add(), y, x), d, LAYER_NORM)
-        asked = m.add(f"{name}cross_place", Add(), x, place)
-        y = read.add(m, f"{name}cross_", asked, memory, boxes)
-        x = m.norm(f"{name}cross_norm", m.add(f"{name}cross_add", Add(), y, x), d, LAYER_NORM)
-        y = self.fed.add(m, x, name)
-        return m.norm(f"{name}mlp_norm", m.add(f"{name}mlp_add", Add(), y, x), d, LAYER_NORM)
-
     def _kind(self, m: Maker, index: int, x: str, name: str) -> str:
         """Adds kinds of objects; all layers have the same weights but in two stages."""
         labels = self.labels or ONE
@@ -156,11 +141,7 @@ class DeformableDetr(OnePass):
     def _box(self, m: Maker, index: int, x: str, name: str) -> str:
         """Adds what boxes move by; all layers have the same weights where none refines."""
         of = f"box{index}_" if self.refined else "box_"
-        for step, width in enumerate((self.own.d, self.own.d, FOUR), start=1):
-            x = shared_linear(m, f"{name}box{step}", f"{of}{step}", x, width)
-            if step < 3:
-                x = m.add(f"{name}box{step}_act", Activation("relu"), x)
-        return x
+        return shared_products(m, f"{name}box", of, x, (self.own.d, self.own.d, FOUR))
 
     def _moved(self, m: Maker, index: int, name: str, x: str, before: str) -> str:
         """Adds boxes: those before, or points, moved."""

@@ -20,7 +20,9 @@ from costgraph.models.blocks.deformable import (
     in_a_row,
     levelled,
     one_width,
+    placed,
     shared_linear,
+    shared_products,
 )
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import act, same_norm
@@ -145,10 +147,7 @@ class GroundingDino(OnePass):
     def _text(self, m: Maker, prefix: str, x: str) -> str:
         """Adds a layer over the text; words see those of their phrase."""
         at, d, name = self.told, self.own.d, f"{prefix}text_"
-        asked = m.add(f"{name}q_place", Add(), x, "word_places")
-        query, key = (at.project(m, part, asked, name) for part in "qk")
-        value = at.project(m, "v", x, name)
-        y = at.out(m, attended(m, query, key, value, FULL, prefix=name), name)
+        y = placed(m, at, x, "word_places", name)
         x = m.norm(f"{name}attn_norm", m.add(f"{name}attn_add", Add(), y, x), d, LAYER_NORM)
         y = self.telling.add(m, x, name)
         return m.norm(f"{name}mlp_norm", m.add(f"{name}mlp_add", Add(), y, x), d, LAYER_NORM)
@@ -202,9 +201,7 @@ class GroundingDino(OnePass):
     def _moved(self, m: Maker, index: int, name: str, x: str, before: str) -> str:
         """Adds boxes: those before, moved."""
         of = "box" if self.shared else f"box{index}_"
-        for step, width in enumerate((self.own.d, self.own.d, FOUR), start=1):
-            x = shared_linear(m, f"{name}box{step}", f"{of}{step}", x, width)
-            x = act(m, f"{name}box{step}_act", x, "relu") if step < 3 else x
+        x = shared_products(m, f"{name}box", of, x, (self.own.d, self.own.d, FOUR))
         start = m.add(f"{name}logit", Map("logit"), before)
         moved = m.add(f"{name}moved", Add(), x, start)
         return m.add(f"{name}boxes", Activation("sigmoid"), moved)

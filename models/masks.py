@@ -10,7 +10,6 @@ from sympy import Expr, Integer, Mul
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
-from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.deformable import (
     ONE,
     PointLayer,
@@ -18,6 +17,7 @@ from costgraph.models.blocks.deformable import (
     in_a_row,
     levelled,
     one_width,
+    placed,
     shared_linear,
 )
 from costgraph.models.blocks.encoder import Heads
@@ -212,11 +212,7 @@ class Mask2Former(Masks):
             if block == "cross":
                 y = self._looks(m, name, y, place, rows, places, mask)
             elif block == "attn":
-                asked = m.add(f"{name}q_place", Add(), y, place)
-                query, key = (self.heads.project(m, part, asked, name) for part in "qk")
-                value = self.heads.project(m, "v", y, name)
-                y = attended(m, query, key, value, FULL, prefix=name)
-                y = self.heads.out(m, y, name)
+                y = placed(m, self.heads, y, place, name)
             else:
                 y = self.feed.add(m, y, name)
             x = m.add(f"{name}{block}_add", Add(), y, x)

@@ -10,8 +10,7 @@ from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
-from costgraph.models.blocks.attend import attended
-from costgraph.models.blocks.deformable import FOUR, ONE, Points, shared_linear
+from costgraph.models.blocks.deformable import FOUR, ONE, Points, QueryLayer, shared_linear
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import act, batch_norm, conv, picture
 from costgraph.models.blocks.stack import run
@@ -25,7 +24,6 @@ from costgraph.ops.arrays import Join
 from costgraph.ops.features import TakeRows
 from costgraph.ops.image import AsImage
 from costgraph.ops.maps import Map, Reduce, TopK
-from costgraph.ops.pattern import FULL
 from costgraph.ops.pool import Resize
 from costgraph.symbols import B
 
@@ -183,16 +181,7 @@ class RTDetr(OnePass):
         place = shared_linear(m, f"{name}place1", "box_place1", boxes, 2 * d)
         place = act(m, f"{name}place_act", place, "relu")
         place = shared_linear(m, f"{name}place2", "box_place2", place, d)
-        asked = m.add(f"{name}q_place", Add(), x, place)
-        query, key = (self.own.project(m, part, asked, name) for part in "qk")
-        value = self.own.project(m, "v", x, name)
-        y = self.own.out(m, attended(m, query, key, value, FULL, prefix=name), name)
-        x = m.norm(f"{name}attn_norm", m.add(f"{name}attn_add", Add(), y, x), d, LAYER_NORM)
-        asked = m.add(f"{name}cross_place", Add(), x, place)
-        y = read.add(m, f"{name}cross_", asked, memory, boxes)
-        x = m.norm(f"{name}cross_norm", m.add(f"{name}cross_add", Add(), y, x), d, LAYER_NORM)
-        y = self.fed.add(m, x, name)
-        x = m.norm(f"{name}mlp_norm", m.add(f"{name}mlp_add", Add(), y, x), d, LAYER_NORM)
+        x = QueryLayer(self.own, read, self.fed).add(m, name, x, place, memory, boxes)
         if not self.boxed:
             return x, boxes, ""
         move = products(m, f"{name}box", x, (d, d, FOUR), "relu")

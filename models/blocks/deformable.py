@@ -8,14 +8,17 @@ from sympy import Expr, Integer, Mul
 
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks.attend import attended
+from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import conv, group_norm
 from costgraph.models.blocks.style import Maker, Style
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.ops import Add, AsSequence, Linear
+from costgraph.ops import Activation, Add, AsSequence, Linear
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut
 from costgraph.ops.maps import Map, Reduce, SoftmaxOver
+from costgraph.ops.pattern import FULL
 from costgraph.ops.signal import GridSample
 from costgraph.ops.views import Reshape, Slice, Transpose
 from costgraph.symbols import B
@@ -28,6 +31,23 @@ def shared_linear(m: Maker, name: str, of: str, x: str, out: Expr) -> str:
     """Adds a product with bias whose weights, called ``of``, other products have as well."""
     weight = m.weight(f"{of}.weight", out, m.shape(x)[-1])
     return m.add(name, Linear(bias=True), x, weight, m.vector(f"{of}.bias", out))
+
+
+def shared_products(m: Maker, name: str, of: str, x: str, widths: tuple[Expr, ...]) -> str:
+    """Adds products whose weights others have as well, and ReLU between them."""
+    for step, width in enumerate(widths, start=1):
+        x = shared_linear(m, f"{name}{step}", f"{of}{step}", x, width)
+        if step < len(widths):
+            x = m.add(f"{name}{step}_act", Activation("relu"), x)
+    return x
+
+
+def placed(m: Maker, at: Heads, x: str, place: str, prefix: str) -> str:
+    """Adds attention of rows to one another; what asks and is asked has places added to it."""
+    asked = m.add(f"{prefix}q_place", Add(), x, place)
+    query, key = (at.project(m, part, asked, prefix) for part in "qk")
+    value = at.project(m, "v", x, prefix)
+    return at.out(m, attended(m, query, key, value, FULL, prefix=prefix), prefix)
 
 
 def one_width(m: Maker, maps: list[str], d: Expr, count: int, groups: Expr) -> list[str]:
@@ -194,3 +214,26 @@ class Points:
         x = m.add(f"{prefix}offset_middle", Map("add"), x, middle)
         x = m.add(f"{prefix}twice", Map("scale"), x)
         return m.add(f"{prefix}places", Map("add_constant"), x)
+
+
+@dataclass(frozen=True)
+class QueryLayer:
+    """Queries attend to one another and read points of the maps, then a feed-forward block.
+
+    Norms stand behind each of the three.
+    """
+
+    own: Heads
+    read: Points
+    feed: FeedForward
+
+    def add(self, m: Maker, prefix: str, x: str, place: str, memory: str, boxes: str) -> str:
+        """Adds the layer: rows ``(B, n, d)`` in and out, with what is added where they ask."""
+        d = self.own.d
+        y = placed(m, self.own, x, place, prefix)
+        x = m.norm(f"{prefix}attn_norm", m.add(f"{prefix}attn_add", Add(), y, x), d, LAYER_NORM)
+        asked = m.add(f"{prefix}cross_place", Add(), x, place)
+        y = self.read.add(m, f"{prefix}cross_", asked, memory, boxes)
+        x = m.norm(f"{prefix}cross_norm", m.add(f"{prefix}cross_add", Add(), y, x), d, LAYER_NORM)
+        y = self.feed.add(m, x, prefix)
+        return m.norm(f"{prefix}mlp_norm", m.add(f"{prefix}mlp_add", Add(), y, x), d, LAYER_NORM)
