@@ -187,12 +187,12 @@ def roofline(
     _bound_legend(axes, shown, after is not None)
     size = {} if width == "slide" else {"size": 6.0}
     points = [*ridge_points(axes, roofs), *labelled, *marks]
+    about = titled(shown.setting, "", phase, told(values), warning=shown.fit.warning)
+    head(axes, width, *about, _rest(shown))  # before the labels: it takes room from the axes
     figure.draw_without_rendering()
     legend = axes.get_legend()
     avoid = [] if legend is None else [legend.get_window_extent()]
     place_labels(axes, points, avoid, **size)
-    about = titled(shown.setting, "", phase, told(values), warning=shown.fit.warning)
-    head(axes, width, *about, _rest(shown))
     return figure
 
 
@@ -205,7 +205,7 @@ def _rest(table: Breakdown) -> str:
         return f"operations run at the same time; what the step waits for: {waits}{more}"
     silent = sum(r.seconds * float(r.count) for r in table if not r.flops)
     rest = 100 * silent / table.totals["seconds"]
-    return f"{rest:.1f}% of the time is in operations without FLOPs" if rest >= 0.05 else ""
+    return f"{rest:.1f}% of the time: operations without FLOPs" if rest >= 0.05 else ""
 
 
 def _whole_steps(table: Breakdown, away: Mapping[str, float]) -> list[tuple[str, Place]]:

@@ -262,8 +262,8 @@ def figure_18(*, width: str = "slide") -> Figure:
         text = f"{roof.name}\n{number(roof.peak, 'FLOP/s')}, ridge {roof.ridge:.4g}"
         labels.append(type(point)(point.x, point.y, text, 3.0, sides[index]))
     figure.draw_without_rendering()
-    place_labels(axes, labels, size=5.8 if width == "column" else None)
     head(axes, width, f"A6000 with an i9-13900K, host memory {number(host, 'B/s')}")
+    place_labels(axes, labels, size=5.8 if width == "column" else None)
     return figure
 
 
