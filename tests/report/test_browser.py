@@ -614,6 +614,9 @@ def test_print_is_light_and_complete(html: str, opening: Callable[..., Opened]) 
     assert page.page.is_hidden("#value-B-slider")
     assert page.page.is_visible("#sort-total")
     assert page.page.is_visible("#phase")
+    for moment, seen in (("beforeprint", True), ("afterprint", False)):
+        page.page.evaluate("moment => dispatchEvent(new Event(moment))", moment)
+        assert page.page.is_visible("#assumptions") is seen
     page.clean()
 
 

@@ -259,3 +259,12 @@ def test_too_much_for_one_page() -> None:
         report("gpt2", "a6000", B=0)
     with pytest.raises(InputError, match="at least one"):
         report("gpt2", [])
+
+
+def test_a_name_that_is_no_symbol_is_refused_before_the_long_work(monkeypatch) -> None:
+    def late(*_: object) -> None:
+        raise AssertionError("variants were written first")
+
+    monkeypatch.setattr("costgraph.showing.report.page.bundle", late)
+    with pytest.raises(InputError, match="gpt2 has no symbol 'G'"):
+        report("gpt2", "a6000", G=3)

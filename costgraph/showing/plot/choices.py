@@ -10,11 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from costgraph.compiling.capacity import filled
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError
 from costgraph.formula import Formula
-from costgraph.formula.formula import exact
 from costgraph.formula.limits import domain_of
 from costgraph.ir.metrics import METRICS
 from costgraph.showing.plot.curves import (
@@ -26,7 +24,7 @@ from costgraph.showing.plot.curves import (
     values_for,
 )
 from costgraph.showing.plot.labels import Point, place_labels
-from costgraph.showing.plot.maps import name_area, on_grid
+from costgraph.showing.plot.maps import fullness, name_areas
 from costgraph.showing.plot.style import (
     AREAS,
     MARKERS,
@@ -97,7 +95,7 @@ def choice_map(
     grid = np.meshgrid(xs, ys)
     sign = -1.0 if METRICS[metric].larger_is_better else 1.0
     values_ = [sign * _values(f, (x, y), grid, fixed) for f in formulas]
-    shares = [_share(c, (x, y), grid, fixed) for c in choices.values()]
+    shares = [fullness(c, (x, y), grid, fixed) for c in choices.values()]
     least = np.minimum.reduce(shares)
     # Where none fits, areas go on below what is laid over them: edges stay smooth.
     scores = [
@@ -110,6 +108,7 @@ def choice_map(
     axes.set_xscale("log")
     axes.set_yscale("log")
     handles: list[Any] = []
+    areas: list[tuple[str, Grid]] = []
     looks = dict(zip(choices, AREAS, strict=False))
     for index, name in enumerate(choices):
         letter = LETTERS[index]
@@ -126,7 +125,7 @@ def choice_map(
         filled.set_edgecolor("#FFFFFF")
         handles.append(Patch(facecolor=colour, edgecolor="#999999", hatch=hatch,
                              label=plain(f"{letter}  {name}")))  # fmt: skip
-        name_area(axes, xs, ys, inside, letter)
+        areas.append((letter, inside))
         axes.contour(
             xs, ys, _lead(scores, index), levels=[0.0], colors="#333333", linewidths=0.8, zorder=2
         )
@@ -134,7 +133,8 @@ def choice_map(
         axes.contourf(xs, ys, least, levels=[1.0, np.inf], colors="white", zorder=3)
         axes.contour(xs, ys, least, levels=[1.0], colors="#333333", linewidths=0.8, zorder=3)
         handles.append(Patch(facecolor="white", edgecolor="#333333", label="none fits in memory"))
-        name_area(axes, xs, ys, nobody.astype(float), "none fits")
+        areas.append(("none fits", nobody.astype(float)))
+    name_areas(axes, xs, ys, areas)
     axes.set_xlim(*x_range)
     axes.set_ylim(*y_range)
     for which, name, span in (("x", x, x_range), ("y", y, y_range)):
@@ -209,9 +209,9 @@ def sizes(
     axes.grid(True, color="#EBEBEB", zorder=0)
     whole = points[0]
     labels = [Point(x, y, f"{x / whole[0]:.0%}", 2.5) for x, y in points]
-    place_labels(axes, labels, [])
     head(axes, width, *head_of(formulas, fixed, title, METRIC.get(metric, metric), told(fixed)))
     figure.legend(handles=handles, loc="outside lower center", ncols=1)
+    place_labels(axes, labels)  # in the axes' final place
     return figure
 
 
@@ -231,17 +231,6 @@ def _values(
             points[place] = np.minimum(points[place], float(high))
     found = formula.evaluate(**fixed, **dict(zip(names, points, strict=True)))
     return np.where(inside, found, np.inf)
-
-
-def _share(
-    compiled: Compiled, names: tuple[str, str], grid: Sequence[Grid], values: Mapping[str, Any]
-) -> Grid:
-    """The share of the fullest memory that a compiled model needs; zero if that is not known."""
-    parts = filled(compiled, {k: exact(v) for k, v in values.items()}, names)
-    if not parts:
-        return np.zeros_like(grid[0])
-    symbols = (symbol(names[0]), symbol(names[1]))
-    return np.asarray(np.maximum.reduce([on_grid(e, symbols, grid[0], grid[1]) for e in parts]))
 
 
 def _lead(scores: Sequence[Grid], index: int) -> Grid:

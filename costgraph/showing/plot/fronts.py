@@ -15,7 +15,7 @@ from costgraph.errors import InputError
 from costgraph.formula.powers import placed
 from costgraph.ir.workload import shown, workload
 from costgraph.setting import Setting
-from costgraph.showing.plot.labels import Point, line_boxes, place_labels
+from costgraph.showing.plot.labels import Point, place_labels
 from costgraph.showing.plot.style import (
     LINES,
     MARKERS,
@@ -140,14 +140,13 @@ def pareto(
     figure, (axes,) = new_figure()
     axes.set_xscale("log")
     axes.set_yscale("log")
-    handles, lines = [], []
+    handles = []
     labels: list[Point] = []
     for index, (name, found) in enumerate(drawn):
         colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
         x, y = [p[0] for p in found], [p[1] for p in found]
         style = LINES[index % len(LINES)]
         axes.plot(x, y, color=colour, linestyle=style, zorder=3, alpha=0.8)
-        lines.append((x, y))
         for seconds, rate, batch, fits in found:
             axes.plot(
                 [seconds], [rate], color=colour, marker=marker, zorder=4,
@@ -177,7 +176,5 @@ def pareto(
     figure.legend(handles=handles, loc="outside lower center",
                   ncols=1 if width == "column" else 2)  # fmt: skip
     figure.draw_without_rendering()
-    avoid = [box for x, y in lines for box in line_boxes(axes, x, y)]
-    place_labels(axes, sorted(labels, key=lambda p: p.text == ""), avoid,
-                 font_size(axes) * 0.8)  # fmt: skip
+    place_labels(axes, sorted(labels, key=lambda p: p.text == ""), size=font_size(axes) * 0.8)
     return figure

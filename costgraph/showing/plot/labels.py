@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 #: Directions tried in this order, in degrees.
@@ -28,15 +29,20 @@ class Point:
     directions: tuple[int, ...] = _DIRECTIONS
 
 
-def line_boxes(axes: Axes, x: Sequence[float], y: Sequence[float], step: float = 6.0) -> list[Bbox]:
-    """Small boxes along a line in data coordinates, for labels to keep off it."""
-    places = axes.transData.transform(list(zip(x, y, strict=True)))
+def line_boxes(line: Line2D, step: float = 6.0) -> list[Bbox]:
+    """Small boxes along a drawn line, as broad as it, for labels to keep off; none for marks."""
+    if line.get_linestyle() in ("None", "none", "", " "):
+        return []
+    figure = line.get_figure()
+    assert figure is not None
+    half = max(2.0, line.get_linewidth() * figure.dpi / 72 / 2)
     found = []
-    for (ax, ay), (bx, by) in pairwise(places):
+    places = line.get_transform().transform(line.get_xydata())
+    for (ax, ay), (bx, by) in pairwise(p for p in places if all(map(math.isfinite, p))):
         parts = max(1, int(math.dist((ax, ay), (bx, by)) / step))
         for k in range(parts + 1):
             px, py = ax + (bx - ax) * k / parts, ay + (by - ay) * k / parts
-            found.append(Bbox.from_bounds(px - 2, py - 2, 4, 4))
+            found.append(Bbox.from_bounds(px - half, py - half, 2 * half, 2 * half))
     return found
 
 
@@ -47,7 +53,8 @@ def place_labels(
 
     For each label places on rings around its point are tried, near ones first;
     the first free place inside the axes wins, else the place with the least
-    overlap. Labels away from their point get a thin line.
+    overlap. No label lies on a line of the axes where there is another place for it. Labels away
+    from their point get a thin line.
 
     Args:
         axes: with its final limits.
@@ -61,7 +68,7 @@ def place_labels(
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     scale = figure.dpi / 72
     inside = axes.get_window_extent(renderer)
-    taken: list[Bbox] = list(avoid)
+    taken = [*avoid, *(box for line in axes.lines for box in line_boxes(line))]
     centres = [axes.transData.transform((p.x, p.y)) for p in points]
     for point, (cx, cy) in zip(points, centres, strict=True):
         reach = point.radius * scale

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -121,6 +122,7 @@ def regime_map(
     axes.set_yscale("log")
     handles: list[Any] = []
     looks = shades(names)
+    areas: list[tuple[str, Grid]] = []
     for index, name in enumerate(names):
         inside = (winner == index).astype(float)
         if not inside.any():
@@ -138,7 +140,7 @@ def regime_map(
                 label=f"mostly {plain(name)}",
             )
         )  # fmt: skip
-        name_area(axes, xs, ys, inside, name.split(":")[0])
+        areas.append((name.split(":")[0], inside))
         if 0 < inside.sum() < inside.size:
             axes.contour(xs, ys, lead, levels=[0.0], colors="#333333", linewidths=0.8, zorder=2)
     handles += _exact_lines(axes, weights, symbols, x_range, y_range)
@@ -154,35 +156,38 @@ def regime_map(
     axes.set_ylabel(axis_title(y))
     warning = ""
     if not isinstance(subject, Formula):
-        warning, end = _memory_end(axes, subject, symbols, fixed, (xs, ys, grid_x, grid_y))
+        first = {**fixed, x: float(xs[0]), y: float(ys[0])}
+        full = fullness(subject, (x, y), (grid_x, grid_y), fixed)
+        warning, end = _memory_end(axes, subject, first, (xs, ys), full)
         handles += end
+    name_areas(axes, xs, ys, areas)
     what, asked = METRIC.get(formula.name, formula.name), {**fixed, x: xs, y: ys}
     head(axes, width, *head_of((formula,), asked, title, what, told(fixed), warning=warning))
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if width == "column" else 2)
     return figure
 
 
-def _memory_end(
-    axes: Axes,
-    compiled: Compiled,
-    symbols: tuple[Symbol, Symbol],
-    values: Mapping[str, Any],
-    grid: tuple[Grid, Grid, Grid, Grid],
-) -> tuple[str, list[Line2D]]:
-    """A sentence and a line where the memory is full on the grid."""
-    names = tuple(s.name for s in symbols)
+def fullness(
+    compiled: Compiled, names: tuple[str, str], grid: Sequence[Grid], values: Mapping[str, Any]
+) -> Grid:
+    """The share of the fullest memory that is needed on a grid; zero where that is not known."""
     parts = filled(compiled, {k: exact(v) for k, v in values.items()}, names)
     if not parts:
-        return "", []
-    xs, ys, grid_x, grid_y = grid
-    share = np.maximum.reduce([on_grid(e, symbols, grid_x, grid_y) for e in parts])
+        return np.zeros_like(grid[0])
+    symbols = (symbol(names[0]), symbol(names[1]))
+    return np.asarray(np.maximum.reduce([on_grid(e, symbols, grid[0], grid[1]) for e in parts]))
+
+
+def _memory_end(
+    axes: Axes, compiled: Compiled, first: Mapping[str, Any], grid: tuple[Grid, Grid], share: Grid
+) -> tuple[str, list[Line2D]]:
+    """A sentence and a line where the memory is full on the grid, whose first corner is given."""
     if share.max() <= 1:
         return "", []
     if share.min() > 1:
-        first = {names[0]: float(xs[0]), names[1]: float(ys[0])}
-        return compiled.fit(**values, **first).full, []
+        return compiled.fit(**first).full, []
     axes.contour(
-        xs, ys, share, levels=[1.0], colors=FULL, linestyles="--", linewidths=1.5, zorder=4.5
+        *grid, share, levels=[1.0], colors=FULL, linestyles="--", linewidths=1.5, zorder=4.5
     )
     return f"beyond the dashed red line it does not fit {compiled.machine.name}", [
         Line2D([], [], color=FULL, linestyle="--", label="memory full")
@@ -205,25 +210,55 @@ def on_grid(expr: Expr, symbols: tuple[Symbol, Symbol], x: Grid, y: Grid) -> Gri
     return np.broadcast_to(np.asarray(value, dtype=np.float64), x.shape)
 
 
-def name_area(axes: Axes, xs: Grid, ys: Grid, inside: Grid, name: str) -> None:
-    """The resource's name well inside its area: at the point farthest from its edge."""
-    margin = np.pad(inside, 1)
-    depth = np.zeros_like(inside)
-    while margin.any():
-        depth += margin[1:-1, 1:-1]
-        core = margin.copy()
-        core[1:-1, 1:-1] = np.minimum.reduce(
-            [margin[1:-1, 1:-1], margin[:-2, 1:-1], margin[2:, 1:-1], margin[1:-1, :-2],
-             margin[1:-1, 2:]]
+def name_areas(axes: Axes, xs: Grid, ys: Grid, areas: Sequence[tuple[str, Grid]]) -> None:
+    """Each area's name well inside it: at the point farthest from its edge and from all lines.
+
+    Args:
+        axes: with all lines drawn, on logarithmic scales.
+        xs, ys: the grid.
+        areas: names, and grids of 1 inside and 0 outside.
+    """
+    free = ~_crossed(axes, xs, ys)
+    for name, inside in areas:
+        margin = np.pad(inside * free, 1)
+        depth = np.zeros_like(inside)
+        while margin.any():
+            depth += margin[1:-1, 1:-1]
+            core = margin.copy()
+            core[1:-1, 1:-1] = np.minimum.reduce(
+                [margin[1:-1, 1:-1], margin[:-2, 1:-1], margin[2:, 1:-1], margin[1:-1, :-2],
+                 margin[1:-1, 2:]]
+            )  # fmt: skip
+            margin = core
+        row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
+        if depth[row, column] < 5:
+            continue
+        axes.text(
+            xs[column], ys[row], plain(name), ha="center", va="center", weight="bold", zorder=5,
+            bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5},
         )  # fmt: skip
-        margin = core
-    row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
-    if depth[row, column] < 5:
-        return
-    axes.text(
-        xs[column], ys[row], plain(name), ha="center", va="center", weight="bold", zorder=5,
-        bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5},
-    )  # fmt: skip
+
+
+def _crossed(axes: Axes, xs: Grid, ys: Grid) -> NDArray[np.bool_]:
+    """Where on a grid of even steps on logarithmic scales lines run."""
+    paths = [np.asarray(line.get_xydata()) for line in axes.lines]
+    for drawn in axes.collections:
+        if isinstance(drawn, ContourSet) and not drawn.filled:
+            paths += [part for p in drawn.get_paths() for part in p.to_polygons(closed_only=False)]
+    found = np.zeros((len(ys), len(xs)), dtype=bool)
+    for path in paths:
+        # In steps of the grid, and with further points between those of the path.
+        places = [
+            (np.log(path[:, i]) - np.log(grid[0])) / np.log(grid[-1] / grid[0]) * (len(grid) - 1)
+            for i, grid in enumerate((xs, ys))
+        ]
+        between = np.linspace(0, len(path) - 1, 4 * len(path) + 4 * max(found.shape))
+        column, row = (np.interp(between, np.arange(len(path)), p) for p in places)
+        seen = np.isfinite(column) & np.isfinite(row)
+        column, row = np.rint(column[seen]).astype(int), np.rint(row[seen]).astype(int)
+        inside = (column >= 0) & (column < len(xs)) & (row >= 0) & (row < len(ys))
+        found[row[inside], column[inside]] = True
+    return found
 
 
 def boundary(term: Term, x: Symbol, y: Symbol) -> tuple[Symbol, Expr] | None:

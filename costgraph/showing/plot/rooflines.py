@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import Bbox
 
 from costgraph.compiling.breakdown import break_down, own_of
 from costgraph.compiling.compiled import Compiled
@@ -22,7 +21,7 @@ from costgraph.ir.tensor import MEMORY
 from costgraph.ir.workload import shown as told
 from costgraph.number import Number
 from costgraph.showing.export.explanation import resource_text
-from costgraph.showing.plot.labels import Point, line_boxes, place_labels
+from costgraph.showing.plot.labels import Point, place_labels
 from costgraph.showing.plot.style import (
     BOUND,
     LINES,
@@ -188,14 +187,12 @@ def roofline(
     _bound_legend(axes, shown, after is not None)
     size = {} if width == "slide" else {"size": 6.0}
     points = [*ridge_points(axes, roofs), *labelled, *marks]
+    about = titled(shown.setting, "", phase, told(values), warning=shown.fit.warning)
+    head(axes, width, *about, _rest(shown))  # before the labels: it takes room from the axes
     figure.draw_without_rendering()
     legend = axes.get_legend()
-    avoid = roof_boxes(axes, roofs)
-    if legend is not None:
-        avoid.append(legend.get_window_extent())
+    avoid = [] if legend is None else [legend.get_window_extent()]
     place_labels(axes, points, avoid, **size)
-    about = titled(shown.setting, "", phase, told(values), warning=shown.fit.warning)
-    head(axes, width, *about, _rest(shown))
     return figure
 
 
@@ -208,7 +205,7 @@ def _rest(table: Breakdown) -> str:
         return f"operations run at the same time; what the step waits for: {waits}{more}"
     silent = sum(r.seconds * float(r.count) for r in table if not r.flops)
     rest = 100 * silent / table.totals["seconds"]
-    return f"{rest:.1f}% of the time is in operations without FLOPs" if rest >= 0.05 else ""
+    return f"{rest:.1f}% of the time: operations without FLOPs" if rest >= 0.05 else ""
 
 
 def _whole_steps(table: Breakdown, away: Mapping[str, float]) -> list[tuple[str, Place]]:
@@ -251,18 +248,6 @@ def ridge_points(axes: Axes, roofs: Sequence[Roof]) -> list[Point]:
         text = f"{plain(roof.name)} {number(roof.peak, 'FLOP/s')}, ridge {roof.ridge:.1f}"
         found.append(Point(roof.ridge, roof.peak, text, 2.0, (135, 170, 180, 90, 160, 120)))
     return found
-
-
-def roof_boxes(axes: Axes, roofs: Sequence[Roof]) -> list[Bbox]:
-    """Where the roofs run, for labels to keep off."""
-    left, right = axes.get_xlim()
-    return [
-        box
-        for roof in roofs
-        for box in line_boxes(
-            axes, [left, roof.ridge, right], [left * roof.bandwidth, roof.peak, roof.peak]
-        )
-    ]
 
 
 def _at(row: object) -> Place:

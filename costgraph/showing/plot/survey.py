@@ -28,7 +28,6 @@ from costgraph.showing.plot.rooflines import (
     draw_roofs,
     far_roofs,
     ridge_points,
-    roof_boxes,
     roofs_of,
     scatter,
 )
@@ -116,9 +115,7 @@ def _device_roofline(dtypes: tuple[str, ...], width: str, title: str) -> Figure:
     head(axes, width, title, ", ".join(compiled.setting.conventions))
     figure.draw_without_rendering()
     legend = axes.get_legend()
-    avoid = roof_boxes(axes, roofs)
-    if legend is not None:
-        avoid.append(legend.get_window_extent())
+    avoid = [] if legend is None else [legend.get_window_extent()]
     place_labels(axes, labels, avoid, 5.6 if width == "column" else 10.5)
     return figure
 
@@ -265,8 +262,8 @@ def figure_18(*, width: str = "slide") -> Figure:
         text = f"{roof.name}\n{number(roof.peak, 'FLOP/s')}, ridge {roof.ridge:.4g}"
         labels.append(type(point)(point.x, point.y, text, 3.0, sides[index]))
     figure.draw_without_rendering()
-    place_labels(axes, labels, roof_boxes(axes, roofs), 5.8 if width == "column" else None)
     head(axes, width, f"A6000 with an i9-13900K, host memory {number(host, 'B/s')}")
+    place_labels(axes, labels, size=5.8 if width == "column" else None)
     return figure
 
 

@@ -29,6 +29,7 @@ from costgraph.showing.report.contents import (
     Contents,
     controls,
     hardware_figures,
+    metrics_of,
     option_symbols,
     pipeline_label,
 )
@@ -158,6 +159,7 @@ def report(
     pairs = [(device, passes) for device in devices for passes in texts]
     made_all = [made(*pair) for pair in counted(pairs, "variants compiled")]
     grid = [made_all[i : i + len(texts)] for i in range(0, len(pairs), len(texts))]
+    _check_names(made_all, plain(point))
     contents, data, setting = bundle(grid, start([c for row in grid for c in row], point))
     data["load"] = load
     asked, sizes = simulate is not None, {c["name"] for c in data["controls"]}
@@ -177,7 +179,24 @@ def report(
             found = simulated(numbers, load, S, N, simulate, contents.text, asked)
             for variant, seen in zip(row, found, strict=True):
                 variant["simulated"] = seen
-    return _page(grid, contents, data, setting, plain(point))
+    return _page(grid, contents, data, setting)
+
+
+def _check_names(variants: Sequence[Compiled], given: Mapping[str, Any]) -> None:
+    """Before all that takes long: that what is given is a symbol of some variant.
+
+    Raises:
+        InputError: it is none.
+    """
+    known = {"B", *option_symbols(variants)}
+    for compiled in variants:
+        known |= {s.name for f in metrics_of(compiled).values() for s in f.symbols}
+        known |= {p.span.symbol.name for p in compiled.program.phases if p.span is not None}
+    for name in given:
+        if name not in known:
+            figures = {n for c in variants for n in hardware_figures(c, known)["figures"]}
+            hint = nearest(name, sorted(known - figures))
+            raise InputError(f"{variants[0].setting.model} has no symbol {clip(name)}{hint}")
 
 
 def _fixed(compiled: Compiled, controls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -232,12 +251,7 @@ def _page(
     contents: Contents,
     data: dict[str, Any],
     setting: Setting,
-    given: Mapping[str, Any],
 ) -> Report:
-    known = sorted({c["name"] for c in data["controls"]} | {"B"})
-    for name in given:
-        if name not in contents.symbols and name != "B":
-            raise InputError(f"{setting.model} has no symbol {clip(name)}{nearest(name, known)}")
     page = assemble(grid[0][0].program.name, data, contents.texts, contents.scripts.source())
     return Report(page, setting.remarks, setting.text(without=("passes",)))
 

@@ -110,7 +110,14 @@ function wire() {
   wireControls();
   wireGraph();
   wireMap();
-  window.addEventListener("beforeprint", finish);
+  // On paper nothing can be opened; what the print opened closes again.
+  const closed = [];
+  window.addEventListener("beforeprint", () => {
+    finish();
+    closed.push(...document.querySelectorAll("main details:not([open])"));
+    for (const item of closed) item.open = true;
+  });
+  window.addEventListener("afterprint", () => { for (const item of closed.splice(0)) item.open = false; });
   const follow = (id, set, structure) => $(id).addEventListener("change", () => { set($(id)); update(structure); });
   follow("phase", (e) => { state.phase = e.value; state.selected = null; $("panel").hidden = true; busy("steps", true); });
   follow("graph-level", (e) => { state.level = e.value; });

@@ -1,0 +1,52 @@
+"""Names of points and areas keep off what is drawn."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+import numpy as np
+
+import costgraph as cg
+from costgraph.showing import plot
+from costgraph.showing.plot.labels import Point, line_boxes, place_labels
+from costgraph.showing.plot.style import new_figure
+
+
+def off_lines(axes) -> bool:
+    """Whether no text of the axes covers a line, its own leader apart."""
+    axes.get_figure().draw_without_rendering()
+    lines = [box for line in axes.lines for box in line_boxes(line)]
+    return not any(t.get_window_extent().overlaps(box) for t in axes.texts for box in lines)
+
+
+@pytest.mark.parametrize("broad", [1.0, 8.0])
+@pytest.mark.parametrize("slope", [0.0, 0.4, 3.0])
+def test_labels_keep_off_lines_however_broad(slope, broad):
+    _, (axes,) = new_figure()
+    axes.plot([0, 10], [5, 5 + slope], linewidth=broad)
+    axes.plot([0, 5, 10], [9, np.nan, 9])
+    axes.set_ylim(0, 10)
+    place_labels(axes, [Point(x, 5 + slope * x / 10, f"{x}0 %") for x in (1, 5, 9)])
+    assert len(axes.texts) == 3
+    assert off_lines(axes)
+
+
+def test_sizes_have_their_labels_beside_the_front():
+    made = [cg.compile("gpt2", "a6000", p) for p in ("", "shrink{ffn=3/4}", "shrink{ffn=1/2}")]
+    (axes,) = plot.sizes(made, B=1, T=512).axes
+    assert {t.get_text() for t in axes.texts} >= {"100%"}
+    assert off_lines(axes)
+
+
+def test_names_of_areas_keep_off_lines_and_the_end_of_the_memory():
+    compiled = cg.compile("llama-3-70b", "b200", "fuse")
+    (axes,) = plot.regime_map(compiled, "B", "T", (1, 4096), (128, 131072)).axes
+    assert [t.get_text() for t in axes.texts] == ["memory", "tensor"]
+    assert off_lines(axes)
+    (end,) = [c for c in axes.collections if c.get_zorder() == 4.5]
+    line = np.concatenate([axes.transData.transform(p.vertices) for p in end.get_paths()])
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert not any(box.contains(*place) for place in line)
