@@ -244,7 +244,8 @@ def _crossed(axes: Axes, xs: Grid, ys: Grid) -> NDArray[np.bool_]:
     paths = [np.asarray(line.get_xydata()) for line in axes.lines]
     for drawn in axes.collections:
         if isinstance(drawn, ContourSet) and not drawn.filled:
-            paths += [part for p in drawn.get_paths() for part in p.to_polygons(closed_only=False)]
+            parts = (x for p in drawn.get_paths() for x in p.to_polygons(closed_only=False))
+            paths += map(np.asarray, parts)
     found = np.zeros((len(ys), len(xs)), dtype=bool)
     for path in paths:
         # In steps of the grid, and with further points between those of the path.
