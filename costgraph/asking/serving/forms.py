@@ -188,7 +188,30 @@ def stable(q: Server) -> tuple[float, float]:
     m = q.limit
     taken = q.rounds * q.step(m) + m * extra(q, m)
     prompts = q.own(m)
+    if joins(q, m):
+        prompts = max(prompts, crowded(q))
     return m / taken if taken > 0 else np.inf, 1 / prompts if prompts > 0 else np.inf
+
+
+def crowded(q: Server) -> float:
+    """Seconds of a step for each prompt in it, where all places are taken and several join.
+
+    One prompt beside decodes may cost next to nothing while weights are read; many together do
+    not. Each place is a prompt's in one of its request's steps. Zero where they come one by one.
+    """
+    many = q.limit / (q.rounds + 1)
+    c = max(int(q.limit - many), 0)
+    if q.kind == "chunked":
+        many = min(many, free(q, c) / q.fresh)
+    if many <= 1:
+        return 0.0
+    whole = int(many)
+    rest = round((many - whole) * q.fresh)
+    chunks = [(q.fresh, q.S) for _ in range(whole)]
+    if rest > 0:
+        chunks = [*chunks, (rest, q.S - q.fresh + rest)]
+    found: float = q.times.step(c, q.context, chunks)
+    return found / many
 
 
 def sampled(q: Server) -> tuple[Array, Array, Array, Array]:
