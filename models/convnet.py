@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer, Mul
 
+from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
@@ -369,6 +370,9 @@ class Swin(Pyramid):
         """Adds all stages: rows of each, and their grid."""
         made = []
         batch, channels, *size = m.shape(x)
+        if min(size) < self.patch:
+            shown = " x ".join(map(str, size))
+            raise InputError(f"an image of {shown} is smaller than a patch of {self.patch}")
         whole = [-(-n // self.patch) * self.patch for n in size]
         if whole != size:  # the last patches are filled up
             x = m.add("image_pad", Resize((batch, channels, *whole)), x)

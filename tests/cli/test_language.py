@@ -421,7 +421,7 @@ def test_the_page_runs(capsys, monkeypatch, tmp_path):
         run(capsys, *shlex.split(line)[1:])
     figures = {"tpot.svg", "compare.svg", "waterfall.svg", "ablation.svg"}
     assert {p.name for p in tmp_path.iterdir()} == figures
-    space = run_examples(text, "docs/cli.md", 2)
+    space = run_examples(text, "docs/cli.md", 3)
     assert space["table"].columns[5].passes == "fuse,quantize{preset=w4a16}"
     for letter, names in NAMES.items():
         assert f"`{names[0]} {letter}`, `{names[1]}`" in text
