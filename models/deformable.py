@@ -13,13 +13,11 @@ from costgraph.models.blocks.deformable import (
     FOUR,
     ONE,
     TWO,
-    PointLayer,
     Points,
     QueryLayer,
     box_waves,
-    in_a_row,
-    levelled,
     one_width,
+    over_maps,
     shared_linear,
     shared_products,
 )
@@ -34,9 +32,6 @@ from costgraph.ops.features import TakeRows
 from costgraph.ops.maps import Map, TopK
 from costgraph.ops.views import Expand, Slice
 from costgraph.symbols import B
-
-#: Groups of the norms in front.
-GROUPS = Integer(32)
 
 
 @dataclass(frozen=True)
@@ -75,18 +70,13 @@ class DeformableDetr(OnePass):
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.own.d
-        maps = one_width(m, self.stem.add(m), d, self.levels, GROUPS)
-        x, grids = in_a_row(m, maps)
-        heads, points = self.seen
-        layer = PointLayer(Points(d, heads, points, grids), self.feed)
-        given = {"places": levelled(m, grids, d)}
-        for tensor in layer.operands(style)[1:]:
-            given[tensor.name] = m.source(tensor)
+        maps = one_width(m, self.stem.add(m), d, self.levels)
+        x, layer, given = over_maps(m, maps, *self.seen, self.feed)
         memory = run(m, (Segment("encoder", layer, self.layers),), x, **given)
         place, hidden, boxes, *promised = (self._promised if self.staged else self._asked)(
             m, memory
         )
-        read = Points(d, int(self.own.heads), self.points, grids)
+        read = Points(d, int(self.own.heads), self.points, layer.read.grids)
         asking = QueryLayer(self.own, read, self.fed)
         before, made = boxes, []
         for index in range(self.count):

@@ -14,22 +14,18 @@ from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.deformable import (
     FOUR,
     ONE,
-    PointLayer,
     Points,
     box_waves,
-    in_a_row,
-    levelled,
     one_width,
+    over_maps,
     placed,
-    shared_linear,
     shared_products,
 )
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.image import act, same_norm
+from costgraph.models.blocks.image import same_norm
 from costgraph.models.blocks.splicing import spliced
 from costgraph.models.blocks.stack import positions_end
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.deformable import GROUPS
 from costgraph.models.detecting import products
 from costgraph.models.encoder import Source
 from costgraph.models.stages import Maps
@@ -92,12 +88,8 @@ class GroundingDino(OnePass):
         m, d = Maker(name, style), self.own.d
         words, *_ = spliced(m, "text", self.reader.features)
         words = start = m.linear("text_proj", words, d, m.shape(words)[2], True)
-        maps = one_width(m, self.stem.add(m), d, self.levels, GROUPS)
-        x, grids = in_a_row(m, maps)
-        layer = PointLayer(Points(d, self.seen, self.points, grids), self.feed)
-        levelled(m, grids, d)
-        for tensor in layer.operands(style)[1:]:
-            m.source(tensor)
+        maps = one_width(m, self.stem.add(m), d, self.levels)
+        x, layer, _ = over_maps(m, maps, self.seen, self.points, self.feed)
         m.source(Tensor("word_places", (q, d), style.acts))
         for index in range(self.layers):
             prefix = f"encoder{index}_"
@@ -105,7 +97,7 @@ class GroundingDino(OnePass):
             words = self._text(m, prefix, words)
             x = layer.add(m, x, prefix)
         hidden, boxes, *promised = self._promised(m, x, words, start)
-        read = Points(d, int(self.own.heads), self.looks, grids)
+        read = Points(d, int(self.own.heads), self.looks, layer.read.grids)
         made = []
         for index in range(self.count):
             prefix, before = f"layer{index}_", boxes
@@ -176,9 +168,7 @@ class GroundingDino(OnePass):
         """Adds a layer of the decoder: rows that attend to one another, the text and the maps."""
         d, at = self.own.d, self.own
         place = box_waves(m, f"{name}place_", boxes, d)
-        place = shared_linear(m, f"{name}place1", "place1", place, d)
-        place = act(m, f"{name}place1_act", place, "relu")
-        place = shared_linear(m, f"{name}place2", "place2", place, d)
+        place = shared_products(m, f"{name}place", "place", place, (d, d))
         for block in ("attn", "text", "cross"):
             prefix = f"{name}{block}_"
             asked = m.add(f"{prefix}place", Add(), x, place)

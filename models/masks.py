@@ -11,14 +11,13 @@ from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.deformable import (
+    GROUPS,
     ONE,
-    PointLayer,
-    Points,
-    in_a_row,
-    levelled,
     one_width,
+    over_maps,
     placed,
     shared_linear,
+    shared_products,
 )
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import act, conv, group_norm, same_norm
@@ -36,9 +35,6 @@ from costgraph.ops.pattern import FULL
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Expand, Reshape, Slice
 from costgraph.symbols import B
-
-#: Groups of the norms behind convolutions.
-GROUPS = Integer(32)
 
 
 @dataclass(frozen=True)
@@ -88,9 +84,7 @@ class Masks(OnePass):
     def _masks(self, m: Maker, name: str, x: str, pixels: str) -> str:
         """Adds masks ``(B, queries, h, w)`` by three products of the rows ``x``."""
         d, (_, wide, tall, across) = self.heads.d, m.shape(pixels)
-        for step, width in enumerate((d, d, wide), start=1):
-            x = shared_linear(m, f"{name}mask{step}", f"mask{step}", x, width)
-            x = act(m, f"{name}mask{step}_act", x, "relu") if step < 3 else x
+        x = shared_products(m, f"{name}mask", "mask", x, (d, d, wide))
         flat = m.add(f"{name}pixels", Reshape((B, wide, tall * across)), pixels)
         made = m.add(f"{name}mask_matmul", MatMul(), x, flat)
         return m.add(f"{name}masks", Reshape((B, self.queries, tall, across)), made)
@@ -149,12 +143,9 @@ class Mask2Former(Masks):
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.heads.d
         stages = self.stem.add(m)
-        maps = one_width(m, stages[::-1][: self.levels], self.fused, self.levels, GROUPS)
-        x, grids = in_a_row(m, maps)
-        layer = PointLayer(Points(self.fused, int(self.heads.heads), 4, grids), self.seen)
-        given = {"places": levelled(m, grids, self.fused)}
-        for tensor in layer.operands(style)[1:]:
-            given[tensor.name] = m.source(tensor)
+        maps = one_width(m, stages[::-1][: self.levels], self.fused, self.levels)
+        x, layer, given = over_maps(m, maps, int(self.heads.heads), 4, self.seen)
+        grids = layer.read.grids
         x = run(m, (Segment("encoder", layer, self.encoders),), x, **given)
         parts = m.add_many("maps", Cut(tuple(Mul(*grid) for grid in grids)), x)
         maps = [

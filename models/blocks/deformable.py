@@ -25,6 +25,8 @@ from costgraph.symbols import B
 
 ONE, TWO, FOUR = Integer(1), Integer(2), Integer(4)
 Grids = tuple[tuple[Expr, Expr], ...]
+#: Groups of the norms behind convolutions, in all that read several maps.
+GROUPS = Integer(32)
 
 
 def shared_linear(m: Maker, name: str, of: str, x: str, out: Expr) -> str:
@@ -50,7 +52,7 @@ def placed(m: Maker, at: Heads, x: str, place: str, prefix: str) -> str:
     return at.out(m, attended(m, query, key, value, FULL, prefix=prefix), prefix)
 
 
-def one_width(m: Maker, maps: list[str], d: Expr, count: int, groups: Expr) -> list[str]:
+def one_width(m: Maker, maps: list[str], d: Expr, count: int) -> list[str]:
     """Adds ``count`` maps of width ``d`` behind a group norm each, from ``maps`` large to small.
 
     Beyond those there are, each halves the one before; the first of them reads the last of
@@ -63,7 +65,7 @@ def one_width(m: Maker, maps: list[str], d: Expr, count: int, groups: Expr) -> l
             x = conv(m, name, maps[index], d, 1)
         else:
             x = conv(m, name, maps[-1] if index == len(maps) else made[-1], d, 3, 2, 1)
-        made.append(group_norm(m, f"{name}_norm", x, groups))
+        made.append(group_norm(m, f"{name}_norm", x, GROUPS))
     return made
 
 
@@ -214,6 +216,23 @@ class Points:
         x = m.add(f"{prefix}offset_middle", Map("add"), x, middle)
         x = m.add(f"{prefix}twice", Map("scale"), x)
         return m.add(f"{prefix}places", Map("add_constant"), x)
+
+
+def over_maps(
+    m: Maker, maps: list[str], heads: int, points: int, feed: FeedForward
+) -> tuple[str, PointLayer, dict[str, str]]:
+    """Adds the rows of all maps, and what layers over them share.
+
+    Returns:
+        The rows, such a layer, and the names of its operands.
+    """
+    x, grids = in_a_row(m, maps)
+    d = m.shape(x)[2]
+    layer = PointLayer(Points(d, heads, points, grids), feed)
+    given = {"places": levelled(m, grids, d)}
+    for tensor in layer.operands(m.style)[1:]:
+        given[tensor.name] = m.source(tensor)
+    return x, layer, given
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.deformable import GROUPS
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.deformable import GROUPS, DeformableDetr
+from costgraph.models.deformable import DeformableDetr
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.detecting import COSTS, FROZEN, SCALED, SIZE, resnet
 from costgraph.models.families.stages import taken_of

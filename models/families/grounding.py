@@ -10,9 +10,9 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.deformable import GROUPS
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.convnet import ResNet
-from costgraph.models.deformable import GROUPS
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.deformable import TRAINED
 from costgraph.models.families.detecting import FROZEN, ONE_TEXT, SCALED, SIZE

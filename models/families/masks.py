@@ -10,13 +10,14 @@ from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.deformable import GROUPS
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.detecting import COSTS
 from costgraph.models.families.stages import maps_of
 from costgraph.models.families.vision import FOLDED, LARGEST_ENTRY, MOST_ENTRIES, sizes
 from costgraph.models.fields import Fields, divided
-from costgraph.models.masks import GROUPS, Mask2Former, MaskFormer
+from costgraph.models.masks import Mask2Former, MaskFormer
 from costgraph.models.stages import Maps
 from costgraph.models.upernet import Beside, UperNet
 
