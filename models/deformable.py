@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph
-from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.deformable import (
     FOUR,
@@ -16,8 +15,11 @@ from costgraph.models.blocks.deformable import (
     Points,
     QueryLayer,
     box_waves,
+    chosen,
+    moved,
     one_width,
     over_maps,
+    promising,
     shared_linear,
     shared_products,
 )
@@ -26,10 +28,7 @@ from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.stages import Maps
 from costgraph.models.vision import OnePass
-from costgraph.ops import Activation, Add
-from costgraph.ops.arrays import Join
-from costgraph.ops.features import TakeRows
-from costgraph.ops.maps import Map, TopK
+from costgraph.ops import Activation
 from costgraph.ops.views import Expand, Slice
 from costgraph.symbols import B
 
@@ -105,17 +104,11 @@ class DeformableDetr(OnePass):
 
     def _promised(self, m: Maker, memory: str) -> tuple[str, ...]:
         """Adds the choice of places that promise most, and places and rows made of their boxes."""
-        d, count, length = self.own.d, self.queries, m.shape(memory)[1]
-        inside = m.source(Tensor("inside", (ONE, length, ONE), m.style.acts))
-        x = m.add("inside_rows", Map("mul"), memory, inside)
-        x = m.norm("promise_norm", m.linear("promise_proj", x, d, d, True), d, LAYER_NORM)
-        anchors = m.source(Tensor("anchors", (ONE, length, FOUR), m.style.acts))
+        d, x = self.own.d, promising(m, memory)
         kinds = self._kind(m, self.count, x, "promise_kind")
-        boxes = m.add("anchored", Map("add"), self._box(m, self.count, x, "promise_"), anchors)
+        moves = self._box(m, self.count, x, "promise_")
         best = m.add("first_kind", Slice(2, Integer(0), ONE), kinds)
-        places = m.add_many("most", TopK(count, 1), best)[1]
-        boxes = m.add("promised_boxes", TakeRows(count), boxes, places)
-        boxes = m.add("first_boxes", Activation("sigmoid"), boxes)
+        _, boxes = chosen(m, best, moves, self.queries)
         both = box_waves(m, "box_", boxes, d)
         both = m.norm(
             "promised_norm", m.linear("promised", both, 2 * d, 2 * d, True), 2 * d, LAYER_NORM
@@ -136,12 +129,4 @@ class DeformableDetr(OnePass):
     def _moved(self, m: Maker, index: int, name: str, x: str, before: str) -> str:
         """Adds boxes: those before, or points, moved."""
         move = self._box(m, index, x, name)
-        start = m.add(f"{name}logit", Map("logit"), before)
-        if m.shape(before)[2] == FOUR:
-            moved = m.add(f"{name}moved", Add(), move, start)
-        else:
-            middle = m.add(f"{name}middle", Slice(2, Integer(0), TWO), move)
-            middle = m.add(f"{name}middle_moved", Add(), middle, start)
-            size = m.add(f"{name}size", Slice(2, TWO, TWO), move)
-            moved = m.add(f"{name}moved", Join(2), middle, size)
-        return m.add(f"{name}boxes", Activation("sigmoid"), moved)
+        return moved(m, name, move, before)

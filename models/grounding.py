@@ -13,12 +13,14 @@ from costgraph.models.blocks import FeedForward, Maker, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.deformable import (
     FOUR,
-    ONE,
     Points,
     box_waves,
+    chosen,
+    moved,
     one_width,
     over_maps,
     placed,
+    promising,
     shared_products,
 )
 from costgraph.models.blocks.encoder import Heads
@@ -30,9 +32,8 @@ from costgraph.models.detecting import products
 from costgraph.models.encoder import Source
 from costgraph.models.stages import Maps
 from costgraph.models.vision import OnePass
-from costgraph.ops import Activation, Add, AttentionScores, AttentionValues, Multiply, Softmax
-from costgraph.ops.features import TakeRows
-from costgraph.ops.maps import Map, Reduce, TopK
+from costgraph.ops import Add, AttentionScores, AttentionValues, Multiply, Softmax
+from costgraph.ops.maps import Map, Reduce
 from costgraph.ops.matmul import MatMul
 from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Expand, Transpose
@@ -146,18 +147,11 @@ class GroundingDino(OnePass):
 
     def _promised(self, m: Maker, memory: str, words: str, start: str) -> tuple[str, ...]:
         """Adds the choice of places that promise most: rows of queries, and boxes."""
-        d, count, length = self.own.d, self.queries, m.shape(memory)[1]
-        inside = m.source(Tensor("inside", (ONE, length, ONE), m.style.acts))
-        x = m.add("inside_rows", Map("mul"), memory, inside)
-        x = m.norm("promise_norm", m.linear("promise_proj", x, d, d, True), d, LAYER_NORM)
+        d, count, x = self.own.d, self.queries, promising(m, memory)
         kinds = self._kinds(m, "promise_kind", x, words)
-        anchors = m.source(Tensor("anchors", (ONE, length, FOUR), m.style.acts))
-        boxes = products(m, "promise_box", x, (d, d, FOUR), "relu")
-        boxes = m.add("anchored", Map("add"), boxes, anchors)
+        moves = products(m, "promise_box", x, (d, d, FOUR), "relu")
         best = m.add("best_kind", Reduce("max", (2,)), kinds)
-        places = m.add_many("most", TopK(count, 1), best)[1]
-        boxes = m.add("promised_boxes", TakeRows(count), boxes, places)
-        boxes = m.add("first_boxes", Activation("sigmoid"), boxes)
+        _, boxes = chosen(m, best, moves, count)
         rows = m.vector("queries.weight", count, d)
         rows = m.add("query_rows", Expand((B, count, d)), rows)
         return rows, boxes, self._kinds(m, "query_kind", rows, start)
@@ -192,6 +186,4 @@ class GroundingDino(OnePass):
         """Adds boxes: those before, moved."""
         of = "box" if self.shared else f"box{index}_"
         x = shared_products(m, f"{name}box", of, x, (self.own.d, self.own.d, FOUR))
-        start = m.add(f"{name}logit", Map("logit"), before)
-        moved = m.add(f"{name}moved", Add(), x, start)
-        return m.add(f"{name}boxes", Activation("sigmoid"), moved)
+        return moved(m, name, x, before)

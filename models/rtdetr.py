@@ -10,20 +10,27 @@ from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
-from costgraph.models.blocks.deformable import FOUR, ONE, Points, QueryLayer, shared_linear
+from costgraph.models.blocks.deformable import (
+    FOUR,
+    Points,
+    QueryLayer,
+    chosen,
+    moved,
+    promising,
+    shared_products,
+)
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import act, batch_norm, conv, picture
 from costgraph.models.blocks.stack import run
-from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.convnet import ResNet
 from costgraph.models.detecting import PlacedLayer, products
 from costgraph.models.inverted import Step
 from costgraph.models.vision import OnePass, Size
-from costgraph.ops import Activation, Add, AsSequence
+from costgraph.ops import Add, AsSequence
 from costgraph.ops.arrays import Join
 from costgraph.ops.features import TakeRows
 from costgraph.ops.image import AsImage
-from costgraph.ops.maps import Map, Reduce, TopK
+from costgraph.ops.maps import Reduce
 from costgraph.ops.pool import Resize
 from costgraph.symbols import B
 
@@ -158,34 +165,23 @@ class RTDetr(OnePass):
 
     def _chosen(self, m: Maker, memory: str) -> tuple[str, ...]:
         """Adds the choice: rows and boxes of the places that promise most, and all promises."""
-        d, count, length = self.own.d, self.queries, m.shape(memory)[1]
-        inside = m.source(Tensor("inside", (ONE, length, ONE), m.style.acts))
-        x = m.add("inside_rows", Map("mul"), memory, inside)
-        x = m.norm("promise_norm", m.linear("promise_proj", x, d, d, True), d, LAYER_NORM)
+        d, count, x = self.own.d, self.queries, promising(m, memory)
         kinds = m.linear("promise_kind", x, self.labels, d, True)
-        boxes = products(m, "promise_box", x, (d, d, FOUR), "relu")
-        anchors = m.source(Tensor("anchors", (ONE, length, FOUR), m.style.acts))
-        boxes = m.add("anchored", Map("add"), boxes, anchors)
+        moves = products(m, "promise_box", x, (d, d, FOUR), "relu")
         best = m.add("best_kind", Reduce("max", (2,)), kinds)
-        places = m.add_many("most", TopK(count, 1), best)[1]
+        places, boxes = chosen(m, best, moves, count)
         seen = m.add("promised_kinds", TakeRows(count), kinds, places)
-        chosen = m.add("promised_boxes", TakeRows(count), boxes, places)
-        rows = m.add("promised_rows", TakeRows(count), x, places)
-        return rows, m.add("first_boxes", Activation("sigmoid"), chosen), seen
+        return m.add("promised_rows", TakeRows(count), x, places), boxes, seen
 
     def _layer(
         self, m: Maker, index: int, x: str, boxes: str, memory: str, read: Points
     ) -> tuple[str, str, str]:
         """Adds a layer of the decoder: rows, boxes, kinds of objects."""
         d, name = self.own.d, f"layer{index}_"
-        place = shared_linear(m, f"{name}place1", "box_place1", boxes, 2 * d)
-        place = act(m, f"{name}place_act", place, "relu")
-        place = shared_linear(m, f"{name}place2", "box_place2", place, d)
+        place = shared_products(m, f"{name}place", "box_place", boxes, (2 * d, d))
         x = QueryLayer(self.own, read, self.fed).add(m, name, x, place, memory, boxes)
         if not self.boxed:
             return x, boxes, ""
         move = products(m, f"{name}box", x, (d, d, FOUR), "relu")
-        before = m.add(f"{name}logit", Map("logit"), boxes)
-        moved = m.add(f"{name}moved", Add(), move, before)
         kinds = m.linear(f"{name}kind", x, self.labels, d, True)
-        return x, m.add(f"{name}boxes", Activation("sigmoid"), moved), kinds
+        return x, moved(m, name, move, boxes), kinds

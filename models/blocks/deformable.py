@@ -16,8 +16,9 @@ from costgraph.models.blocks.style import Maker, Style
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.ops import Activation, Add, AsSequence, Linear
 from costgraph.ops.arrays import Join
+from costgraph.ops.features import TakeRows
 from costgraph.ops.image import Cut
-from costgraph.ops.maps import Map, Reduce, SoftmaxOver
+from costgraph.ops.maps import Map, Reduce, SoftmaxOver, TopK
 from costgraph.ops.pattern import FULL
 from costgraph.ops.signal import GridSample
 from costgraph.ops.views import Reshape, Slice, Transpose
@@ -100,6 +101,39 @@ def box_waves(m: Maker, prefix: str, boxes: str, d: Expr) -> str:
         for part in ("sin", "cos")
     ]  # fmt: skip
     return m.add(f"{prefix}wave_rows", Join(2), *parts)
+
+
+def promising(m: Maker, memory: str) -> str:
+    """Adds the rows of all maps ``(B, k, d)`` that promises are made of."""
+    _, length, d = m.shape(memory)
+    inside = m.source(Tensor("inside", (ONE, length, ONE), m.style.acts))
+    x = m.add("inside_rows", Map("mul"), memory, inside)
+    return m.norm("promise_norm", m.linear("promise_proj", x, d, d, True), d, LAYER_NORM)
+
+
+def chosen(m: Maker, best: str, moves: str, count: Expr) -> tuple[str, str]:
+    """Adds the choice of the ``count`` rows that promise most: their places, and their boxes.
+
+    ``best`` are the promises of all rows, ``moves (B, k, 4)`` what moves the anchors.
+    """
+    anchors = m.source(Tensor("anchors", (ONE, *m.shape(moves)[1:]), m.style.acts))
+    boxes = m.add("anchored", Map("add"), moves, anchors)
+    places = m.add_many("most", TopK(count, 1), best)[1]
+    boxes = m.add("promised_boxes", TakeRows(count), boxes, places)
+    return places, m.add("first_boxes", Activation("sigmoid"), boxes)
+
+
+def moved(m: Maker, name: str, move: str, before: str) -> str:
+    """Adds boxes ``(B, n, 4)``: those ``before``, or points ``(B, n, 2)``, moved by ``move``."""
+    start = m.add(f"{name}logit", Map("logit"), before)
+    if m.shape(before)[2] == FOUR:
+        made = m.add(f"{name}moved", Add(), move, start)
+    else:
+        middle = m.add(f"{name}middle", Slice(2, Integer(0), TWO), move)
+        middle = m.add(f"{name}middle_moved", Add(), middle, start)
+        size = m.add(f"{name}size", Slice(2, TWO, TWO), move)
+        made = m.add(f"{name}moved", Join(2), middle, size)
+    return m.add(f"{name}boxes", Activation("sigmoid"), made)
 
 
 @dataclass(frozen=True)
