@@ -10,13 +10,12 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.deformable import GROUPS
-from costgraph.models.blocks.encoder import Heads
 from costgraph.models.deformable import DeformableDetr
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.detecting import COSTS, FROZEN, SCALED, SIZE, resnet
+from costgraph.models.families.detecting import COSTS, FROZEN, SCALED, SIZE, heads_of, resnet
 from costgraph.models.families.stages import taken_of
 from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES
-from costgraph.models.fields import Fields, divided
+from costgraph.models.fields import Fields
 from costgraph.models.stages import Maps
 
 TWICE = "boxes of each layer are made twice, as in the published class"
@@ -62,9 +61,10 @@ def _deformable(fields: Fields) -> Reading:
     stem = _stem(fields, levels)
     if len(stem.taken) > levels:
         raise ModelError(f"{fields.name}: 'num_feature_levels' = {levels} of {len(stem.taken)}")
-    heads = [fields.size(f"{side}_attention_heads") for side in ("encoder", "decoder")]
-    for count in heads:
-        divided(fields, d, count, "width over heads")
+    at, own = (
+        heads_of(fields, d, fields.size(f"{side}_attention_heads"))
+        for side in ("encoder", "decoder")
+    )
     counts = fields.size("encoder_layers"), fields.size("decoder_layers")
     if counts[1] > MOST_ENTRIES:
         raise ModelError(f"{fields.name}: 'decoder_layers' = {counts[1]} is beyond {MOST_ENTRIES}")
@@ -76,10 +76,10 @@ def _deformable(fields: Fields) -> Reading:
     model = DeformableDetr(
         stem=stem,
         levels=levels,
-        seen=(heads[0], fields.size("encoder_n_points")),
+        seen=(int(at.heads), fields.size("encoder_n_points")),
         feed=feeds[0],
         layers=Integer(counts[0]),
-        own=Heads(Integer(d), Integer(heads[1]), Integer(d) / heads[1], True, True, True),
+        own=own,
         points=fields.size("decoder_n_points"),
         fed=feeds[1],
         count=counts[1],

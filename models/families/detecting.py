@@ -52,6 +52,12 @@ COSTS = (
 )  # fmt: skip
 
 
+def heads_of(fields: Fields, d: int, count: int, inner: int | None = None) -> Heads:
+    """``count`` heads with all biases, over ``inner`` or the whole width ``d``."""
+    wide = divided(fields, d if inner is None else inner, count, "width over heads")
+    return Heads(Integer(d), Integer(count), wide, True, True, True)
+
+
 def resnet(fields: Fields) -> ResNet:
     """The convolutional network, from its own part or by the name that timm has for it."""
     channels = Integer(fields.size("num_channels", default=3))

@@ -11,11 +11,10 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.deformable import GROUPS
-from costgraph.models.blocks.encoder import Heads
 from costgraph.models.convnet import ResNet
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.deformable import TRAINED
-from costgraph.models.families.detecting import FROZEN, ONE_TEXT, SCALED, SIZE
+from costgraph.models.families.detecting import FROZEN, ONE_TEXT, SCALED, SIZE, heads_of
 from costgraph.models.families.masks import stem_of
 from costgraph.models.families.pairing import bert
 from costgraph.models.families.patchwise import BASE
@@ -24,11 +23,6 @@ from costgraph.models.fields import Fields, divided
 from costgraph.models.grounding import GroundingDino
 
 PHRASES = "words see the whole text: the published class has them see their phrase alone"
-
-
-def _heads(fields: Fields, d: int, count: int, inner: int) -> Heads:
-    wide = divided(fields, inner, count, "width over heads")
-    return Heads(Integer(d), Integer(count), wide, True, True, True)
 
 
 def _grounding(fields: Fields) -> Reading:
@@ -71,10 +65,10 @@ def _grounding(fields: Fields) -> Reading:
         points=fields.size("encoder_n_points"),
         feed=FeedForward(Integer(d), Integer(inner), act, gated=False, bias=True),
         layers=counts[0],
-        between=_heads(fields, d, heads // 2, inner // 2),
-        told=_heads(fields, d, heads // 2, d),
+        between=heads_of(fields, d, heads // 2, inner // 2),
+        told=heads_of(fields, d, heads // 2),
         telling=FeedForward(Integer(d), Integer(inner // 2), act, gated=False, bias=True),
-        own=_heads(fields, d, fields.size("decoder_attention_heads"), d),
+        own=heads_of(fields, d, fields.size("decoder_attention_heads")),
         fed=FeedForward(Integer(d), Integer(fields.size("decoder_ffn_dim")), act, False, True),
         looks=fields.size("decoder_n_points"),
         count=counts[1],

@@ -11,9 +11,8 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.deformable import GROUPS
-from costgraph.models.blocks.encoder import Heads
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.detecting import COSTS
+from costgraph.models.families.detecting import COSTS, heads_of
 from costgraph.models.families.stages import maps_of
 from costgraph.models.families.vision import FOLDED, LARGEST_ENTRY, MOST_ENTRIES, sizes
 from costgraph.models.fields import Fields, divided
@@ -66,11 +65,6 @@ def _width(fields: Fields, key: str) -> int:
     return width
 
 
-def _heads(fields: Fields, d: int, count: int) -> Heads:
-    wide = divided(fields, d, count, "width over heads")
-    return Heads(Integer(d), Integer(count), wide, True, True, True)
-
-
 def _maskformer(fields: Fields) -> Reading:
     for key in (*_TRAINED, "num_attention_heads", "num_hidden_layers"):
         fields.values.get(key)
@@ -91,7 +85,7 @@ def _maskformer(fields: Fields) -> Reading:
                 "num_hidden_layers", "tie_word_embeddings"):  # fmt: skip
         part.values.get(key)  # of DETR's encoder and network, which are not part of it
     d = part.size("d_model", default=256)
-    heads = _heads(part, d, part.size("decoder_attention_heads", default=8))
+    heads = heads_of(part, d, part.size("decoder_attention_heads", default=8))
     act = activation_of(part, "activation_function", default="relu")
     inner = Integer(part.size("decoder_ffn_dim", default=2048))
     stem = stem_of(fields, "swin", "resnet", whole=True)
@@ -137,7 +131,7 @@ def _mask2former(fields: Fields) -> Reading:
         stem=stem,
         fused=Integer(fused),
         pixels=Integer(fields.size("mask_feature_size", default=256)),
-        heads=_heads(fields, d, count),
+        heads=heads_of(fields, d, count),
         feed=FeedForward(
             Integer(d), Integer(fields.size("dim_feedforward", default=2048)), act, False, True
         ),

@@ -10,12 +10,11 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
-from costgraph.models.blocks.encoder import Heads
 from costgraph.models.convnet import ResNet
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.detecting import FROZEN
+from costgraph.models.families.detecting import FROZEN, heads_of
 from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES, sizes, stages
-from costgraph.models.fields import Fields, divided
+from costgraph.models.fields import Fields
 from costgraph.models.rtdetr import Fusing, RTDetr
 
 SIZE = 640
@@ -77,11 +76,6 @@ def _stem(fields: Fields, levels: tuple[int, ...]) -> ResNet:
     )
 
 
-def _heads(fields: Fields, d: int, heads: int) -> Heads:
-    width = divided(fields, d, heads, "width over heads")
-    return Heads(Integer(d), Integer(heads), width, True, True, True)
-
-
 def _feed(fields: Fields, d: int, inner: str, act: str, default: str) -> FeedForward:
     name = activation_of(fields, act, default=default)
     return FeedForward(Integer(d), Integer(fields.size(inner, default=1024)), name, False, True)
@@ -122,14 +116,14 @@ def _rt_detr(fields: Fields, second: bool = False) -> Reading:
         stem=_stem(fields, channels),
         levels=levels,
         size=(Integer(SIZE), Integer(SIZE)),
-        at=_heads(fields, wide, fields.size("encoder_attention_heads")),
+        at=heads_of(fields, wide, fields.size("encoder_attention_heads")),
         feed=_feed(fields, wide, "encoder_ffn_dim", "encoder_activation_function", "gelu"),
         layers=Integer(fields.size("encoder_layers", default=1) if layers else 0),
         mixed=mixed,
         fusing=Fusing(
             wide, int(inner), activation_of(fields, "activation_function", default="silu")
         ),
-        own=_heads(fields, d, fields.size("decoder_attention_heads")),
+        own=heads_of(fields, d, fields.size("decoder_attention_heads")),
         fed=_feed(fields, d, "decoder_ffn_dim", "decoder_activation_function", "relu"),
         count=count,
         points=fields.size("decoder_n_points", default=4),
