@@ -16,8 +16,7 @@ from costgraph.models.families.common import Family, Reading, activation_of, cla
 from costgraph.models.families.deformable import TRAINED
 from costgraph.models.families.detecting import FROZEN, ONE_TEXT, SCALED, SIZE, heads_of
 from costgraph.models.families.masks import stem_of
-from costgraph.models.families.pairing import bert
-from costgraph.models.families.patchwise import BASE
+from costgraph.models.families.pairing import BASE, bert
 from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES
 from costgraph.models.fields import Fields, divided
 from costgraph.models.grounding import GroundingDino

@@ -256,3 +256,13 @@ def test_pictures_that_patches_do_not_fill_are_padded(kind, name, tall, wide):
     program = load_model(config, image=(tall, wide))
     found = sum((r.count * products(r) for r in rows(program.graph)), Integer(0))
     assert found.xreplace({B: Integer(1)}) == ODD[kind, name, tall, wide]
+
+
+def test_a_text_part_that_names_its_type_alone_is_berts_base():
+    # Published files of Grounding DINO say no more of their text; PyTorch's count of parameters.
+    swin = {"model_type": "swin", "embed_dim": 128, "depths": [2, 2, 18, 2],
+            "num_heads": [4, 8, 16, 32], "window_size": 12, "image_size": 384,
+            "out_features": ["stage2", "stage3", "stage4"]}  # fmt: skip
+    config = {"model_type": "grounding-dino", "backbone_config": swin,
+              "text_config": {"model_type": "bert"}}  # fmt: skip
+    assert parameters(load_model(config)) == 232_315_264
