@@ -9,12 +9,19 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
-from costgraph.models.blocks.deformable import GROUPS
 from costgraph.models.deformable import DeformableDetr
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.detecting import COSTS, FROZEN, SCALED, SIZE, heads_of, resnet
+from costgraph.models.families.detecting import (
+    COSTS,
+    FROZEN,
+    SCALED,
+    SIZE,
+    grouped,
+    heads_of,
+    resnet,
+)
 from costgraph.models.families.stages import taken_of
-from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES
+from costgraph.models.families.vision import few
 from costgraph.models.fields import Fields
 from costgraph.models.stages import Maps
 
@@ -40,15 +47,22 @@ def _stem(fields: Fields, levels: int) -> Maps:
     return Maps(network, taken)
 
 
+def no_fewer(fields: Fields, levels: int, stem: Maps) -> None:
+    """Refuses fewer maps than stages that are read."""
+    if levels < len(stem.taken):
+        raise ModelError(
+            f"{fields.name}: 'num_feature_levels' = {levels} is less than the "
+            f"{len(stem.taken)} stages that are read"
+        )
+
+
 def _deformable(fields: Fields) -> Reading:
     fields = fields.with_defaults(
-        d_model=256, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=1024, num_queries=300,
+        encoder_layers=6, decoder_layers=6, encoder_ffn_dim=1024, num_queries=300,
         decoder_ffn_dim=1024, encoder_attention_heads=8, decoder_attention_heads=8,
         num_feature_levels=4, encoder_n_points=4, decoder_n_points=4, two_stage_num_proposals=300,
     )  # fmt: skip
-    d, levels = fields.size("d_model"), fields.size("num_feature_levels")
-    if d % int(GROUPS) or max(d, levels) > LARGEST_ENTRY or levels > MOST_ENTRIES:
-        raise ModelError(f"{fields.name}: {levels} maps of width {d}: a multiple of 32 is needed")
+    d, levels = grouped(fields, "d_model"), few(fields, "num_feature_levels")
     act = activation_of(fields, "activation_function", default="relu")
     fields.require("position_embedding_type", "sine")
     fields.require("tie_word_embeddings", True)
@@ -59,15 +73,11 @@ def _deformable(fields: Fields) -> Reading:
     for key in TRAINED:
         fields.values.get(key)
     stem = _stem(fields, levels)
-    if len(stem.taken) > levels:
-        raise ModelError(f"{fields.name}: 'num_feature_levels' = {levels} of {len(stem.taken)}")
+    no_fewer(fields, levels, stem)
     at, own = (
         heads_of(fields, d, fields.size(f"{side}_attention_heads"))
         for side in ("encoder", "decoder")
     )
-    counts = fields.size("encoder_layers"), fields.size("decoder_layers")
-    if counts[1] > MOST_ENTRIES:
-        raise ModelError(f"{fields.name}: 'decoder_layers' = {counts[1]} is beyond {MOST_ENTRIES}")
     feeds = [
         FeedForward(Integer(d), Integer(fields.size(f"{side}_ffn_dim")), act, False, True)
         for side in ("encoder", "decoder")
@@ -78,11 +88,11 @@ def _deformable(fields: Fields) -> Reading:
         levels=levels,
         seen=(int(at.heads), fields.size("encoder_n_points")),
         feed=feeds[0],
-        layers=Integer(counts[0]),
+        layers=Integer(fields.size("encoder_layers")),
         own=own,
         points=fields.size("decoder_n_points"),
         fed=feeds[1],
-        count=counts[1],
+        count=few(fields, "decoder_layers"),
         queries=Integer(promised if staged else asked),
         labels=Integer(labels_of(fields)) if boxed else None,
         refined=refined,

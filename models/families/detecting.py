@@ -10,6 +10,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.deformable import GROUPS
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.convnet import ResNet
 from costgraph.models.detecting import Detr, NamedBoxes, Yolos
@@ -17,6 +18,7 @@ from costgraph.models.families.common import Family, Reading, activation_of, cla
 from costgraph.models.families.patchwise import BASE
 from costgraph.models.families.seeing import SIGLIP
 from costgraph.models.families.vision import (
+    LARGEST_ENTRY,
     clip_reader,
     clip_tower,
     grid_of,
@@ -50,6 +52,20 @@ COSTS = (
     "class_cost", "bbox_cost", "giou_cost", "mask_loss_coefficient", "dice_loss_coefficient",
     "bbox_loss_coefficient", "giou_loss_coefficient", "eos_coefficient", "auxiliary_loss",
 )  # fmt: skip
+
+
+def grouped(fields: Fields, key: str) -> int:
+    """A width behind group norms.
+
+    Raises:
+        ModelError: it is too large, or groups do not divide it.
+    """
+    width = fields.size(key, default=256)
+    if width > LARGEST_ENTRY:
+        raise ModelError(f"{fields.name}: {key!r} = {width} is beyond {LARGEST_ENTRY}")
+    if width % int(GROUPS):
+        raise ModelError(f"{fields.name}: {key!r} = {width} is no multiple of {GROUPS}")
+    return width
 
 
 def heads_of(fields: Fields, d: int, count: int, inner: int | None = None) -> Heads:

@@ -16,9 +16,9 @@ from costgraph.models.families.common import Family, Reading, activation_of, cla
 from costgraph.models.families.patchwise import BASE
 from costgraph.models.families.seeing import SIGLIP
 from costgraph.models.families.vision import (
-    MOST_ENTRIES,
     clip_reader,
     clip_tower,
+    few,
     patches_of,
     pixels,
     sizes,
@@ -103,9 +103,7 @@ def _xclip(fields: Fields) -> Reading:
         raise ModelError(f"{fields.name}: 'mit_hidden_size' must be 'projection_dim' = {width}")
     heads = fields.size("prompt_num_attention_heads", default=8)
     wide = divided(fields, width, heads, "width over heads")
-    prompts = fields.size("prompt_layers", default=2)
-    if prompts > MOST_ENTRIES:
-        raise ModelError(f"{fields.name}: 'prompt_layers' = {prompts} is beyond {MOST_ENTRIES}")
+    prompts = few(fields, "prompt_layers", 2)
     act = activation_of(fields, "prompt_hidden_act", default="quick_gelu")
     for key in ("prompt_alpha", "prompt_attention_dropout", "prompt_projection_dropout"):
         fields.values.get(key)

@@ -10,14 +10,13 @@ from sympy import Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
-from costgraph.models.blocks.deformable import GROUPS
 from costgraph.models.convnet import ResNet
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
-from costgraph.models.families.deformable import TRAINED
-from costgraph.models.families.detecting import FROZEN, ONE_TEXT, SCALED, SIZE, heads_of
+from costgraph.models.families.deformable import TRAINED, no_fewer
+from costgraph.models.families.detecting import FROZEN, ONE_TEXT, SCALED, SIZE, grouped, heads_of
 from costgraph.models.families.masks import stem_of
 from costgraph.models.families.pairing import BASE, bert
-from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES
+from costgraph.models.families.vision import few
 from costgraph.models.fields import Fields, divided
 from costgraph.models.grounding import GroundingDino
 
@@ -26,14 +25,11 @@ PHRASES = "words see the whole text: the published class has them see their phra
 
 def _grounding(fields: Fields) -> Reading:
     fields = fields.with_defaults(
-        d_model=256, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=2048, num_queries=900,
+        encoder_layers=6, decoder_layers=6, encoder_ffn_dim=2048, num_queries=900,
         decoder_ffn_dim=2048, encoder_attention_heads=8, decoder_attention_heads=8,
         num_feature_levels=4, encoder_n_points=4, decoder_n_points=4, max_text_len=256,
     )  # fmt: skip
-    d, levels = fields.size("d_model"), fields.size("num_feature_levels")
-    counts = fields.size("encoder_layers"), fields.size("decoder_layers")
-    if d % int(GROUPS) or d > LARGEST_ENTRY or max(levels, *counts) > MOST_ENTRIES:
-        raise ModelError(f"{fields.name}: {levels} maps of width {d}: a multiple of 32 is needed")
+    d, levels = grouped(fields, "d_model"), few(fields, "num_feature_levels")
     act = activation_of(fields, "activation_function", default="relu")
     for key in ("two_stage", "embedding_init_target", "tie_word_embeddings"):
         fields.require(key, True)
@@ -48,8 +44,7 @@ def _grounding(fields: Fields) -> Reading:
         raise ModelError(f"{fields.name}: {heads} heads and a width of {inner} have no halves")
     divided(fields, d, heads, "width over heads")
     stem = stem_of(fields, "swin", "resnet")
-    if len(stem.taken) > levels:
-        raise ModelError(f"{fields.name}: 'num_feature_levels' = {levels} of {len(stem.taken)}")
+    no_fewer(fields, levels, stem)
     stem = replace(stem, network=replace(stem.network, size=tuple(map(Integer, SIZE))))
     said: tuple[str, ...] = (SCALED.format(*SIZE), ONE_TEXT, PHRASES)
     if isinstance(stem.network, ResNet):
@@ -63,14 +58,14 @@ def _grounding(fields: Fields) -> Reading:
         seen=heads,
         points=fields.size("encoder_n_points"),
         feed=FeedForward(Integer(d), Integer(inner), act, gated=False, bias=True),
-        layers=counts[0],
+        layers=few(fields, "encoder_layers"),
         between=heads_of(fields, d, heads // 2, inner // 2),
         told=heads_of(fields, d, heads // 2),
         telling=FeedForward(Integer(d), Integer(inner // 2), act, gated=False, bias=True),
         own=heads_of(fields, d, fields.size("decoder_attention_heads")),
         fed=FeedForward(Integer(d), Integer(fields.size("decoder_ffn_dim")), act, False, True),
         looks=fields.size("decoder_n_points"),
-        count=counts[1],
+        count=few(fields, "decoder_layers"),
         queries=Integer(fields.size("num_queries")),
         shared=fields.flag("decoder_bbox_embed_share", True),
         boxes=(class_of(fields.values) or "ForObjectDetection").endswith("ForObjectDetection"),

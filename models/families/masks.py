@@ -10,11 +10,10 @@ from sympy import Expr, Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
-from costgraph.models.blocks.deformable import GROUPS
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.detecting import COSTS, heads_of
+from costgraph.models.families.detecting import COSTS, grouped, heads_of
 from costgraph.models.families.stages import maps_of
-from costgraph.models.families.vision import FOLDED, LARGEST_ENTRY, MOST_ENTRIES, sizes
+from costgraph.models.families.vision import FOLDED, few, sizes
 from costgraph.models.fields import Fields, divided
 from costgraph.models.masks import Mask2Former, MaskFormer
 from costgraph.models.stages import Maps
@@ -57,14 +56,6 @@ def _labels(fields: Fields, end: str) -> Expr | None:
     )
 
 
-def _width(fields: Fields, key: str) -> int:
-    """A width behind group norms."""
-    width = fields.size(key, default=256)
-    if width % int(GROUPS) or width > LARGEST_ENTRY:
-        raise ModelError(f"{fields.name}: {key!r} = {width} is no multiple of {GROUPS}")
-    return width
-
-
 def _maskformer(fields: Fields) -> Reading:
     for key in (*_TRAINED, "num_attention_heads", "num_hidden_layers"):
         fields.values.get(key)
@@ -93,7 +84,7 @@ def _maskformer(fields: Fields) -> Reading:
         raise ModelError(f"{fields.name}: two stages or more are fused")
     model = MaskFormer(
         stem=stem,
-        fused=Integer(_width(fields, "fpn_feature_size")),
+        fused=Integer(grouped(fields, "fpn_feature_size")),
         pixels=Integer(fields.size("mask_feature_size", default=256)),
         heads=heads,
         feed=FeedForward(Integer(d), inner, act, gated=False, bias=True),
@@ -107,12 +98,10 @@ def _maskformer(fields: Fields) -> Reading:
 def _mask2former(fields: Fields) -> Reading:
     for key in (*_TRAINED, "use_auxiliary_loss"):
         fields.values.get(key)
-    fused = _width(fields, "feature_size")
+    fused = grouped(fields, "feature_size")
     d, count = fields.size("hidden_dim", default=256), fields.size("num_attention_heads", default=8)
     divided(fields, fused, count, "width over heads")
-    layers = fields.size("decoder_layers", default=10) - 1
-    if layers > MOST_ENTRIES:
-        raise ModelError(f"{fields.name}: 'decoder_layers' = {layers + 1} is beyond {MOST_ENTRIES}")
+    layers = few(fields, "decoder_layers", 10) - 1
     strides = sizes(fields, "feature_strides", (4, 8, 16, 32))
     stem = stem_of(fields, "swin", "resnet")
     if len(strides) != len(stem.taken) or len(stem.taken) < 3:
@@ -156,10 +145,8 @@ def _upernet(fields: Fields) -> Reading:
         if len(stem.taken) < 3:
             raise ModelError(f"{fields.name}: the second classifier reads the third stage")
         fields.require("auxiliary_in_channels", None, stem.widths[2])
-        count = fields.values.get("auxiliary_num_convs", 1)
-        count = fields.size("auxiliary_num_convs") if count else 0
-        if count > MOST_ENTRIES:
-            raise ModelError(f"{fields.name}: 'auxiliary_num_convs' = {count}")
+        any_at_all = fields.values.get("auxiliary_num_convs", 1)
+        count = few(fields, "auxiliary_num_convs", 1) if any_at_all else 0
         width = fields.size("auxiliary_channels", default=256)
         beside = Beside(2, width, count, fields.flag("auxiliary_concat_input", False))
         if not count and width != stem.widths[2] and not beside.joined:

@@ -31,9 +31,12 @@ def _vilt(fields: Fields) -> Reading:
     size, patch = pixels(named, 384), named.size("patch_size")
     if size[0] != size[1]:
         raise ModelError(f"{fields.name}: 'image_size' must be a square")
-    if fields.number("max_image_length", -1) >= 0:
-        fields.refuse("max_image_length", "a choice of patches is not known in this family")
-    fields.values.get("max_image_length")
+    longest = fields.number("max_image_length", -1)
+    if longest >= 0:
+        raise ModelError(
+            f"{fields.name}: 'max_image_length' = {longest:g}: a choice of patches is not known in "
+            "this family"
+        )
     grid_of(named, size, patch)
     tower = Tower(
         patches_of(named, at.d, size, patch),

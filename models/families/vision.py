@@ -56,6 +56,18 @@ def sizes(fields: Fields, key: str, default: tuple[int, ...] | None = None) -> t
     return tuple(given)
 
 
+def few(fields: Fields, key: str, default: int | None = None) -> int:
+    """The number under ``key`` of what is laid out one by one.
+
+    Raises:
+        ModelError: it is beyond the longest list.
+    """
+    count = fields.size(key, default=default)
+    if count > MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: {key!r} = {count} is beyond {MOST_ENTRIES}")
+    return count
+
+
 def stages(fields: Fields, *keys: str) -> tuple[tuple[int, ...], ...]:
     """Lists under ``keys`` with one entry per stage each."""
     found = tuple(sizes(fields, key) for key in keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from costgraph.ops.pool import AdaptivePool, Pool
 from costgraph.symbols import B, G, S
 from tests.models.counting import products
 
+COUNTED = Path(__file__).parent / "counted" / "configs"
 CLASSIFIERS = ["vit-base-16", "swin-tiny", "convnext-tiny", "resnet-50", "vgg-16"]
 DENOISERS = ["dit-xl-2", "flux-1-dev", "sd-1.5-unet", "sdxl-unet", "sd3-medium"]
 SEEING = ["qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b", "llava-1.5-7b"]
@@ -266,3 +268,20 @@ def test_a_text_part_that_names_its_type_alone_is_berts_base():
     config = {"model_type": "grounding-dino", "backbone_config": swin,
               "text_config": {"model_type": "bert"}}  # fmt: skip
     assert parameters(load_model(config)) == 232_315_264
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "said"),
+    [
+        ("grounding-dino", "encoder_layers", 65, "is beyond 64"),
+        ("grounding-dino", "d_model", 2**21, "is beyond 1048576"),
+        ("deformable-detr", "d_model", 48, "is no multiple of 32"),
+        ("deformable-detr", "num_feature_levels", 2, "is less than the 3 stages"),
+        ("mask2former", "feature_size", 2**21, "is beyond 1048576"),
+        ("vilt", "max_image_length", 0, "a choice of patches"),
+    ],
+)
+def test_a_refusal_names_the_key_that_is_wrong(name, key, value, said):
+    config = {**json.loads((COUNTED / f"{name}-small.json").read_text()), key: value}
+    with pytest.raises(InputError, match=f"'{key}' = {value}:? {said}"):
+        load_model(config)
