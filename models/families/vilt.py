@@ -14,7 +14,7 @@ from costgraph.models.encoder import TextFront
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.detecting import ONE_TEXT
 from costgraph.models.families.patchwise import BASE
-from costgraph.models.families.vision import grid_of, patches_of, pixels, tower_of
+from costgraph.models.families.vision import patches_of, pixels, tower_of
 from costgraph.models.fields import Fields
 from costgraph.models.vilt import Vilt
 from costgraph.models.vision import Tower
@@ -37,7 +37,6 @@ def _vilt(fields: Fields) -> Reading:
             f"{fields.name}: 'max_image_length' = {longest:g}: a choice of patches is not known in "
             "this family"
         )
-    grid_of(named, size, patch)
     tower = Tower(
         patches_of(named, at.d, size, patch),
         at,
