@@ -85,12 +85,16 @@ class Codec(OnePass):
         """Adds the decoder: the sound."""
 
     def _nearest(self, m: Maker, name: str, rows: str, table: str) -> str:
-        """Adds the codes of ``rows (B, q, w)`` that are nearest in ``table``."""
+        """Adds the codes of ``rows (B, q, w)`` that are nearest in ``table``.
+
+        The published classes look for the largest ``2·x·e − |x|² − |e|²``.
+        """
         turned = m.add(f"{name}_turned", Transpose((1, 0)), table)
-        near = m.add(f"{name}_near", MatMul(), rows, turned)
+        near = m.add(f"{name}_near", MatMul(), m.add(f"{name}_twice", Map("scale"), rows), turned)
         length = m.add(f"{name}_length", Reduce("sum_square", (2,), keep=True), rows)
-        near = m.add(f"{name}_twice", Map("scale"), near)
         near = m.add(f"{name}_less", Map("sub"), near, length)
+        length = m.add(f"{name}_table_length", Reduce("sum_square", (1,)), table)
+        near = m.add(f"{name}_nearness", Map("sub"), near, length)
         return m.add(f"{name}_code", Reduce("argmax", (2,)), near)
 
 
