@@ -5,16 +5,15 @@ from __future__ import annotations
 from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph
-from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Style
-from costgraph.models.traced.recurrent import Cell, long_short
+from costgraph.models.cells import in_sequence, long_short
 from costgraph.ops import Add
 from costgraph.ops.arrays import Fill
 from costgraph.ops.views import Slice
 from costgraph.symbols import B
 
-ONE, FOUR = Integer(1), Integer(4)
+FOUR = Integer(4)
 
 
 def _step(style: Style, d: Expr) -> Graph:
@@ -24,7 +23,7 @@ def _step(style: Style, d: Expr) -> Graph:
     given = m.source(Tensor("input", (B, FOUR * d), style.acts))
     total = m.add("sum", Add(), m.linear("recurrent", state, FOUR * d, d, True), given)
     gates = [m.add(f"gate_{i}", Slice(1, d * i, d), total) for i in range(4)]
-    new, memory = long_short(m, memory, gates, Cell.functions)
+    new, memory = long_short(m, memory, gates)
     return m.build(new, memory, new)
 
 
@@ -38,14 +37,6 @@ def lstm(m: Maker, name: str, x: str, layers: int) -> str:
         part = f"{name}{index}"
         taken = m.linear(f"{part}_input", x, FOUR * d, d, True)
         start = [m.add(f"{part}_{n}", Fill((batch, d), m.style.acts)) for n in ("state", "memory")]
-        op = Repeat(
-            _step(m.style, d),
-            length,
-            len(start),
-            shared_instances=ONE,
-            rounds="other",
-            parts=1,
-            gathered=1,
-        )
+        op = in_sequence(_step(m.style, d), length, len(start))
         x = m.add_many(f"{part}_steps", op, *start, taken)[-1]
     return x

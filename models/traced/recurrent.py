@@ -14,14 +14,13 @@ from sympy import Expr, Integer, Mul
 
 from costgraph.ir.dtypes import DType
 from costgraph.ir.graph import Builder, Graph
-from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Role, Tensor
+from costgraph.models.cells import FUNCTIONS, bent, in_sequence, long_short
 from costgraph.models.traced.lowering import Lowering
 from costgraph.models.traced.record import Source
 from costgraph.models.traced.value import Value
-from costgraph.ops import Activation, Add, Linear, Multiply, QuantLinear
+from costgraph.ops import Add, Linear, Multiply, QuantLinear
 from costgraph.ops.arrays import Fill
-from costgraph.ops.elementwise import ACTIVATIONS
 from costgraph.ops.maps import Map
 from costgraph.ops.quant import QuantizeTo
 from costgraph.ops.views import Slice, Stack
@@ -53,7 +52,7 @@ class Cell:
     r: Value
     w_bias: Value | None = None
     r_bias: Value | None = None
-    functions: tuple[str, ...] = ("sigmoid", "tanh", "tanh")
+    functions: tuple[str, ...] = FUNCTIONS
     narrow: DType | None = None
     projection: Value | None = None
     reset_first: bool = False
@@ -106,15 +105,7 @@ def _direction(
     ]
     shared = [v for pair in products for v in pair if not v.is_weight]
     body = _step(cell, taken, carried, products)
-    op = Repeat(
-        body,
-        length,
-        len(carried),
-        shared_instances=ONE,
-        rounds="other",
-        parts=1,
-        gathered=1,
-    )
+    op = in_sequence(body, length, len(carried))
     made = low.emit_many(op, *carried, *shared, taken, name=low.label("steps"))
     return made[-1], made[:-1]
 
@@ -185,34 +176,13 @@ def _step(
         return g.build(new, new)
     total = g.add("sum", Add(), made, given)
     if cell.kind == "rnn":
-        new = _bent(g, "result", cell.functions[0], total)
+        new = bent(g, "result", cell.functions[0], total)
         return g.build(new, new)
     gates = [gate(i, total, "gate") for i in range(4)]
     new, memory = long_short(g, states[1], gates, cell.functions)
     if cell.projection is not None:
         new = product("projection", new, len(operands) - 1)
     return g.build(new, memory, new)
-
-
-def _bent(g: Builder, name: str, function: str, x: str) -> str:
-    op = Activation(function) if function in ACTIVATIONS else Map(function)
-    return g.add(name, op, x)
-
-
-def long_short(
-    g: Builder, memory: str, gates: Sequence[str], functions: Sequence[str]
-) -> tuple[str, str]:
-    """``c' = σ(f)·c + σ(i)·tanh(g)``, ``h' = σ(o)·tanh(c')``; ``functions`` as of a cell."""
-    into, forget, out = (
-        _bent(g, f"{n}_gate", functions[0], gates[i])
-        for i, n in enumerate(("input", "forget", "output"))
-    )
-    candidate = _bent(g, "candidate", functions[1], gates[3])
-    kept = g.add("kept", Multiply(), forget, memory)
-    added = g.add("added", Multiply(), into, candidate)
-    new = g.add("memory_out", Add(), kept, added)
-    bent = _bent(g, "bent", functions[2], new)
-    return g.add("result", Multiply(), out, bent), new
 
 
 def _gated_unit(
@@ -228,7 +198,7 @@ def _gated_unit(
     are not the third of ``pairs``.
     """
     reset, update = (
-        _bent(g, f"{n}_gate", cell.functions[0], g.add(f"{n}_sum", Add(), *pairs[i]))
+        bent(g, f"{n}_gate", cell.functions[0], g.add(f"{n}_sum", Add(), *pairs[i]))
         for i, n in enumerate(("reset", "update"))
     )
     if later is None:
@@ -236,7 +206,7 @@ def _gated_unit(
         held = g.add("held", Multiply(), behind, reset)
     else:
         ahead, held = later(g.add("held", Multiply(), state, reset))
-    new = _bent(g, "new", cell.functions[1], g.add("new_sum", Add(), ahead, held))
+    new = bent(g, "new", cell.functions[1], g.add("new_sum", Add(), ahead, held))
     rest = g.add("rest", Map("add_constant"), update)
     return g.add(
         "result",
