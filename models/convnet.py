@@ -338,7 +338,8 @@ class Swin(Pyramid):
         cosine: layers of Swin V2 (:class:`~costgraph.models.blocks.tower.SwinLayer`).
         normed: a norm stands behind the last stage (Donut's encoder has none).
         bare: no classifier: all positions, and their mean.
-        whole: of :class:`~costgraph.models.blocks.tower.SwinLayer`.
+        whole: windows keep their side and are shifted however small the grid, which is padded
+            (as published classes do where other models read their stages).
     """
 
     width: int
@@ -411,12 +412,13 @@ class Swin(Pyramid):
             out_bias=True,
         )
         feed = FeedForward(d, self.ratio * d, self.activation, gated=False, bias=True)
-        if not self.cosine:
-            return SwinLayer(B, size, at, feed, self.window, whole=self.whole)
-        # The second version's windows are those of the configured image, whatever it reads.
-        rest = min(int(n) // self.patch // 2**index for n in self.size)
-        side, moved = min(self.window, rest), rest > self.window
-        return SwinLayer(B, size, at, feed, side, cosine=True, whole=True, moved=moved)
+        side, shifts = self.window, True
+        if not self.whole:
+            # The second version's windows are those of the configured image, whatever it reads.
+            grid = (int(n) // self.patch // 2**index for n in self.size) if self.cosine else size
+            room = min(grid)
+            side, shifts = min(side, room), room > side
+        return SwinLayer(B, size, at, feed, self.window, side, shifts and side > 1, self.cosine)
 
     def _mask(self, m: Maker, index: int, layer: SwinLayer) -> dict[str, str]:
         """What layers of a stage share, under names of its own."""

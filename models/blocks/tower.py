@@ -140,13 +140,11 @@ class SwinLayer:
     Attributes:
         batch, size: images, height and width of the grid.
         at, feed: heads and feed-forward block.
-        window: side of a window.
+        window: side of a window that the table of biases is made for.
+        side: of the windows that there are; ``shifts``: every other layer shifts them.
         cosine: a layer of Swin V2 (Liu et al., arXiv 2111.09883): norms behind the blocks,
             scores of vectors of unit length times a learned scale, and biases that a small
             network makes of offsets.
-        whole: windows keep their side and are shifted however small the grid, which is padded
-            (as published classes do where other models read their stages).
-        moved: of ``whole`` windows: they are shifted at all.
     """
 
     batch: Expr
@@ -154,19 +152,9 @@ class SwinLayer:
     at: Heads
     feed: FeedForward
     window: int
+    side: int
+    shifts: bool
     cosine: bool = False
-    whole: bool = False
-    moved: bool = True
-
-    @property
-    def side(self) -> int:
-        """Side of the windows: no larger than the grid."""
-        return self.window if self.whole else min(self.window, *self.size)
-
-    @property
-    def shifts(self) -> bool:
-        """True when there is more than one window to shift."""
-        return (self.moved and self.window > 1) if self.whole else min(self.size) > self.window
 
     def add(self, m: Maker, x: str, shifted: bool, prefix: str = "") -> str:
         """Adds the layer; ``x (batch, n, d)`` in and out."""
