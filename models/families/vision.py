@@ -321,14 +321,21 @@ def _swin(fields: Fields, cosine: bool = False, normed: bool = True) -> Reading:
         divided(fields, width * 2**index, count, f"width of stage {index + 1} over heads")
         if not (ratio * width * 2**index).is_Integer or ratio <= 0:
             raise ModelError(f"{fields.name}: 'mlp_ratio' = {ratio} gives no whole width")
+    size, patch = pixels(fields), fields.size("patch_size", default=4)
+    least = patch * 2 ** (len(depths) - 1)
+    if cosine and min(size) < least:
+        raise ModelError(
+            f"{fields.name}: 'image_size' = {min(size)} leaves the last of {len(depths)} stages "
+            f"no window: {least} is the least for patches of {patch}"
+        )
     model = Swin(
         channels=Integer(fields.size("num_channels", default=3)),
-        size=pixels(fields),
+        size=size,
         classes=Integer(labels_of(fields)),
         width=width,
         depths=depths,
         heads=heads,
-        patch=fields.size("patch_size", default=4),
+        patch=patch,
         window=fields.size("window_size", default=7),
         ratio=ratio,
         bias=fields.flag("qkv_bias", True),

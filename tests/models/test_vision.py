@@ -260,6 +260,15 @@ def test_pictures_that_patches_do_not_fill_are_padded(kind, name, tall, wide):
     assert found.xreplace({B: Integer(1)}) == ODD[kind, name, tall, wide]
 
 
+def test_windows_of_a_configured_image_need_a_position_in_every_stage():
+    config = {"model_type": "swinv2", "architectures": ["Swinv2Model"], "embed_dim": 16,
+              "depths": [1, 1, 1], "num_heads": [1, 1, 1], "window_size": 4,
+              "patch_size": 4}  # fmt: skip
+    assert load_model({**config, "image_size": 16})
+    with pytest.raises(InputError, match="'image_size' = 15 leaves the last of 3 stages no window"):
+        load_model({**config, "image_size": 15})
+
+
 def test_a_text_part_that_names_its_type_alone_is_berts_base():
     # Published files of Grounding DINO say no more of their text; PyTorch's count of parameters.
     swin = {"model_type": "swin", "embed_dim": 128, "depths": [2, 2, 18, 2],
