@@ -39,6 +39,10 @@ NETWORKS: Mapping[str, tuple[tuple[int, ...], bool]] = MappingProxyType(
         "resnet101": ((3, 4, 23, 3), True),
     }
 )
+#: ResNet-50's stages, which its class fills in.
+RESNET: Mapping[str, list[int]] = MappingProxyType(
+    {"hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]}
+)
 #: What the published processor makes of a picture of four by three.
 SIZE = (800, 1066)
 SCALED = (
@@ -89,7 +93,7 @@ def resnet(fields: Fields) -> ResNet:
             return _named(part, bare)
         if kind != "resnet":
             raise ModelError(f"{part.name}: {clip(kind)} is no network that is known here")
-        part = part.with_defaults(hidden_sizes=[256, 512, 1024, 2048], depths=[3, 4, 6, 3])
+        part = part.with_defaults(**RESNET)
         widths, depths = stages(part, "hidden_sizes", "depths")
         layer = part.word("layer_type", default="bottleneck")
         if layer not in ("basic", "bottleneck"):

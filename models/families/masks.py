@@ -11,7 +11,7 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.detecting import COSTS, grouped, heads_of
+from costgraph.models.families.detecting import COSTS, RESNET, grouped, heads_of
 from costgraph.models.families.stages import maps_of
 from costgraph.models.families.vision import FOLDED, few, sizes
 from costgraph.models.fields import Fields, divided
@@ -19,13 +19,17 @@ from costgraph.models.masks import Mask2Former, MaskFormer
 from costgraph.models.stages import Maps
 from costgraph.models.upernet import Beside, UperNet
 
-#: What a file leaves out where it names Swin alone, as the classes have it.
-_SWIN = {
-    "image_size": 224, "patch_size": 4, "num_channels": 3, "embed_dim": 96,
-    "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7,
-}  # fmt: skip
+#: What a file leaves out where it names the network alone, as the classes have it.
+_USUAL: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "swin": {
+            "image_size": 224, "patch_size": 4, "num_channels": 3, "embed_dim": 96,
+            "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7,
+        },
+        "resnet": RESNET,
+    }
+)  # fmt: skip
 SIZED = "pictures of the size in the network's part where no other is asked for"
-_RESNET = {"hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]}
 #: Keys of what training weighs or draws.
 _TRAINED = (
     "no_object_weight", "class_weight", "mask_weight", "dice_weight", "cross_entropy_weight",
@@ -38,10 +42,8 @@ _TRAINED = (
 def stem_of(fields: Fields, *known: str, whole: bool = False) -> Maps:
     """The network; of ``whole`` ones every stage is taken, whatever the part says."""
     part = fields.section("backbone_config")
-    usual = _SWIN if "swin" in part.word("model_type") else _RESNET
-    usual = usual if "conv" not in part.word("model_type") else {}
     kind = part.word("model_type").removeprefix("maskformer-")
-    part = part.with_defaults(**usual).with_values(model_type=kind)
+    part = part.with_defaults(**_USUAL.get(kind, {})).with_values(model_type=kind)
     if whole and kind == "swin":
         count = len(sizes(part, "depths"))
         names = [f"stage{i}" for i in range(1, count + 1)]

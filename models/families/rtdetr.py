@@ -12,7 +12,7 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.convnet import ResNet
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
-from costgraph.models.families.detecting import FROZEN, heads_of
+from costgraph.models.families.detecting import FROZEN, RESNET, heads_of
 from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES, sizes, stages
 from costgraph.models.fields import Fields
 from costgraph.models.rtdetr import Fusing, RTDetr
@@ -34,9 +34,7 @@ _TRAINED = (
 def _stem(fields: Fields, levels: tuple[int, ...]) -> ResNet:
     """The convolutional network, whose last stages have channels as ``levels`` says."""
     part = fields.section("backbone_config") if fields.values.get("backbone_config") else None
-    part = (part or Fields(fields.name, {})).with_defaults(
-        hidden_sizes=[256, 512, 1024, 2048], depths=[3, 4, 6, 3]
-    )
+    part = (part or Fields(fields.name, {})).with_defaults(**RESNET)
     part.require("model_type", "rt_detr_resnet")
     widths, depths = stages(part, "hidden_sizes", "depths")
     if widths[-len(levels) :] != levels:

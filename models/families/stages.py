@@ -62,7 +62,6 @@ def taken_from(fields: Fields, network: ResNet | ConvNext | Swin) -> Maps:
     """The network with the stages that ``out_features`` or ``out_indices`` name."""
     if isinstance(network, Swin):
         network = replace(network, whole=True)
-    network = replace(network, classes=None)
     return Maps(network, taken_of(fields, len(network.depths)))
 
 
