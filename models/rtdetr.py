@@ -15,6 +15,7 @@ from costgraph.models.blocks.deformable import (
     Points,
     QueryLayer,
     chosen,
+    in_a_row,
     moved,
     promising,
     shared_products,
@@ -137,17 +138,15 @@ class RTDetr(OnePass):
                 m, f"input{index}_norm", conv(m, f"input{index}", x, wide, 1, bias=False)
             )
             maps.append(self._mixed(m, index, x) if index in self.mixed else x)
-        rows, grids = [], []
-        for index, x in enumerate(self.fusing.add(m, maps)):
-            x = batch_norm(m, f"level{index}_norm", conv(m, f"level{index}", x, d, 1, bias=False))
-            tall, across = m.shape(x)[2:]
-            grids.append((tall, across))
-            rows.append(m.add(f"level{index}_rows", AsSequence(), x))
-        memory = m.add("all_rows", Join(1), *rows)
+        levels = [
+            batch_norm(m, f"level{i}_norm", conv(m, f"level{i}", x, d, 1, bias=False))
+            for i, x in enumerate(self.fusing.add(m, maps))
+        ]
+        memory, grids = in_a_row(m, levels)
         if self.trained is not None:
             m.weight("trained.weight", self.trained, d)
         hidden, boxes, *promised = self._chosen(m, memory)
-        read = Points(d, int(self.own.heads), self.points, tuple(grids))
+        read = Points(d, int(self.own.heads), self.points, grids)
         for index in range(1, self.count + 1):
             hidden, boxes, kinds = self._layer(m, index, hidden, boxes, memory, read)
         made = (kinds, boxes) if self.boxed else (hidden,)
