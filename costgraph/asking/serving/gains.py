@@ -248,7 +248,7 @@ def _group(
     planner: Planner, group: Group, traffic: Traffic, rate: float
 ) -> tuple[float, float | None, float | None, float]:
     """The most of equal replicas; times at a rate, and what of them is the wait for a place."""
-    queue, lanes = planner.queue(group.way, group.policy), group.way.times.lanes
+    queue, lanes = planner.queue(group.way, group.policy, traffic), group.way.times.lanes
     most = planner.largest(queue, traffic)[0] * lanes * group.replicas
     each = rate / group.replicas / lanes
     if each >= queue.stable_rate:

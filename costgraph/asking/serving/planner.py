@@ -61,15 +61,18 @@ class Planner:
     pools: bool = True
     tried: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
-    queues: dict[tuple[int, Policy], Queue] = field(default_factory=dict, repr=False)
+    queues: dict[tuple[int, Policy, Lengths], Queue] = field(default_factory=dict, repr=False)
     groups: dict[tuple[int, tuple[str, ...], Traffic], Group | None] = field(
         default_factory=dict, repr=False
     )
     links: dict[int, Transfer | None] = field(default_factory=dict, repr=False)
     progress: Callable[[int, int], None] | None = None
 
-    def policies(self, way: Way, kinds: Sequence[str]) -> Iterator[Policy]:
-        """The policies that are tried on a replica."""
+    def policies(
+        self, way: Way, kinds: Sequence[str], traffic: Traffic | None = None
+    ) -> Iterator[Policy]:
+        """The policies that are tried on a replica, of a pool under its part of the traffic."""
+        asked = traffic or self.traffic
         found: dict[Policy, None] = {}
         for limit, kind in product(sorted(self.limits, reverse=True), kinds):
             made: Iterable[Policy]
@@ -80,16 +83,17 @@ class Planner:
             else:
                 made = (ChunkedPrefill(limit, x) for x in self.chunks if not way.times.unmixed)
             for policy in made:
-                most = min(limit, held(way, self.traffic, policy))
+                most = min(limit, held(way, asked, policy))
                 if 0 < most < getattr(policy, "budget", most + 1):
                     found[replace(policy, limit=most)] = None
         yield from found
 
-    def queue(self, way: Way, policy: Policy) -> Queue:
-        """A replica under its share of the traffic."""
-        key = id(way.times), policy
+    def queue(self, way: Way, policy: Policy, traffic: Traffic | None = None) -> Queue:
+        """A replica under its share of the traffic; of prompts alone, answers are of one token."""
+        asked = traffic or self.traffic
+        key = id(way.times), policy, asked.generate
         if key not in self.queues:
-            self.queues[key] = Queue(way.times, policy, self.traffic.prompt, self.traffic.generate)
+            self.queues[key] = Queue(way.times, policy, asked.prompt, asked.generate)
         return self.queues[key]
 
     def broken(self, queue: Queue, rate: float, traffic: Traffic) -> tuple[str, float]:
@@ -140,13 +144,13 @@ class Planner:
     def _group(self, way: Way, kinds: Sequence[str], traffic: Traffic) -> Group | None:
         best: Group | None = None
         places, lanes = floor(self.most / way.devices), way.times.lanes
-        if not held(way, self.traffic):
+        if not held(way, traffic):
             why = f"weights and one request exceed {MEMORY_SHARE:.0%} of memory"
             self.reasons.setdefault(str(way), why)
             return None
         broken: dict[str, float] = {}
-        for policy in self.policies(way, kinds):
-            queue = self.queue(way, policy)
+        for policy in self.policies(way, kinds, traffic):
+            queue = self.queue(way, policy, traffic)
             # No limit makes it serve more than is stable.
             need = ceil(traffic.rate / (lanes * queue.stable_rate))
             if need > places or (best is not None and need > best.replicas):
@@ -164,7 +168,7 @@ class Planner:
                 continue
             replicas = ceil(traffic.rate / most)
             steady = queue.at(traffic.rate / replicas / lanes)
-            full = policy.limit == held(way, self.traffic, policy)
+            full = policy.limit == held(way, traffic, policy)
             binds = "memory" if why == "throughput" and full else why
             found = Group(way, policy, replicas, most, steady, binds)
             if best is None or (replicas, -most) < (best.replicas, -best.most):
