@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf, log
+from math import log
 from typing import TYPE_CHECKING, Any
 
 from sympy import Rational
 
+from costgraph.asking.serving.planner import Apart, Planner
 from costgraph.asking.serving.plans import Group, Plan
-from costgraph.asking.serving.requests import Lengths
+from costgraph.asking.serving.queueing import Steady
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, held
 from costgraph.errors import CostgraphError, InputError
 
 if TYPE_CHECKING:
-    from costgraph.asking.serving.planner import Planner
     from costgraph.hardware.machine import Machine
 
 #: How much more there is of figures and of limits.
@@ -224,34 +224,26 @@ def _evaluated(planner: Planner, state: _State) -> tuple[float, float | None, fl
     """The most requests per second within limits, and times at the rate; None beyond it."""
     traffic = state.traffic
     if len(state.groups) == 1:
-        most, ttft, tpot, _ = _group(planner, state.groups[0], traffic, traffic.rate)
-        return most, ttft, tpot
+        most, steady = _loaded(planner, state.groups[0], traffic)
+        return most, *((None, None) if steady is None else (steady.ttft, steady.tpot))
     prompts, decodes = state.groups
     link = planner.link(prompts.way, decodes.way)
     assert link is not None
     link = replace(link, bytes_per_second=link.bytes_per_second * state.network)
-    transfer, further = link.seconds(traffic.prompt.mean), traffic.generate.mean - 1
-    alone = replace(traffic, generate=Lengths(1), tpot=1e9)
-    inner = replace(traffic, ttft=1e9, tpot=max(traffic.tpot - transfer / further, 1e-12))
-    first, ttft, _, _ = _group(planner, prompts, alone, traffic.rate)
-    then, _, tpot, place = _group(planner, decodes, inner, traffic.rate)
-    busy = link.occupied(traffic.prompt.mean)
-    carries = min(prompts.replicas, decodes.replicas) / busy if busy > 0 else inf
+    pools = Apart(traffic, link)
+    first, begun = _loaded(planner, prompts, Apart.prompts(traffic))
+    then, steady = _loaded(planner, decodes, pools.decodes)
+    carries = pools.carries(prompts.replicas, decodes.replicas)
     return (
         min(carries, first, then),
-        ttft,
-        None if tpot is None else (tpot + (transfer + place) / further),
+        None if begun is None else begun.ttft,
+        None if steady is None else pools.tpot(steady),
     )
 
 
-def _group(
-    planner: Planner, group: Group, traffic: Traffic, rate: float
-) -> tuple[float, float | None, float | None, float]:
-    """The most of equal replicas; times at a rate, and what of them is the wait for a place."""
+def _loaded(planner: Planner, group: Group, traffic: Traffic) -> tuple[float, Steady | None]:
+    """The most of equal replicas, and their steady state at the rate; None beyond it."""
     queue, lanes = planner.queue(group.way, group.policy, traffic), group.way.times.lanes
     most = planner.largest(queue, traffic)[0] * lanes * group.replicas
-    each = rate / group.replicas / lanes
-    if each >= queue.stable_rate:
-        return most, None, None, 0.0
-    steady = queue.at(each)
-    return most, steady.ttft, steady.tpot, steady.place
+    each = traffic.rate / group.replicas / lanes
+    return most, queue.at(each) if each < queue.stable_rate else None

@@ -21,7 +21,7 @@ from costgraph.asking.serving.policies import (
     PrefillFirst,
 )
 from costgraph.asking.serving.pools import Transfer
-from costgraph.asking.serving.queueing import Queue
+from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.ways import Traffic, Way, between, held
 from costgraph.units import format_quantity
@@ -35,8 +35,53 @@ HALVINGS = 12
 IDLE = 2.0**-HALVINGS
 #: Guesses along a line, after which parts are halved.
 LINES = 6
+#: A limit on times that none breaks, in seconds.
+ANY = 1e9
 #: Loads of a replica that the front shows.
 LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Prompts and decodes on different machines: what each pool is asked, and what both make.
+
+    Attributes:
+        traffic: what is asked of both together.
+        link: what caches cross from one replica to another.
+    """
+
+    traffic: Traffic
+    link: Transfer
+
+    @staticmethod
+    def prompts(traffic: Traffic) -> Traffic:
+        """What the pool for prompts is asked."""
+        return replace(traffic, generate=Lengths(1), tpot=ANY)
+
+    @property
+    def decodes(self) -> Traffic:
+        """What the pool for decodes is asked: the second token waits for the caches."""
+        tpot = max(self.traffic.tpot - self._each(self._crossing), 1e-12)
+        return replace(self.traffic, ttft=ANY, tpot=tpot)
+
+    def tpot(self, decodes: Steady) -> float:
+        """Seconds per token after the first, waits for the caches and for a place with them."""
+        return decodes.tpot + self._each(self._crossing + decodes.place)
+
+    def carries(self, prompts: int, decodes: int) -> float:
+        """Requests per second whose caches fit the links between so many replicas.
+
+        The link of one replica carries its share of the caches of all requests.
+        """
+        busy = self.link.occupied(self.traffic.prompt.mean)
+        return min(prompts, decodes) / busy if busy > 0 else inf
+
+    @property
+    def _crossing(self) -> float:
+        return self.link.seconds(self.traffic.prompt.mean)
+
+    def _each(self, seconds: float) -> float:
+        return seconds / (self.traffic.generate.mean - 1)
 
 
 @dataclass
@@ -196,8 +241,7 @@ class Planner:
         """The best plan with a pool for prompts and one for decodes, of one device and format."""
         if traffic.generate.mean <= 1:
             return None
-        alone = replace(traffic, generate=Lengths(1), tpot=1e9)
-        waiting = replace(traffic, ttft=1e9)
+        alone, waiting = Apart.prompts(traffic), replace(traffic, ttft=ANY)
         pairs = []
         for first, then in product(ways, repeat=2):
             prompts = self.group(first, ("prefill-first",), alone)
@@ -219,17 +263,12 @@ class Planner:
         link = self.link(prompts.way, then)
         if link is None:
             return None
-        transfer, further = link.seconds(traffic.prompt.mean), traffic.generate.mean - 1
-        # The second token waits for the caches.
-        inner = replace(traffic, tpot=max(traffic.tpot - transfer / further, 1e-12))
-        decodes = self.group(then, ("decode-only",), inner)
+        pools = Apart(traffic, link)
+        decodes = self.group(then, ("decode-only",), pools.decodes)
         if decodes is None:
             return None
-        tpot = decodes.steady.tpot + (transfer + decodes.steady.place) / further
-        # The link of one replica carries its share of the caches of all requests.
-        ends = min(prompts.replicas, decodes.replicas)
-        busy = link.occupied(traffic.prompt.mean)
-        carries = ends / busy if busy > 0 else inf
+        tpot = pools.tpot(decodes.steady)
+        carries = pools.carries(prompts.replicas, decodes.replicas)
         plan = Plan((prompts, decodes), prompts.steady.ttft, tpot, carries)
         within = traffic.rate < carries and tpot <= traffic.tpot
         return plan if within and plan.devices <= self.most else None
