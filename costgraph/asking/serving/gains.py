@@ -6,9 +6,10 @@ figures of the hardware the change over that of the figure is the elasticity of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +76,36 @@ class _State:
     traffic: Traffic
     network: float = 1.0
 
+    def asked(self, i: int) -> Traffic:
+        """What the requests of a group are; of pools the first has prompts alone."""
+        pooled = len(self.groups) > 1
+        return Apart.prompts(self.traffic) if pooled and i == 0 else self.traffic
+
+    def room(self, i: int) -> int:
+        """Sequences that a replica of a group holds."""
+        return held(self.groups[i].way, self.asked(i), self.groups[i].policy)
+
+    def changed(self, i: int, **more: Any) -> _State:
+        """With one group changed."""
+        made = replace(self.groups[i], **more)
+        return replace(self, groups=(*self.groups[:i], made, *self.groups[i + 1 :]))
+
+    def sized(self, i: int, **sizes: int) -> _State:
+        """With sizes of the policy of one group changed."""
+        return self.changed(i, policy=replace(self.groups[i].policy, **sizes))
+
+
+#: What is more, whose it is, the state then, and whether it is a figure of the hardware.
+_Neighbour = tuple[str, str, Callable[[], _State], bool]
+
 
 def gains(planner: Planner, best: Plan) -> tuple[Gain, ...]:
     """The best plan with one more of each thing that it has, in order."""
     start = _State(best.groups, planner.traffic)
     names = ("prompts", "decodes") if best.pooled else ("",)
+    of_groups = (_of_group(planner, start, i, name) for i, name in enumerate(names))
     found = []
-    for what, of, made, figure in _neighbours(planner, start, names):
+    for what, of, made, figure in chain(*of_groups, _of_all(start)):
         try:
             found.append(_gain(planner, best, what, of, made(), figure))
         except CostgraphError as error:
@@ -97,63 +121,32 @@ def _gain(planner: Planner, best: Plan, what: str, of: str, state: _State, figur
     return Gain(what, of, devices, most, ttft, tpot, elastic)
 
 
-def _neighbours(
-    planner: Planner, start: _State, names: Sequence[str]
-) -> Iterator[tuple[str, str, Callable[[], _State], bool]]:
-    """What is more, whose, the state then, and whether it is a figure of the hardware."""
-    for i, name in enumerate(names):
-        group = start.groups[i]
-
-        def changed(i: int = i, **more: Any) -> _State:
-            made = replace(start.groups[i], **more)
-            return replace(start, groups=(*start.groups[:i], made, *start.groups[i + 1 :]))
-
-        def larger(field: str, size: int, i: int = i) -> _State:
-            way = start.groups[i].way
-            policy = replace(start.groups[i].policy, **{field: size})
-            room = held(way, planner.traffic, policy)
-            if policy.limit > room:
-                raise InputError(f"memory holds {room} sequences beside such a step")
-            return changed(i, policy=policy)
-
-        yield "1 replica", name, partial(changed, replicas=group.replicas + 1), False
-        wider = _wider(planner, group.way)
-        if wider is not None:
-            yield (
-                f"tp {dict(wider.degrees)['tp']}", name,
-                partial(changed, way=wider), False,
-            )  # fmt: skip
-        # One sequence or token would fall on the edges of kernels' tiles as often as not.
-        for field, unit in (
-            ("limit", "more sequences at a time"),
-            ("budget", "more tokens of a chunk"),
-        ):
-            had = getattr(group.policy, field, None)
-            if had is None:
-                continue
+def _of_group(planner: Planner, start: _State, i: int, name: str) -> Iterator[_Neighbour]:
+    """More of what one group has."""
+    group = start.groups[i]
+    yield "1 replica", name, partial(start.changed, i, replicas=group.replicas + 1), False
+    wider = _wider(planner, group.way)
+    if wider is not None:
+        yield f"tp {dict(wider.degrees)['tp']}", name, partial(start.changed, i, way=wider), False
+    # One sequence or token would fall on the edges of kernels' tiles as often as not.
+    for size, unit in (("limit", "more sequences at a time"), ("budget", "more tokens of a chunk")):
+        had = getattr(group.policy, size, None)
+        if had is not None:
             more = -(-had // 10)  # a tenth
-            yield (
-                f"{more} {unit}", name,
-                partial(larger, field, had + more),
-                False,
-            )  # fmt: skip
-    for what, change, figure in _FIGURES:
+            yield f"{more} {unit}", name, partial(_larger, start, i, size, had + more), False
 
-        def figured(change: Callable[[Machine], Machine] = change, figure: bool = figure) -> _State:
-            ways = {id(g.way): _on(g.way, change) for g in start.groups}
-            groups = tuple(replace(g, way=ways[id(g.way)]) for g in start.groups)
-            if not figure:
-                groups = tuple(
-                    _filled(planner, g, old) for g, old in zip(groups, start.groups, strict=True)
-                )
-            network = float(MORE) if change is _links else 1.0
-            return replace(start, groups=groups, network=network)
 
-        if change is not _links or len(names) > 1 or any(g.way.devices > 1 for g in start.groups):
-            yield what, "", figured, figure
+def _of_all(start: _State) -> Iterator[_Neighbour]:
+    """More of what all groups have: figures of their devices, and limits."""
+    yield "1 GB of memory a device", "", partial(_roomier, start), False
+    yield "10 % memory bandwidth", "", partial(_on, start, _bandwidth), True
+    yield "10 % peak", "", partial(_on, start, _peaks), True
+    if len(start.groups) > 1 or any(g.way.devices > 1 for g in start.groups):
+        linked = replace(start, network=float(MORE))
+        yield "10 % link bandwidth", "", partial(_on, linked, _links), True
     for limit in ("ttft", "tpot"):
-        looser = replace(start.traffic, **{limit: float(MORE) * getattr(start.traffic, limit)})
-        yield f"10 % {limit} limit", "", partial(replace, start, traffic=looser), False
+        looser = replace(start, traffic=start.traffic.looser(limit))
+        yield f"10 % {limit} limit", "", partial(replace, looser), False
 
 
 def _wider(planner: Planner, way: Way) -> Way | None:
@@ -166,15 +159,31 @@ def _wider(planner: Planner, way: Way) -> Way | None:
     return None
 
 
-def _filled(planner: Planner, group: Group, before: Group) -> Group:
-    """Of memory that was full, all sequences that a larger one holds."""
-    if before.policy.limit < held(before.way, planner.traffic, before.policy):
-        return group
-    room = held(group.way, planner.traffic, group.policy)
-    return replace(group, policy=replace(group.policy, limit=max(room, group.policy.limit)))
+def _larger(start: _State, i: int, name: str, size: int) -> _State:
+    """With a larger size of a policy, which must fit in memory."""
+    made = start.sized(i, **{name: size})
+    if made.groups[i].policy.limit > made.room(i):
+        raise InputError(f"memory holds {made.room(i)} sequences beside such a step")
+    return made
 
 
-def _on(way: Way, change: Callable[[Machine], Machine]) -> Way:
+def _roomier(start: _State) -> _State:
+    """With more memory; where that was full, with all sequences that it then holds."""
+    made = _on(start, _memory)
+    for i, group in enumerate(start.groups):
+        limit = group.policy.limit
+        if limit >= start.room(i):
+            made = made.sized(i, limit=max(limit, made.room(i)))
+    return made
+
+
+def _on(start: _State, change: Callable[[Machine], Machine]) -> _State:
+    """On changed devices."""
+    ways = {way: _timed(way, change) for way in {g.way for g in start.groups}}
+    return replace(start, groups=tuple(replace(g, way=ways[g.way]) for g in start.groups))
+
+
+def _timed(way: Way, change: Callable[[Machine], Machine]) -> Way:
     """A way on a changed device: the same graphs, timed again."""
     compiled, times = way.times.compiled, way.times
     machine = change(compiled.bound or compiled.machine)
@@ -212,14 +221,6 @@ def _memory(machine: Machine) -> Machine:
     return replace(machine, memory=replace(had, **more))
 
 
-_FIGURES: tuple[tuple[str, Callable[[Machine], Machine], bool], ...] = (
-    ("1 GB of memory a device", _memory, False),
-    ("10 % memory bandwidth", _bandwidth, True),
-    ("10 % peak", _peaks, True),
-    ("10 % link bandwidth", _links, True),
-)
-
-
 def _evaluated(planner: Planner, state: _State) -> tuple[float, float | None, float | None]:
     """The most requests per second within limits, and times at the rate; None beyond it."""
     traffic = state.traffic
@@ -231,7 +232,7 @@ def _evaluated(planner: Planner, state: _State) -> tuple[float, float | None, fl
     assert link is not None
     link = replace(link, bytes_per_second=link.bytes_per_second * state.network)
     pools = Apart(traffic, link)
-    first, begun = _loaded(planner, prompts, Apart.prompts(traffic))
+    first, begun = _loaded(planner, prompts, state.asked(0))
     then, steady = _loaded(planner, decodes, pools.decodes)
     carries = pools.carries(prompts.replicas, decodes.replicas)
     return (

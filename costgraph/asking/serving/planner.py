@@ -335,7 +335,7 @@ class Planner:
         """Devices of the best plan's ways with one limit a tenth looser."""
         found = {}
         for name in ("ttft", "tpot"):
-            traffic = replace(self.traffic, **{name: 1.1 * getattr(self.traffic, name)})
+            traffic = self.traffic.looser(name)
             ways = list(dict.fromkeys(g.way for g in best.groups))
             plan = self.apart(ways, traffic) if best.pooled else self.together(ways[0], traffic)
             found[name] = best.devices if plan is None else min(plan.devices, best.devices)
