@@ -23,6 +23,7 @@ from costgraph.asking.serving.policies import (
 from costgraph.asking.serving.pools import Transfer
 from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths
+from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, between, held
 from costgraph.units import format_quantity
 
@@ -110,7 +111,7 @@ class Planner:
     groups: dict[tuple[int, tuple[str, ...], Traffic], Group | None] = field(
         default_factory=dict, repr=False
     )
-    links: dict[int, Transfer | None] = field(default_factory=dict, repr=False)
+    links: dict[int, tuple[StepTimes, Transfer | None]] = field(default_factory=dict, repr=False)
     progress: Callable[[int, int], None] | None = None
 
     def policies(
@@ -284,9 +285,10 @@ class Planner:
         return max(one, other, key=lambda x: x.moved(self.traffic.prompt.mean))
 
     def _link_of(self, way: Way) -> Transfer | None:
+        # The times are kept beside what is known of them, so that no others take their place.
         if id(way.times) not in self.links:
-            self.links[id(way.times)] = between(way.device, way.times)
-        return self.links[id(way.times)]
+            self.links[id(way.times)] = way.times, between(way.device, way.times)
+        return self.links[id(way.times)][1]
 
     def plans(self, traffic: Traffic | None = None) -> tuple[Plan, ...]:
         """The best plan of each way, and of each pair of pools, the cheapest first."""
