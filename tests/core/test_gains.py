@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ from sympy import Rational
 
 import costgraph as cg
 from costgraph.asking.serving import Lengths, Queue, StepTimes
-from costgraph.asking.serving.gains import gains
+from costgraph.asking.serving.gains import Gain, gains
 from costgraph.asking.serving.planner import Planner
+from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.ways import Traffic, Way
 from costgraph.hardware import load_hardware
+from costgraph.showing.export.serving import plan_text
 
 TRAFFIC = Traffic(30, Lengths(512), Lengths(128), 0.5, 0.02)
 
@@ -86,3 +89,28 @@ def test_pools_have_their_own(planner):
     assert first.tpot == pytest.approx(pooled.tpot)
     assert then.ttft == pytest.approx(pooled.ttft)
     assert gained["10 % link bandwidth", ""].tpot < pooled.tpot
+
+
+@pytest.fixture(scope="module")
+def shown(planner, found):
+    """Plans with gains made by hand, as text and as values."""
+    best, _ = found
+    setting = planner.ways[0].times.compiled.setting
+    return lambda *made: ServePlans(TRAFFIC, (best,), (), {}, (), 1, setting, one_more=made)
+
+
+def cells(plans):
+    """Of the only gain."""
+    *_, row = plan_text(plans).split("elasticity\n")[1].split("\n\n")[0].splitlines()
+    return re.split(r"\s{2,}", row.strip())
+
+
+@pytest.mark.parametrize(
+    ("share", "change"),
+    [(1 - 1e-9, "+0.0%"), (1 + 1e-9, "+0.0%"), (0.9, "-10.0%"), (1.1, "+10.0%")],
+)
+def test_what_rounds_to_no_change_has_no_sign_of_a_loss(found, shown, share, change):
+    best, _ = found
+    row = cells(shown(Gain("10 % peak", "", 1, share * best.most, 0.1, 0.1, (share - 1) / 10)))
+    assert change in row
+    assert "-0.00" not in row
