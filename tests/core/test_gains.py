@@ -9,7 +9,7 @@ import pytest
 from sympy import Rational
 
 import costgraph as cg
-from costgraph.asking.serving import Lengths, Queue, StepTimes
+from costgraph.asking.serving import ChunkedPrefill, Lengths, Queue, StepTimes
 from costgraph.asking.serving.gains import Gain, gains
 from costgraph.asking.serving.planner import Planner
 from costgraph.asking.serving.plans import ServePlans
@@ -114,3 +114,17 @@ def test_what_rounds_to_no_change_has_no_sign_of_a_loss(found, shown, share, cha
     row = cells(shown(Gain("10 % peak", "", 1, share * best.most, 0.1, 0.1, (share - 1) / 10)))
     assert change in row
     assert "-0.00" not in row
+
+
+@pytest.mark.parametrize(
+    ("limit", "budget", "said"),
+    [
+        (8, 10, {"1 more sequence at a time", "1 more token of a chunk"}),
+        (64, 2048, {"7 more sequences at a time", "205 more tokens of a chunk"}),
+    ],
+)
+def test_one_sequence_more_is_singular(planner, found, limit, budget, said):
+    best, _ = found
+    group = replace(best.groups[0], policy=ChunkedPrefill(limit, budget))
+    whats = {g.what for g in gains(planner, replace(best, groups=(group,)))}
+    assert {what for what in whats if " more " in what} == said

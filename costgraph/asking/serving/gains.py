@@ -129,11 +129,15 @@ def _of_group(planner: Planner, start: _State, i: int, name: str) -> Iterator[_N
     if wider is not None:
         yield f"tp {dict(wider.degrees)['tp']}", name, partial(start.changed, i, way=wider), False
     # One sequence or token would fall on the edges of kernels' tiles as often as not.
-    for size, unit in (("limit", "more sequences at a time"), ("budget", "more tokens of a chunk")):
+    for size, unit, where in (
+        ("limit", "sequence", "at a time"),
+        ("budget", "token", "of a chunk"),
+    ):
         had = getattr(group.policy, size, None)
         if had is not None:
             more = -(-had // 10)  # a tenth
-            yield f"{more} {unit}", name, partial(_larger, start, i, size, had + more), False
+            what = f"{more} more {unit}{'s' if more > 1 else ''} {where}"
+            yield what, name, partial(_larger, start, i, size, had + more), False
 
 
 def _of_all(start: _State) -> Iterator[_Neighbour]:
