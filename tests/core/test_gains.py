@@ -78,6 +78,10 @@ def test_full_memory_gains_sequences():
     gained = {g.what: g for g in gains(planner, best)}
     assert "memory holds" in next(g.why for w, g in gained.items() if "sequences" in w)
     assert not gained["1 GB of memory a device"].why
+    # What cannot be had has no numbers, neither those of the plan as it is.
+    refused = [g.to_dict() for g in gained.values() if g.why]
+    assert all(v is None for r in refused for k, v in r.items() if k not in ("one_more", "why"))
+    assert all(g.most > 0 for g in gained.values() if not g.why)
 
 
 def test_pools_have_their_own(planner):

@@ -43,8 +43,8 @@ class Gain:
     Attributes:
         what: the thing, and how much more.
         of: whose: ``prompts`` or ``decodes`` of plans with pools, else nothing.
-        devices: in all, then.
-        most: requests per second within limits, then.
+        devices: in all, then; None where there is no such plan.
+        most: requests per second within limits, then; None likewise.
         ttft, tpot: means in seconds at the rate that was asked for; None where it is not stood.
         elasticity: of figures of the hardware: relative change of ``most`` over that of the figure.
         why: why there is no such plan; empty where there is.
@@ -52,10 +52,10 @@ class Gain:
 
     what: str
     of: str
-    devices: int
-    most: float
-    ttft: float | None
-    tpot: float | None
+    devices: int | None = None
+    most: float | None = None
+    ttft: float | None = None
+    tpot: float | None = None
     elasticity: float | None = None
     why: str = ""
 
@@ -109,7 +109,7 @@ def gains(planner: Planner, best: Plan) -> tuple[Gain, ...]:
         try:
             found.append(_gain(planner, best, what, of, made(), figure))
         except CostgraphError as error:
-            found.append(Gain(what, of, best.devices, best.most, None, None, None, str(error)))
+            found.append(Gain(what, of, why=str(error)))
     return tuple(found)
 
 

@@ -83,7 +83,7 @@ def _row(plan: Plan) -> list[str]:
 
 def _more(gain: Gain, best: Plan) -> list[str]:
     what = f"{gain.what}{f' ({gain.of})' if gain.of else ''}"
-    if gain.why:
+    if gain.most is None:
         return [what, gain.why, "", "", "", "", ""]
     change = f"{_rounded(gain.most / best.most - 1, 3):+.1%}" if best.most else ""
     times = ("–" if t is None else seconds(t) for t in (gain.ttft, gain.tpot))
