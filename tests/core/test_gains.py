@@ -80,7 +80,8 @@ def test_full_memory_gains_sequences():
     assert not gained["1 GB of memory a device"].why
     # What cannot be had has no numbers, neither those of the plan as it is.
     refused = [g.to_dict() for g in gained.values() if g.why]
-    assert all(v is None for r in refused for k, v in r.items() if k not in ("one_more", "why"))
+    numbers = ("devices", "most_requests_per_second", "ttft", "tpot", "elasticity")
+    assert all(values[name] is None for values in refused for name in numbers)
     assert all(g.most > 0 for g in gained.values() if not g.why)
 
 
@@ -132,3 +133,19 @@ def test_one_sequence_more_is_singular(planner, found, limit, budget, said):
     group = replace(best.groups[0], policy=ChunkedPrefill(limit, budget))
     whats = {g.what for g in gains(planner, replace(best, groups=(group,)))}
     assert {what for what in whats if " more " in what} == said
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_times_that_are_too_low_are_marked_as_the_plans_own(found, planner, shown, share):
+    """Above 60 % of what a replica stands; two of them are below it again."""
+    best, _ = found
+    rate = share * planner.queue(planner.ways[0], best.groups[0].policy).stable_rate
+    other = Planner(replace(TRAFFIC, rate=rate), planner.ways, (2048,), (64,), 8, pools=False)
+    plan = other.plans()[0]
+    gained = {g.what: g for g in gains(other, plan)}
+    same, more = gained["1 GB of memory a device"], gained["1 replica"]
+    assert same.low == plan.low == (("ttft",) if share > 0.6 else ())
+    assert more.low == ()
+    assert same.to_dict()["lower_estimates"] == list(plan.low)
+    assert any(cell.startswith("~") for cell in cells(shown(same))) is bool(plan.low)
+    assert not any(cell.startswith("~") for cell in cells(shown(more)))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sympy import Rational
 
 from costgraph.asking.serving.planner import Apart, Planner
-from costgraph.asking.serving.plans import Group, Plan
+from costgraph.asking.serving.plans import Group, Plan, low_of
 from costgraph.asking.serving.queueing import Steady
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, held
@@ -48,6 +48,7 @@ class Gain:
         ttft, tpot: means in seconds at the rate that was asked for; None where it is not stood.
         elasticity: of figures of the hardware: relative change of ``most`` over that of the figure.
         why: why there is no such plan; empty where there is.
+        low: which of the times are mostly lower estimates, as of a plan.
     """
 
     what: str
@@ -58,13 +59,15 @@ class Gain:
     tpot: float | None = None
     elasticity: float | None = None
     why: str = ""
+    low: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "one_more": self.what, "of": self.of or None, "devices": self.devices,
             "most_requests_per_second": self.most, "ttft": self.ttft, "tpot": self.tpot,
-            "elasticity": self.elasticity, "why": self.why or None,
+            "lower_estimates": list(self.low), "elasticity": self.elasticity,
+            "why": self.why or None,
         }  # fmt: skip
 
 
@@ -114,11 +117,11 @@ def gains(planner: Planner, best: Plan) -> tuple[Gain, ...]:
 
 
 def _gain(planner: Planner, best: Plan, what: str, of: str, state: _State, figure: bool) -> Gain:
-    most, ttft, tpot = _evaluated(planner, state)
+    most, (ttft, tpot), low = _evaluated(planner, state)
     devices = sum(g.devices for g in state.groups)
     ratio = most / best.most if best.most > 0 else 0.0
     elastic = log(ratio) / log(float(MORE)) if figure and ratio > 0 else None
-    return Gain(what, of, devices, most, ttft, tpot, elastic)
+    return Gain(what, of, devices, most, ttft, tpot, elastic, low=low)
 
 
 def _of_group(planner: Planner, start: _State, i: int, name: str) -> Iterator[_Neighbour]:
@@ -225,25 +228,29 @@ def _memory(machine: Machine) -> Machine:
     return replace(machine, memory=replace(had, **more))
 
 
-def _evaluated(planner: Planner, state: _State) -> tuple[float, float | None, float | None]:
-    """The most requests per second within limits, and times at the rate; None beyond it."""
+def _evaluated(
+    planner: Planner, state: _State
+) -> tuple[float, tuple[float | None, float | None], tuple[str, ...]]:
+    """The most requests per second within limits, times at the rate (None beyond what is stood),
+    and which of them are lower estimates."""
     traffic = state.traffic
     if len(state.groups) == 1:
         most, steady = _loaded(planner, state.groups[0], traffic)
-        return most, *((None, None) if steady is None else (steady.ttft, steady.tpot))
+        times = (None, None) if steady is None else (steady.ttft, steady.tpot)
+        return most, times, low_of([steady])
     prompts, decodes = state.groups
     link = planner.link(prompts.way, decodes.way)
     assert link is not None
     link = replace(link, bytes_per_second=link.bytes_per_second * state.network)
     pools = Apart(traffic, link)
+    carries = pools.carries(prompts.replicas, decodes.replicas)
     first, begun = _loaded(planner, prompts, state.asked(0))
     then, steady = _loaded(planner, decodes, pools.decodes)
-    carries = pools.carries(prompts.replicas, decodes.replicas)
-    return (
-        min(carries, first, then),
-        None if begun is None else begun.ttft,
-        None if steady is None else pools.tpot(steady),
-    )
+    if traffic.rate >= carries:  # caches wait without end
+        steady = None
+    ttft = None if begun is None else begun.ttft
+    tpot = None if steady is None else pools.tpot(steady)
+    return min(carries, first, then), (ttft, tpot), low_of([begun, steady])
 
 
 def _loaded(planner: Planner, group: Group, traffic: Traffic) -> tuple[float, Steady | None]:

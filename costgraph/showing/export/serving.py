@@ -86,7 +86,10 @@ def _more(gain: Gain, best: Plan) -> list[str]:
     if gain.most is None:
         return [what, gain.why, "", "", "", "", ""]
     change = f"{_rounded(gain.most / best.most - 1, 3):+.1%}" if best.most else ""
-    times = ("–" if t is None else seconds(t) for t in (gain.ttft, gain.tpot))
+    times = (
+        "–" if t is None else _time(t, name in gain.low)
+        for name, t in (("ttft", gain.ttft), ("tpot", gain.tpot))
+    )
     elastic = "" if gain.elasticity is None else f"{_rounded(gain.elasticity, 2):.2f}"
     return [what, str(gain.devices), f"{gain.most:.4g}", change, *times, elastic]
 
