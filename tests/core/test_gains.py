@@ -10,7 +10,7 @@ from sympy import Rational
 
 import costgraph as cg
 from costgraph.asking.serving import ChunkedPrefill, Lengths, Queue, StepTimes
-from costgraph.asking.serving.gains import Gain, gains
+from costgraph.asking.serving.gains import MEANT, Gain, gains
 from costgraph.asking.serving.planner import Planner
 from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.ways import Traffic, Way
@@ -94,6 +94,17 @@ def test_pools_have_their_own(planner):
     assert first.tpot == pytest.approx(pooled.tpot)
     assert then.ttft == pytest.approx(pooled.ttft)
     assert gained["10 % link bandwidth", ""].tpot < pooled.tpot
+
+
+def test_elasticities_above_one_are_those_of_tight_limits(planner, found):
+    """Shorter steps are more of them, and each may hold more where a limit on times binds."""
+    _, gained = found
+    tight = Planner(replace(TRAFFIC, tpot=0.0009), planner.ways, (2048,), (64,), 8, pools=False)
+    best = tight.plans()[0]
+    assert best.groups[0].binds == "tpot"
+    more = {g.what: g for g in gains(tight, best)}["10 % memory bandwidth"]
+    assert more.elasticity > 1 > gained[more.what, ""].elasticity
+    assert "above one where a limit on times is tight" in MEANT
 
 
 @pytest.fixture(scope="module")

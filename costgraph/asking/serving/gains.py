@@ -32,7 +32,8 @@ MEANT = (
     "one more: the best plan again, recomputed with one thing more and the rest as it is, its "
     "sequences and chunks as well (with more memory, as many sequences as it holds where it was "
     "full): requests/s are the most within limits, times at the rate that was asked for; "
-    "elasticity is the relative change of that most over the figure's; calibrated efficiencies stay"
+    "elasticity is the relative change of that most over the figure's, above one where a limit on "
+    "times is tight: shorter steps allow a higher load as well; calibrated efficiencies stay"
 )
 
 
