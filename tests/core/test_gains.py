@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 from sympy import Rational
 
 import costgraph as cg
-from costgraph.asking.serving import Lengths, Queue, StepTimes
-from costgraph.asking.serving.gains import gains
+from costgraph.asking.serving import ChunkedPrefill, Lengths, Queue, StepTimes
+from costgraph.asking.serving.gains import MEANT, Gain, gains
 from costgraph.asking.serving.planner import Planner
+from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.ways import Traffic, Way
 from costgraph.hardware import load_hardware
+from costgraph.showing.export.serving import plan_text
 
 TRAFFIC = Traffic(30, Lengths(512), Lengths(128), 0.5, 0.02)
 
@@ -75,6 +78,11 @@ def test_full_memory_gains_sequences():
     gained = {g.what: g for g in gains(planner, best)}
     assert "memory holds" in next(g.why for w, g in gained.items() if "sequences" in w)
     assert not gained["1 GB of memory a device"].why
+    # What cannot be had has no numbers, neither those of the plan as it is.
+    refused = [g.to_dict() for g in gained.values() if g.why]
+    numbers = ("devices", "most_requests_per_second", "ttft", "tpot", "elasticity")
+    assert all(values[name] is None for values in refused for name in numbers)
+    assert all(g.most > 0 for g in gained.values() if not g.why)
 
 
 def test_pools_have_their_own(planner):
@@ -86,3 +94,69 @@ def test_pools_have_their_own(planner):
     assert first.tpot == pytest.approx(pooled.tpot)
     assert then.ttft == pytest.approx(pooled.ttft)
     assert gained["10 % link bandwidth", ""].tpot < pooled.tpot
+
+
+def test_elasticities_above_one_are_those_of_tight_limits(planner, found):
+    """Shorter steps are more of them, and each may hold more where a limit on times binds."""
+    _, gained = found
+    tight = Planner(replace(TRAFFIC, tpot=0.0009), planner.ways, (2048,), (64,), 8, pools=False)
+    best = tight.plans()[0]
+    assert best.groups[0].binds == "tpot"
+    more = {g.what: g for g in gains(tight, best)}["10 % memory bandwidth"]
+    assert more.elasticity > 1 > gained[more.what, ""].elasticity
+    assert "above one where a limit on times is tight" in MEANT
+
+
+@pytest.fixture(scope="module")
+def shown(planner, found):
+    """Plans with gains made by hand, as text and as values."""
+    best, _ = found
+    setting = planner.ways[0].times.compiled.setting
+    return lambda *made: ServePlans(TRAFFIC, (best,), (), {}, (), 1, setting, one_more=made)
+
+
+def cells(plans):
+    """Of the only gain."""
+    *_, row = plan_text(plans).split("elasticity\n")[1].split("\n\n")[0].splitlines()
+    return re.split(r"\s{2,}", row.strip())
+
+
+@pytest.mark.parametrize(
+    ("share", "change"),
+    [(1 - 1e-9, "+0.0%"), (1 + 1e-9, "+0.0%"), (0.9, "-10.0%"), (1.1, "+10.0%")],
+)
+def test_what_rounds_to_no_change_has_no_sign_of_a_loss(found, shown, share, change):
+    best, _ = found
+    row = cells(shown(Gain("10 % peak", "", 1, share * best.most, 0.1, 0.1, (share - 1) / 10)))
+    assert change in row
+    assert "-0.00" not in row
+
+
+@pytest.mark.parametrize(
+    ("limit", "budget", "said"),
+    [
+        (8, 10, {"1 more sequence at a time", "1 more token of a chunk"}),
+        (64, 2048, {"7 more sequences at a time", "205 more tokens of a chunk"}),
+    ],
+)
+def test_one_sequence_more_is_singular(planner, found, limit, budget, said):
+    best, _ = found
+    group = replace(best.groups[0], policy=ChunkedPrefill(limit, budget))
+    whats = {g.what for g in gains(planner, replace(best, groups=(group,)))}
+    assert {what for what in whats if " more " in what} == said
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_times_that_are_too_low_are_marked_as_the_plans_own(found, planner, shown, share):
+    """Above 60 % of what a replica stands; two of them are below it again."""
+    best, _ = found
+    rate = share * planner.queue(planner.ways[0], best.groups[0].policy).stable_rate
+    other = Planner(replace(TRAFFIC, rate=rate), planner.ways, (2048,), (64,), 8, pools=False)
+    plan = other.plans()[0]
+    gained = {g.what: g for g in gains(other, plan)}
+    same, more = gained["1 GB of memory a device"], gained["1 replica"]
+    assert same.low == plan.low == (("ttft",) if share > 0.6 else ())
+    assert more.low == ()
+    assert same.to_dict()["lower_estimates"] == list(plan.low)
+    assert any(cell.startswith("~") for cell in cells(shown(same))) is bool(plan.low)
+    assert not any(cell.startswith("~") for cell in cells(shown(more)))

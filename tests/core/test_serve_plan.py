@@ -171,6 +171,24 @@ def test_pools_are_matched_in_rate_and_pay_for_the_transfer(ways):
     assert plan.most == min(plan.carries, *(g.replicas * g.most for g in plan.groups))
 
 
+@pytest.mark.parametrize("load", [0.3, 0.55])
+def test_pools_have_the_times_of_simulated_ones(ways, load):
+    """One replica for prompts alone (it decodes nothing), so many for decodes."""
+    prompts = Queue(ways[0].times, PrefillFirst(64), Lengths(900), Lengths(1))
+    traffic = Traffic(load * prompts.stable_rate, Lengths(900), Lengths(128), 0.5, 0.01)
+    planner = Planner(traffic, ways[:1], (2048,), (64,), 32)
+    plan = planner.apart(ways[:1], traffic)
+    first, then = (Pool(g.way.times, g.policy, g.replicas) for g in plan.groups)
+    assert first.servers == 1
+    assert plan.groups[0].most <= prompts.stable_rate
+    pytest.importorskip("simpy")
+    requests = poisson(traffic.rate, 1500, traffic.prompt, traffic.generate, 1)
+    link = planner.link(ways[0], ways[0])
+    seen = simulate(requests, first, decode=then, transfer=link).after(0.1)
+    assert plan.ttft == pytest.approx(seen.ttft.mean(), rel=0.05)
+    assert plan.tpot == pytest.approx(seen.tpot.mean(), rel=0.05)
+
+
 def test_caches_that_do_not_grow_cross_the_network_too():
     """States of a recurrent model, and windows that are full: byte by hand."""
     made = cg.compile("mamba-2.8b", "h100", "fuse")
@@ -280,7 +298,7 @@ def every_pools(planner, ways, traffic):
     later = traffic.generate.mean - 1
 
     def fewest(way, kinds, asked, ttft, tpot):
-        for policy in planner.policies(way, kinds):
+        for policy in planner.policies(way, kinds, asked):
             queue = Queue(way.times, policy, asked.prompt, asked.generate)
             for replicas in range(1, planner.most // way.devices + 1):
                 rate = asked.rate / replicas / way.times.lanes
@@ -290,8 +308,10 @@ def every_pools(planner, ways, traffic):
                         yield replicas * way.devices, steady
                         break
 
+    # Who reads prompts hands them on with the first token.
+    handed = replace(traffic, generate=Lengths(1))
     for first in ways:
-        prompts = list(fewest(first, ("prefill-first",), traffic, traffic.ttft, 1e9))
+        prompts = list(fewest(first, ("prefill-first",), handed, traffic.ttft, 1e9))
         for then in ways:
             moved = planner.link(first, then).seconds(900)
             for count, steady in fewest(then, ("decode-only",), traffic, 1e9, traffic.tpot):

@@ -34,6 +34,7 @@ from costgraph.timing.fidelity.labels import (
     attended,
     run_by,
     stand_in,
+    types_of,
     unmarked,
 )
 from costgraph.timing.fidelity.relatives import relatives
@@ -324,6 +325,8 @@ def test_narrow_prompts_take_the_kernel_timed_for_their_heads() -> None:
             }
             assert found[64] == found[256]
             assert unmarked(found[64]) == found[128] == unmarked(found[128])
+            # What is said of data types that were not timed looks at types alone.
+            assert types_of(found[64]) == types_of(found[128]) == found[128].partition("@")[0]
             if found[64] != found[128]:
                 assert machine.instruction == "mma"
                 assert framework != "vllm"

@@ -6,22 +6,23 @@ figures of the hardware the change over that of the figure is the elasticity of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf, log
+from itertools import chain
+from math import log
 from typing import TYPE_CHECKING, Any
 
 from sympy import Rational
 
-from costgraph.asking.serving.plans import Group, Plan
-from costgraph.asking.serving.requests import Lengths
+from costgraph.asking.serving.planner import Apart, Planner
+from costgraph.asking.serving.plans import Group, Plan, low_of
+from costgraph.asking.serving.queueing import Steady
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, held
 from costgraph.errors import CostgraphError, InputError
 
 if TYPE_CHECKING:
-    from costgraph.asking.serving.planner import Planner
     from costgraph.hardware.machine import Machine
 
 #: How much more there is of figures and of limits.
@@ -31,7 +32,8 @@ MEANT = (
     "one more: the best plan again, recomputed with one thing more and the rest as it is, its "
     "sequences and chunks as well (with more memory, as many sequences as it holds where it was "
     "full): requests/s are the most within limits, times at the rate that was asked for; "
-    "elasticity is the relative change of that most over the figure's; calibrated efficiencies stay"
+    "elasticity is the relative change of that most over the figure's, above one where a limit on "
+    "times is tight: shorter steps allow a higher load as well; calibrated efficiencies stay"
 )
 
 
@@ -42,28 +44,31 @@ class Gain:
     Attributes:
         what: the thing, and how much more.
         of: whose: ``prompts`` or ``decodes`` of plans with pools, else nothing.
-        devices: in all, then.
-        most: requests per second within limits, then.
+        devices: in all, then; None where there is no such plan.
+        most: requests per second within limits, then; None likewise.
         ttft, tpot: means in seconds at the rate that was asked for; None where it is not stood.
         elasticity: of figures of the hardware: relative change of ``most`` over that of the figure.
         why: why there is no such plan; empty where there is.
+        low: which of the times are mostly lower estimates, as of a plan.
     """
 
     what: str
     of: str
-    devices: int
-    most: float
-    ttft: float | None
-    tpot: float | None
+    devices: int | None = None
+    most: float | None = None
+    ttft: float | None = None
+    tpot: float | None = None
     elasticity: float | None = None
     why: str = ""
+    low: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "one_more": self.what, "of": self.of or None, "devices": self.devices,
             "most_requests_per_second": self.most, "ttft": self.ttft, "tpot": self.tpot,
-            "elasticity": self.elasticity, "why": self.why or None,
+            "lower_estimates": list(self.low), "elasticity": self.elasticity,
+            "why": self.why or None,
         }  # fmt: skip
 
 
@@ -75,85 +80,81 @@ class _State:
     traffic: Traffic
     network: float = 1.0
 
+    def asked(self, i: int) -> Traffic:
+        """What the requests of a group are; of pools the first has prompts alone."""
+        pooled = len(self.groups) > 1
+        return Apart.prompts(self.traffic) if pooled and i == 0 else self.traffic
+
+    def room(self, i: int) -> int:
+        """Sequences that a replica of a group holds."""
+        return held(self.groups[i].way, self.asked(i), self.groups[i].policy)
+
+    def changed(self, i: int, **more: Any) -> _State:
+        """With one group changed."""
+        made = replace(self.groups[i], **more)
+        return replace(self, groups=(*self.groups[:i], made, *self.groups[i + 1 :]))
+
+    def sized(self, i: int, **sizes: int) -> _State:
+        """With sizes of the policy of one group changed."""
+        return self.changed(i, policy=replace(self.groups[i].policy, **sizes))
+
+
+#: What is more, whose it is, the state then, and whether it is a figure of the hardware.
+_Neighbour = tuple[str, str, Callable[[], _State], bool]
+
 
 def gains(planner: Planner, best: Plan) -> tuple[Gain, ...]:
     """The best plan with one more of each thing that it has, in order."""
     start = _State(best.groups, planner.traffic)
     names = ("prompts", "decodes") if best.pooled else ("",)
+    of_groups = (_of_group(planner, start, i, name) for i, name in enumerate(names))
     found = []
-    for what, of, made, figure in _neighbours(planner, start, names):
+    for what, of, made, figure in chain(*of_groups, _of_all(start)):
         try:
             found.append(_gain(planner, best, what, of, made(), figure))
         except CostgraphError as error:
-            found.append(Gain(what, of, best.devices, best.most, None, None, None, str(error)))
+            found.append(Gain(what, of, why=str(error)))
     return tuple(found)
 
 
 def _gain(planner: Planner, best: Plan, what: str, of: str, state: _State, figure: bool) -> Gain:
-    most, ttft, tpot = _evaluated(planner, state)
+    most, (ttft, tpot), low = _evaluated(planner, state)
     devices = sum(g.devices for g in state.groups)
     ratio = most / best.most if best.most > 0 else 0.0
     elastic = log(ratio) / log(float(MORE)) if figure and ratio > 0 else None
-    return Gain(what, of, devices, most, ttft, tpot, elastic)
+    return Gain(what, of, devices, most, ttft, tpot, elastic, low=low)
 
 
-def _neighbours(
-    planner: Planner, start: _State, names: Sequence[str]
-) -> Iterator[tuple[str, str, Callable[[], _State], bool]]:
-    """What is more, whose, the state then, and whether it is a figure of the hardware."""
-    for i, name in enumerate(names):
-        group = start.groups[i]
-
-        def changed(i: int = i, **more: Any) -> _State:
-            made = replace(start.groups[i], **more)
-            return replace(start, groups=(*start.groups[:i], made, *start.groups[i + 1 :]))
-
-        def larger(field: str, size: int, i: int = i) -> _State:
-            way = start.groups[i].way
-            policy = replace(start.groups[i].policy, **{field: size})
-            room = held(way, planner.traffic, policy)
-            if policy.limit > room:
-                raise InputError(f"memory holds {room} sequences beside such a step")
-            return changed(i, policy=policy)
-
-        yield "1 replica", name, partial(changed, replicas=group.replicas + 1), False
-        wider = _wider(planner, group.way)
-        if wider is not None:
-            yield (
-                f"tp {dict(wider.degrees)['tp']}", name,
-                partial(changed, way=wider), False,
-            )  # fmt: skip
-        # One sequence or token would fall on the edges of kernels' tiles as often as not.
-        for field, unit in (
-            ("limit", "more sequences at a time"),
-            ("budget", "more tokens of a chunk"),
-        ):
-            had = getattr(group.policy, field, None)
-            if had is None:
-                continue
+def _of_group(planner: Planner, start: _State, i: int, name: str) -> Iterator[_Neighbour]:
+    """More of what one group has."""
+    group = start.groups[i]
+    yield "1 replica", name, partial(start.changed, i, replicas=group.replicas + 1), False
+    wider = _wider(planner, group.way)
+    if wider is not None:
+        yield f"tp {dict(wider.degrees)['tp']}", name, partial(start.changed, i, way=wider), False
+    # One sequence or token would fall on the edges of kernels' tiles as often as not.
+    for size, unit, where in (
+        ("limit", "sequence", "at a time"),
+        ("budget", "token", "of a chunk"),
+    ):
+        had = getattr(group.policy, size, None)
+        if had is not None:
             more = -(-had // 10)  # a tenth
-            yield (
-                f"{more} {unit}", name,
-                partial(larger, field, had + more),
-                False,
-            )  # fmt: skip
-    for what, change, figure in _FIGURES:
+            what = f"{more} more {unit}{'s' if more > 1 else ''} {where}"
+            yield what, name, partial(_larger, start, i, size, had + more), False
 
-        def figured(change: Callable[[Machine], Machine] = change, figure: bool = figure) -> _State:
-            ways = {id(g.way): _on(g.way, change) for g in start.groups}
-            groups = tuple(replace(g, way=ways[id(g.way)]) for g in start.groups)
-            if not figure:
-                groups = tuple(
-                    _filled(planner, g, old) for g, old in zip(groups, start.groups, strict=True)
-                )
-            network = float(MORE) if change is _links else 1.0
-            return replace(start, groups=groups, network=network)
 
-        if change is not _links or len(names) > 1 or any(g.way.devices > 1 for g in start.groups):
-            yield what, "", figured, figure
+def _of_all(start: _State) -> Iterator[_Neighbour]:
+    """More of what all groups have: figures of their devices, and limits."""
+    yield "1 GB of memory a device", "", partial(_roomier, start), False
+    yield "10 % memory bandwidth", "", partial(_on, start, _bandwidth), True
+    yield "10 % peak", "", partial(_on, start, _peaks), True
+    if len(start.groups) > 1 or any(g.way.devices > 1 for g in start.groups):
+        linked = replace(start, network=float(MORE))
+        yield "10 % link bandwidth", "", partial(_on, linked, _links), True
     for limit in ("ttft", "tpot"):
-        looser = replace(start.traffic, **{limit: float(MORE) * getattr(start.traffic, limit)})
-        yield f"10 % {limit} limit", "", partial(replace, start, traffic=looser), False
+        looser = replace(start, traffic=start.traffic.looser(limit))
+        yield f"10 % {limit} limit", "", partial(replace, looser), False
 
 
 def _wider(planner: Planner, way: Way) -> Way | None:
@@ -166,15 +167,31 @@ def _wider(planner: Planner, way: Way) -> Way | None:
     return None
 
 
-def _filled(planner: Planner, group: Group, before: Group) -> Group:
-    """Of memory that was full, all sequences that a larger one holds."""
-    if before.policy.limit < held(before.way, planner.traffic, before.policy):
-        return group
-    room = held(group.way, planner.traffic, group.policy)
-    return replace(group, policy=replace(group.policy, limit=max(room, group.policy.limit)))
+def _larger(start: _State, i: int, name: str, size: int) -> _State:
+    """With a larger size of a policy, which must fit in memory."""
+    made = start.sized(i, **{name: size})
+    if made.groups[i].policy.limit > made.room(i):
+        raise InputError(f"memory holds {made.room(i)} sequences beside such a step")
+    return made
 
 
-def _on(way: Way, change: Callable[[Machine], Machine]) -> Way:
+def _roomier(start: _State) -> _State:
+    """With more memory; where that was full, with all sequences that it then holds."""
+    made = _on(start, _memory)
+    for i, group in enumerate(start.groups):
+        limit = group.policy.limit
+        if limit >= start.room(i):
+            made = made.sized(i, limit=max(limit, made.room(i)))
+    return made
+
+
+def _on(start: _State, change: Callable[[Machine], Machine]) -> _State:
+    """On changed devices."""
+    ways = {way: _timed(way, change) for way in {g.way for g in start.groups}}
+    return replace(start, groups=tuple(replace(g, way=ways[g.way]) for g in start.groups))
+
+
+def _timed(way: Way, change: Callable[[Machine], Machine]) -> Way:
     """A way on a changed device: the same graphs, timed again."""
     compiled, times = way.times.compiled, way.times
     machine = change(compiled.bound or compiled.machine)
@@ -212,46 +229,34 @@ def _memory(machine: Machine) -> Machine:
     return replace(machine, memory=replace(had, **more))
 
 
-_FIGURES: tuple[tuple[str, Callable[[Machine], Machine], bool], ...] = (
-    ("1 GB of memory a device", _memory, False),
-    ("10 % memory bandwidth", _bandwidth, True),
-    ("10 % peak", _peaks, True),
-    ("10 % link bandwidth", _links, True),
-)
-
-
-def _evaluated(planner: Planner, state: _State) -> tuple[float, float | None, float | None]:
-    """The most requests per second within limits, and times at the rate; None beyond it."""
+def _evaluated(
+    planner: Planner, state: _State
+) -> tuple[float, tuple[float | None, float | None], tuple[str, ...]]:
+    """The most requests per second within limits, times at the rate (None beyond what is stood),
+    and which of them are lower estimates."""
     traffic = state.traffic
     if len(state.groups) == 1:
-        most, ttft, tpot, _ = _group(planner, state.groups[0], traffic, traffic.rate)
-        return most, ttft, tpot
+        most, steady = _loaded(planner, state.groups[0], traffic)
+        times = (None, None) if steady is None else (steady.ttft, steady.tpot)
+        return most, times, low_of([steady])
     prompts, decodes = state.groups
     link = planner.link(prompts.way, decodes.way)
     assert link is not None
     link = replace(link, bytes_per_second=link.bytes_per_second * state.network)
-    transfer, further = link.seconds(traffic.prompt.mean), traffic.generate.mean - 1
-    alone = replace(traffic, generate=Lengths(1), tpot=1e9)
-    inner = replace(traffic, ttft=1e9, tpot=max(traffic.tpot - transfer / further, 1e-12))
-    first, ttft, _, _ = _group(planner, prompts, alone, traffic.rate)
-    then, _, tpot, place = _group(planner, decodes, inner, traffic.rate)
-    busy = link.occupied(traffic.prompt.mean)
-    carries = min(prompts.replicas, decodes.replicas) / busy if busy > 0 else inf
-    return (
-        min(carries, first, then),
-        ttft,
-        None if tpot is None else (tpot + (transfer + place) / further),
-    )
+    pools = Apart(traffic, link)
+    carries = pools.carries(prompts.replicas, decodes.replicas)
+    first, begun = _loaded(planner, prompts, state.asked(0))
+    then, steady = _loaded(planner, decodes, pools.decodes)
+    if traffic.rate >= carries:  # caches wait without end
+        steady = None
+    ttft = None if begun is None else begun.ttft
+    tpot = None if steady is None else pools.tpot(steady)
+    return min(carries, first, then), (ttft, tpot), low_of([begun, steady])
 
 
-def _group(
-    planner: Planner, group: Group, traffic: Traffic, rate: float
-) -> tuple[float, float | None, float | None, float]:
-    """The most of equal replicas; times at a rate, and what of them is the wait for a place."""
-    queue, lanes = planner.queue(group.way, group.policy), group.way.times.lanes
+def _loaded(planner: Planner, group: Group, traffic: Traffic) -> tuple[float, Steady | None]:
+    """The most of equal replicas, and their steady state at the rate; None beyond it."""
+    queue, lanes = planner.queue(group.way, group.policy, traffic), group.way.times.lanes
     most = planner.largest(queue, traffic)[0] * lanes * group.replicas
-    each = rate / group.replicas / lanes
-    if each >= queue.stable_rate:
-        return most, None, None, 0.0
-    steady = queue.at(each)
-    return most, steady.ttft, steady.tpot, steady.place
+    each = traffic.rate / group.replicas / lanes
+    return most, queue.at(each) if each < queue.stable_rate else None

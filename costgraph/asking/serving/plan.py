@@ -122,7 +122,8 @@ def serve_plan(
     tried = planner.tried
     more = gains(planner, found[0]) if found else ()
     said += [MEANT] if more else []
-    if any(p.low for p in found) or any(p.steady.low for p in points):
+    own = [p.low for p in found] + [g.low for g in more]
+    if any(own) or any(p.steady.low for p in points):
         setting = setting.warned(LOW)
     if any(p.brief for p in found) or any(p.steady.brief for p in points):
         setting = setting.warned(BRIEF)

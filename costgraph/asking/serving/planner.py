@@ -21,8 +21,9 @@ from costgraph.asking.serving.policies import (
     PrefillFirst,
 )
 from costgraph.asking.serving.pools import Transfer
-from costgraph.asking.serving.queueing import Queue
+from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths
+from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, between, held
 from costgraph.units import format_quantity
 
@@ -35,8 +36,53 @@ HALVINGS = 12
 IDLE = 2.0**-HALVINGS
 #: Guesses along a line, after which parts are halved.
 LINES = 6
+#: A limit on times that none breaks, in seconds.
+ANY = 1e9
 #: Loads of a replica that the front shows.
 LOADS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Prompts and decodes on different machines: what each pool is asked, and what both make.
+
+    Attributes:
+        traffic: what is asked of both together.
+        link: what caches cross from one replica to another.
+    """
+
+    traffic: Traffic
+    link: Transfer
+
+    @staticmethod
+    def prompts(traffic: Traffic) -> Traffic:
+        """What the pool for prompts is asked."""
+        return replace(traffic, generate=Lengths(1), tpot=ANY)
+
+    @property
+    def decodes(self) -> Traffic:
+        """What the pool for decodes is asked: the second token waits for the caches."""
+        tpot = max(self.traffic.tpot - self._each(self._crossing), 1e-12)
+        return replace(self.traffic, ttft=ANY, tpot=tpot)
+
+    def tpot(self, decodes: Steady) -> float:
+        """Seconds per token after the first, waits for the caches and for a place with them."""
+        return decodes.tpot + self._each(self._crossing + decodes.place)
+
+    def carries(self, prompts: int, decodes: int) -> float:
+        """Requests per second whose caches fit the links between so many replicas.
+
+        The link of one replica carries its share of the caches of all requests.
+        """
+        busy = self.link.occupied(self.traffic.prompt.mean)
+        return min(prompts, decodes) / busy if busy > 0 else inf
+
+    @property
+    def _crossing(self) -> float:
+        return self.link.seconds(self.traffic.prompt.mean)
+
+    def _each(self, seconds: float) -> float:
+        return seconds / (self.traffic.generate.mean - 1)
 
 
 @dataclass
@@ -61,15 +107,18 @@ class Planner:
     pools: bool = True
     tried: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
-    queues: dict[tuple[int, Policy], Queue] = field(default_factory=dict, repr=False)
+    queues: dict[tuple[int, Policy, Lengths], Queue] = field(default_factory=dict, repr=False)
     groups: dict[tuple[int, tuple[str, ...], Traffic], Group | None] = field(
         default_factory=dict, repr=False
     )
-    links: dict[int, Transfer | None] = field(default_factory=dict, repr=False)
+    links: dict[int, tuple[StepTimes, Transfer | None]] = field(default_factory=dict, repr=False)
     progress: Callable[[int, int], None] | None = None
 
-    def policies(self, way: Way, kinds: Sequence[str]) -> Iterator[Policy]:
-        """The policies that are tried on a replica."""
+    def policies(
+        self, way: Way, kinds: Sequence[str], traffic: Traffic | None = None
+    ) -> Iterator[Policy]:
+        """The policies that are tried on a replica, of a pool under its part of the traffic."""
+        asked = traffic or self.traffic
         found: dict[Policy, None] = {}
         for limit, kind in product(sorted(self.limits, reverse=True), kinds):
             made: Iterable[Policy]
@@ -80,16 +129,17 @@ class Planner:
             else:
                 made = (ChunkedPrefill(limit, x) for x in self.chunks if not way.times.unmixed)
             for policy in made:
-                most = min(limit, held(way, self.traffic, policy))
+                most = min(limit, held(way, asked, policy))
                 if 0 < most < getattr(policy, "budget", most + 1):
                     found[replace(policy, limit=most)] = None
         yield from found
 
-    def queue(self, way: Way, policy: Policy) -> Queue:
-        """A replica under its share of the traffic."""
-        key = id(way.times), policy
+    def queue(self, way: Way, policy: Policy, traffic: Traffic | None = None) -> Queue:
+        """A replica under its share of the traffic; of prompts alone, answers are of one token."""
+        asked = traffic or self.traffic
+        key = id(way.times), policy, asked.generate
         if key not in self.queues:
-            self.queues[key] = Queue(way.times, policy, self.traffic.prompt, self.traffic.generate)
+            self.queues[key] = Queue(way.times, policy, asked.prompt, asked.generate)
         return self.queues[key]
 
     def broken(self, queue: Queue, rate: float, traffic: Traffic) -> tuple[str, float]:
@@ -140,13 +190,13 @@ class Planner:
     def _group(self, way: Way, kinds: Sequence[str], traffic: Traffic) -> Group | None:
         best: Group | None = None
         places, lanes = floor(self.most / way.devices), way.times.lanes
-        if not held(way, self.traffic):
+        if not held(way, traffic):
             why = f"weights and one request exceed {MEMORY_SHARE:.0%} of memory"
             self.reasons.setdefault(str(way), why)
             return None
         broken: dict[str, float] = {}
-        for policy in self.policies(way, kinds):
-            queue = self.queue(way, policy)
+        for policy in self.policies(way, kinds, traffic):
+            queue = self.queue(way, policy, traffic)
             # No limit makes it serve more than is stable.
             need = ceil(traffic.rate / (lanes * queue.stable_rate))
             if need > places or (best is not None and need > best.replicas):
@@ -164,7 +214,7 @@ class Planner:
                 continue
             replicas = ceil(traffic.rate / most)
             steady = queue.at(traffic.rate / replicas / lanes)
-            full = policy.limit == held(way, self.traffic, policy)
+            full = policy.limit == held(way, traffic, policy)
             binds = "memory" if why == "throughput" and full else why
             found = Group(way, policy, replicas, most, steady, binds)
             if best is None or (replicas, -most) < (best.replicas, -best.most):
@@ -192,8 +242,7 @@ class Planner:
         """The best plan with a pool for prompts and one for decodes, of one device and format."""
         if traffic.generate.mean <= 1:
             return None
-        alone = replace(traffic, generate=Lengths(1), tpot=1e9)
-        waiting = replace(traffic, ttft=1e9)
+        alone, waiting = Apart.prompts(traffic), replace(traffic, ttft=ANY)
         pairs = []
         for first, then in product(ways, repeat=2):
             prompts = self.group(first, ("prefill-first",), alone)
@@ -215,17 +264,12 @@ class Planner:
         link = self.link(prompts.way, then)
         if link is None:
             return None
-        transfer, further = link.seconds(traffic.prompt.mean), traffic.generate.mean - 1
-        # The second token waits for the caches.
-        inner = replace(traffic, tpot=max(traffic.tpot - transfer / further, 1e-12))
-        decodes = self.group(then, ("decode-only",), inner)
+        pools = Apart(traffic, link)
+        decodes = self.group(then, ("decode-only",), pools.decodes)
         if decodes is None:
             return None
-        tpot = decodes.steady.tpot + (transfer + decodes.steady.place) / further
-        # The link of one replica carries its share of the caches of all requests.
-        ends = min(prompts.replicas, decodes.replicas)
-        busy = link.occupied(traffic.prompt.mean)
-        carries = ends / busy if busy > 0 else inf
+        tpot = pools.tpot(decodes.steady)
+        carries = pools.carries(prompts.replicas, decodes.replicas)
         plan = Plan((prompts, decodes), prompts.steady.ttft, tpot, carries)
         within = traffic.rate < carries and tpot <= traffic.tpot
         return plan if within and plan.devices <= self.most else None
@@ -241,9 +285,10 @@ class Planner:
         return max(one, other, key=lambda x: x.moved(self.traffic.prompt.mean))
 
     def _link_of(self, way: Way) -> Transfer | None:
+        # The times are kept beside what is known of them, so that no others take their place.
         if id(way.times) not in self.links:
-            self.links[id(way.times)] = between(way.device, way.times)
-        return self.links[id(way.times)]
+            self.links[id(way.times)] = way.times, between(way.device, way.times)
+        return self.links[id(way.times)][1]
 
     def plans(self, traffic: Traffic | None = None) -> tuple[Plan, ...]:
         """The best plan of each way, and of each pair of pools, the cheapest first."""
@@ -292,7 +337,7 @@ class Planner:
         """Devices of the best plan's ways with one limit a tenth looser."""
         found = {}
         for name in ("ttft", "tpot"):
-            traffic = replace(self.traffic, **{name: 1.1 * getattr(self.traffic, name)})
+            traffic = self.traffic.looser(name)
             ways = list(dict.fromkeys(g.way for g in best.groups))
             plan = self.apart(ways, traffic) if best.pooled else self.together(ways[0], traffic)
             found[name] = best.devices if plan is None else min(plan.devices, best.devices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ class Plan:
     @property
     def low(self) -> tuple[str, ...]:
         """Times that are mostly lower estimates: first tokens, of pools the wait behind them."""
-        return tuple(n for g, n in zip(self.groups, ("ttft", "tpot"), strict=False) if g.steady.low)
+        return low_of([g.steady for g in self.groups])
 
     @property
     def brief(self) -> bool:
@@ -111,6 +111,12 @@ class Plan:
             "most_requests_per_second": self.most,
             "groups": [g.to_dict() for g in self.groups],
         }  # fmt: skip
+
+
+def low_of(states: Sequence[Steady | None]) -> tuple[str, ...]:
+    """Which times of a plan are mostly lower estimates, by the steady states of its groups."""
+    named = zip(states, ("ttft", "tpot"), strict=False)
+    return tuple(name for steady, name in named if steady is not None and steady.low)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import ceil, log2
 from typing import Any
@@ -42,6 +42,10 @@ class Traffic:
                 raise InputError(
                     f"{name} must be above 0 and below 1e12, not {getattr(self, name):g}"
                 )
+
+    def looser(self, limit: str) -> Traffic:
+        """With one limit, ``ttft`` or ``tpot``, a tenth looser."""
+        return replace(self, **{limit: 1.1 * getattr(self, limit)})
 
 
 @dataclass(frozen=True)

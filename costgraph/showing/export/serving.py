@@ -83,12 +83,20 @@ def _row(plan: Plan) -> list[str]:
 
 def _more(gain: Gain, best: Plan) -> list[str]:
     what = f"{gain.what}{f' ({gain.of})' if gain.of else ''}"
-    if gain.why:
+    if gain.most is None:
         return [what, gain.why, "", "", "", "", ""]
-    change = f"{gain.most / best.most - 1:+.1%}" if best.most else ""
-    times = ("–" if t is None else seconds(t) for t in (gain.ttft, gain.tpot))
-    elastic = "" if gain.elasticity is None else f"{gain.elasticity:.2f}"
+    change = f"{_rounded(gain.most / best.most - 1, 3):+.1%}" if best.most else ""
+    times = (
+        "–" if t is None else _time(t, name in gain.low)
+        for name, t in (("ttft", gain.ttft), ("tpot", gain.tpot))
+    )
+    elastic = "" if gain.elasticity is None else f"{_rounded(gain.elasticity, 2):.2f}"
     return [what, str(gain.devices), f"{gain.most:.4g}", change, *times, elastic]
+
+
+def _rounded(value: float, digits: int) -> float:
+    """A number so rounded; a zero has no sign."""
+    return round(value, digits) + 0.0
 
 
 def _time(value: float, low: bool) -> str:

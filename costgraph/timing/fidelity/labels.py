@@ -125,6 +125,11 @@ def unmarked(variant: str) -> str:
     return variant.replace(UNTUNED, "")
 
 
+def types_of(variant: str) -> str:
+    """The data types of a variant, without marks and the library."""
+    return unmarked(variant).partition("@")[0].removesuffix(LONE)
+
+
 def packs(variant: str, instruction: str) -> bool:
     """Whether the kernel of a variant packs query heads that share a cached head."""
     return instruction in PACKERS.get(variant.partition("@")[2], ())

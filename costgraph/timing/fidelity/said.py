@@ -13,7 +13,7 @@ from costgraph.timing.fidelity.calibration import Fit
 from costgraph.timing.fidelity.classify import Case
 from costgraph.timing.fidelity.exchanges import parts, served
 from costgraph.timing.fidelity.frameworks import step_of
-from costgraph.timing.fidelity.labels import LONE, alike, stand_in
+from costgraph.timing.fidelity.labels import alike, stand_in, types_of
 
 if TYPE_CHECKING:
     from costgraph.timing.fidelity.apply import Calibrated
@@ -145,8 +145,7 @@ def _missing(case: Case, fit: Fit, passed: str | None) -> str | None:
     wanted = case.variants[0]
     if passed == wanted:
         return None  # said as kernels of others
-    served = fit.variant.partition("@")[0].removesuffix(LONE)
-    return None if served in alike(wanted) else wanted
+    return None if types_of(fit.variant) in alike(wanted) else wanted
 
 
 def _passed_over(timing: Calibrated, case: Case, fit: Fit) -> str | None:
