@@ -185,17 +185,24 @@ def report(
 def _check_names(variants: Sequence[Compiled], given: Mapping[str, Any]) -> None:
     """Before all that takes long: that what is given is a symbol of some variant.
 
+    Figures of the devices are none that the page starts with: its fields have those that are
+    stated, and a price where none is.
+
     Raises:
-        InputError: it is none.
+        InputError: it is none, or a figure.
     """
     known = {"B", *option_symbols(variants)}
     for compiled in variants:
         known |= {s.name for f in metrics_of(compiled).values() for s in f.symbols}
         known |= {p.span.symbol.name for p in compiled.program.phases if p.span is not None}
+    figures = {"price"}
+    for compiled in variants:
+        figures |= hardware_figures(compiled, known)["figures"].keys()
     for name in given:
+        if name in figures:
+            raise InputError(f"{name} is a figure of the device: it is set on the page")
         if name not in known:
-            figures = {n for c in variants for n in hardware_figures(c, known)["figures"]}
-            hint = nearest(name, sorted(known - figures))
+            hint = nearest(name, known - figures)
             raise InputError(f"{variants[0].setting.model} has no symbol {clip(name)}{hint}")
 
 
