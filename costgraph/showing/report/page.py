@@ -179,7 +179,8 @@ def report(
             found = simulated(numbers, load, S, N, simulate, contents.text, asked)
             for variant, seen in zip(row, found, strict=True):
                 variant["simulated"] = seen
-    return _page(grid, contents, data, setting)
+    page = assemble(grid[0][0].program.name, data, contents.texts, contents.scripts.source())
+    return Report(page, setting.remarks, setting.text(without=("passes",)))
 
 
 def _check_names(variants: Sequence[Compiled], given: Mapping[str, Any]) -> None:
@@ -251,16 +252,6 @@ def start(variants: Sequence[Compiled], given: Mapping[str, Any]) -> dict[str, A
 
 def _of(compiled: Compiled, phase: str) -> tuple[Limit, ...]:
     return compiled.time(phase).limits
-
-
-def _page(
-    grid: list[list[Compiled]],
-    contents: Contents,
-    data: dict[str, Any],
-    setting: Setting,
-) -> Report:
-    page = assemble(grid[0][0].program.name, data, contents.texts, contents.scripts.source())
-    return Report(page, setting.remarks, setting.text(without=("passes",)))
 
 
 def bundle(
