@@ -93,13 +93,8 @@ def _build_parser(command: str = "") -> argparse.ArgumentParser:
             "~/.cache/costgraph, or in the folder that COSTGRAPH_CACHE names)",
         )
     for known in commands.choices.values():
-        known.elsewhere = _takers
+        known.elsewhere = _options
     return parser
-
-
-def _takers(option: str) -> Sequence[str]:
-    """The commands that take an option."""
-    return _options().get(option, ())
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from costgraph.cli.output import fail
@@ -14,7 +14,7 @@ from costgraph.errors import clip, closest, nearest
 #: Words that are all named where one is wrong.
 _FEW = 5
 #: How much a word must be like an option to be taken for it: one of two or three letters with
-#: two of them swapped; any other; one that is an option elsewhere, and so no slip.
+#: two of them swapped; any other; where another command has one, whose name or slip it may be.
 _SHORT, _LONG, _ELSEWHERE = 0.5, 0.55, 0.85
 
 
@@ -108,17 +108,22 @@ def _filled(text: str, width: int, first: str = "", later: str = "") -> list[str
     )  # fmt: skip
 
 
+def _bare(options: Sequence[str]) -> dict[str, str]:
+    """Long options by their names without the hyphens in front."""
+    return {text.lstrip("-"): text for text in options if text.startswith("--")}
+
+
 class Parser(argparse.ArgumentParser):
     """Errors in one line and exit code 2; what is not known is answered with what is near.
 
     Attributes:
-        elsewhere: which other commands take an option that this one does not.
+        elsewhere: the options of all commands, and which commands take each.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", _Help)
         super().__init__(*args, **kwargs)
-        self.elsewhere: Callable[[str], Sequence[str]] = lambda option: ()
+        self.elsewhere: Callable[[], Mapping[str, Sequence[str]]] = dict
         for name in (None, "store"):
             self.register("action", name, _Once)
         self.register("action", "short", _Short)
@@ -163,17 +168,20 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, name: str) -> NoReturn:
         """Says that there is no such option, which is near, and which commands have one."""
         shown = [text for text in self._option_string_actions if self.takes(text)]
-        bare = {text.lstrip("-"): text for text in shown if text.startswith("--")}
+        others = self.elsewhere()
+        own, every = _bare(shown), _bare([*shown, *others])
         word = name.lstrip("-")
-        takers = self.elsewhere(name)
-        alike = _ELSEWHERE if takers else _SHORT if len(word) <= 3 else _LONG
-        near = closest(word, bare, alike)
-        said = f"; did you mean {bare[near]!r}?" if near is not None else ""
+        far = name if name in others else every.get(closest(word, every, _ELSEWHERE) or "", "")
+        takers = () if far in shown else others.get(far, ())
+        alike = _ELSEWHERE if far == name else _SHORT if len(word) <= 3 else _LONG
+        near = closest(word, own, alike)
+        said = f"; did you mean {own[near]!r}?" if near is not None else ""
         if not takers and near is None and len(shown) <= _FEW:
             said = f"; known: {', '.join(shown)}"
         if takers:
+            it = "it" if far == name else repr(far)
             more = f" and {len(takers) - _FEW} more" if len(takers) > _FEW else ""
-            said = f" here: it is an option of {', '.join(takers[:_FEW])}{more}{said}"
+            said = f" here: {it} is an option of {', '.join(takers[:_FEW])}{more}{said}"
         self.error(f"no option {clip(name)}{said}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

@@ -126,6 +126,7 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_no_word(monkeypatch, columns):
         ("sweep gpt2 --on h100 --bach 4", "did you mean '--batch'"),
         ("report gpt2 --on h100 --no-cache", "it is an option of formula, analyze"),
         ("formula gpt2 --onn h100", "no option '--onn'; did you mean '--on'"),
+        ("serve-plan gpt2 --plicy x", "'--plicy' here: '--policy' is an option of serve-simulate"),
         ("analyze gpt2 --on h100 -T 9 --format yaml", "none of text, json, csv, latex"),
         ("analyze gpt2 --on h100 -T 9 --json --format csv", "given twice"),
         ("analyze gpt2 --on h100,a100 -T 9", "analyze takes one device or system; compare"),
@@ -173,6 +174,10 @@ def likeness(one: str, other: str) -> float:
     return SequenceMatcher(None, one.lstrip("-"), other.lstrip("-")).ratio()
 
 
+def first_of(shown, option: str) -> str:
+    return next(name for name in shown if option in shown[name])
+
+
 def test_every_slip_in_an_option_finds_one_as_near_and_every_option_its_commands(capsys):
     names = [n for n in COMMANDS if n != "serve"]
     shown = {n: [o for o in COMMANDS[n]._option_string_actions
@@ -196,6 +201,15 @@ def test_every_slip_in_an_option_finds_one_as_near_and_every_option_its_commands
             assert f"no option {option!r} here: it is an option of {takers[0]}" in said
             found = re.search("did you mean '(.*?)'", said)
             assert found is None or likeness(found[1], option) >= 0.85
+            # A slip in it, too, unless an option of any command is nearer.
+            wrong = sorted(slips(option[2:]) - {option[2:]})
+            slip = f"--{wrong[place % len(wrong)]}"
+            if likeness(slip, option) < 0.85 or any(o.startswith(slip) for o in shown[name]):
+                continue
+            said = said_of(capsys, COMMANDS[name], slip)
+            found = re.search("(?:here:|did you mean) '(.*?)'", said)
+            assert likeness(found[1], slip) >= likeness(option, slip)
+            assert found[1] in shown[name] or f"is an option of {first_of(shown, found[1])}" in said
 
 
 def test_every_slip_in_a_command_finds_it(capsys):

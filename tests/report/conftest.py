@@ -6,6 +6,7 @@ are skipped otherwise.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,11 +16,35 @@ from typing import Any
 
 import pytest
 
+import costgraph as cg
+from costgraph.errors import CostgraphError
 from costgraph.showing.report import contents
 from costgraph.showing.report.formulas import Printed
 from costgraph.showing.report.graphs import Graphs
 
+#: Metrics that are compared.
+METRICS = (
+    "ttft", "tpot", "latency", "throughput", "memory", "flops", "bytes",
+    "energy", "energy_per_token", "cost_per_token",
+)  # fmt: skip
+#: Pages for numbers alone.
+plain = pytest.mark.usefixtures("unprinted", "undrawn", "unloaded")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def expected(compiled: cg.Compiled, metric: str, values: dict[str, float]) -> float | None:
+    try:
+        formula = getattr(compiled, metric)
+    except CostgraphError:
+        return None
+    wanted = {s.name for s in formula.symbols}
+    if not wanted <= set(values):
+        return None
+    return float(formula.evaluate(**{k: v for k, v in values.items() if k in wanted}))
+
+
+def close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9)
 
 
 @pytest.fixture(scope="session")

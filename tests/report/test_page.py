@@ -261,10 +261,20 @@ def test_too_much_for_one_page() -> None:
         report("gpt2", [])
 
 
-def test_a_name_that_is_no_symbol_is_refused_before_the_long_work(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("G", "gpt2 has no symbol 'G'; known: B, N, S, T"),
+        ("BW", "BW is a figure of the device"),
+        ("price", "price is a figure of the device"),
+    ],
+)
+def test_a_name_that_is_no_symbol_is_refused_before_the_long_work(
+    monkeypatch, name: str, said: str
+) -> None:
     def late(*_: object) -> None:
         raise AssertionError("variants were written first")
 
     monkeypatch.setattr("costgraph.showing.report.page.bundle", late)
-    with pytest.raises(InputError, match="gpt2 has no symbol 'G'"):
-        report("gpt2", "a6000", G=3)
+    with pytest.raises(InputError, match=said):
+        report("gpt2", "a6000", **{name: 3})

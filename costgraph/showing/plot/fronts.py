@@ -175,6 +175,5 @@ def pareto(
     head(axes, width, *about(choices, at, title, front))
     figure.legend(handles=handles, loc="outside lower center",
                   ncols=1 if width == "column" else 2)  # fmt: skip
-    figure.draw_without_rendering()
     place_labels(axes, sorted(labels, key=lambda p: p.text == ""), size=font_size(axes) * 0.8)
     return figure

@@ -46,29 +46,30 @@ def line_boxes(line: Line2D, step: float = 6.0) -> list[Bbox]:
     return found
 
 
-def place_labels(
-    axes: Axes, points: Sequence[Point], avoid: Sequence[Bbox] = (), size: float | None = None
-) -> list[Any]:
+def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None) -> list[Any]:
     """Put a text beside each point, the first ones first, where nothing is covered.
 
     For each label places on rings around its point are tried, near ones first;
     the first free place inside the axes wins, else the place with the least
-    overlap. No label lies on a line of the axes where there is another place for it. Labels away
-    from their point get a thin line.
+    overlap. No label lies on a line or the legend of the axes where there is another place for
+    it. Labels away from their point get a thin line.
 
     Args:
-        axes: with its final limits.
+        axes: with its final limits, and all that takes room from it drawn.
         points: with labels, the most important first. Empty texts are obstacles.
-        avoid: further boxes in display coordinates.
         size: font size in points; by default that of the axes.
     """
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    figure.draw_without_rendering()
+    for _ in range(2):  # a legend has its room only once the layout has seen it placed
+        figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     scale = figure.dpi / 72
     inside = axes.get_window_extent(renderer)
-    taken = [*avoid, *(box for line in axes.lines for box in line_boxes(line))]
+    taken = [box for line in axes.lines for box in line_boxes(line)]
+    legend = axes.get_legend()
+    if legend is not None:
+        taken.append(legend.get_window_extent())
     centres = [axes.transData.transform((p.x, p.y)) for p in points]
     for point, (cx, cy) in zip(points, centres, strict=True):
         reach = point.radius * scale

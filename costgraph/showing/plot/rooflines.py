@@ -189,10 +189,7 @@ def roofline(
     points = [*ridge_points(axes, roofs), *labelled, *marks]
     about = titled(shown.setting, "", phase, told(values), warning=shown.fit.warning)
     head(axes, width, *about, _rest(shown))  # before the labels: it takes room from the axes
-    figure.draw_without_rendering()
-    legend = axes.get_legend()
-    avoid = [] if legend is None else [legend.get_window_extent()]
-    place_labels(axes, points, avoid, **size)
+    place_labels(axes, points, **size)
     return figure
 
 

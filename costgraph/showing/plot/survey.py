@@ -113,10 +113,7 @@ def _device_roofline(dtypes: tuple[str, ...], width: str, title: str) -> Figure:
     axes.plot([], [], "o", color="#777777", markerfacecolor="none", label="decode (hollow)")
     axes.legend(loc="lower right", title="area: share of the step")
     head(axes, width, title, ", ".join(compiled.setting.conventions))
-    figure.draw_without_rendering()
-    legend = axes.get_legend()
-    avoid = [] if legend is None else [legend.get_window_extent()]
-    place_labels(axes, labels, avoid, 5.6 if width == "column" else 10.5)
+    place_labels(axes, labels, 5.6 if width == "column" else 10.5)
     return figure
 
 
@@ -261,9 +258,8 @@ def figure_18(*, width: str = "slide") -> Figure:
         (point,) = ridge_points(axes, (roof,))
         text = f"{roof.name}\n{number(roof.peak, 'FLOP/s')}, ridge {roof.ridge:.4g}"
         labels.append(type(point)(point.x, point.y, text, 3.0, sides[index]))
-    figure.draw_without_rendering()
     head(axes, width, f"A6000 with an i9-13900K, host memory {number(host, 'B/s')}")
-    place_labels(axes, labels, size=5.8 if width == "column" else None)
+    place_labels(axes, labels, 5.8 if width == "column" else None)
     return figure
 
 

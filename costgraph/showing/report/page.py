@@ -179,23 +179,31 @@ def report(
             found = simulated(numbers, load, S, N, simulate, contents.text, asked)
             for variant, seen in zip(row, found, strict=True):
                 variant["simulated"] = seen
-    return _page(grid, contents, data, setting)
+    page = assemble(grid[0][0].program.name, data, contents.texts, contents.scripts.source())
+    return Report(page, setting.remarks, setting.text(without=("passes",)))
 
 
 def _check_names(variants: Sequence[Compiled], given: Mapping[str, Any]) -> None:
     """Before all that takes long: that what is given is a symbol of some variant.
 
+    Figures of the devices are none that the page starts with: its fields have those that are
+    stated, and a price where none is.
+
     Raises:
-        InputError: it is none.
+        InputError: it is none, or a figure.
     """
     known = {"B", *option_symbols(variants)}
     for compiled in variants:
         known |= {s.name for f in metrics_of(compiled).values() for s in f.symbols}
         known |= {p.span.symbol.name for p in compiled.program.phases if p.span is not None}
+    figures = {"price"}
+    for compiled in variants:
+        figures |= hardware_figures(compiled, known)["figures"].keys()
     for name in given:
+        if name in figures:
+            raise InputError(f"{name} is a figure of the device: it is set on the page")
         if name not in known:
-            figures = {n for c in variants for n in hardware_figures(c, known)["figures"]}
-            hint = nearest(name, sorted(known - figures))
+            hint = nearest(name, known - figures)
             raise InputError(f"{variants[0].setting.model} has no symbol {clip(name)}{hint}")
 
 
@@ -244,16 +252,6 @@ def start(variants: Sequence[Compiled], given: Mapping[str, Any]) -> dict[str, A
 
 def _of(compiled: Compiled, phase: str) -> tuple[Limit, ...]:
     return compiled.time(phase).limits
-
-
-def _page(
-    grid: list[list[Compiled]],
-    contents: Contents,
-    data: dict[str, Any],
-    setting: Setting,
-) -> Report:
-    page = assemble(grid[0][0].program.name, data, contents.texts, contents.scripts.source())
-    return Report(page, setting.remarks, setting.text(without=("passes",)))
 
 
 def bundle(

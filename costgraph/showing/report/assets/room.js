@@ -26,8 +26,6 @@ function roomOf(place) {
 }
 
 const widthOf = (text, size = 12) => text.length * size * EM;
-// The first of several wordings that has room; the last one where none has.
-const fitting = (room, texts, size = 12) => texts.find((t) => widthOf(t, size) <= room) || texts[texts.length - 1];
 
 // Text in as many lines as it takes, the first at y.
 function wrapped(attributes, text, room, size = 13) {
