@@ -15,6 +15,8 @@ from matplotlib.transforms import Bbox
 
 #: Directions tried in this order, in degrees.
 _DIRECTIONS = (0, 180, 90, 270, 45, 315, 135, 225, 20, 340, 160, 200, 70, 110, 250, 290)
+#: Pixels that text may stand beside its place, as its glyphs are set on whole ones.
+_ROUNDING = 1.0
 _RADII = (0.9, 1.8, 3.0, 4.5, 6.5, 9.0, 12.0)
 
 
@@ -38,7 +40,9 @@ def line_boxes(line: Line2D, step: float = 6.0) -> list[Bbox]:
     half = max(2.0, line.get_linewidth() * figure.dpi / 72 / 2)
     found = []
     places = line.get_transform().transform(line.get_xydata())
-    for (ax, ay), (bx, by) in pairwise(p for p in places if all(map(math.isfinite, p))):
+    for (ax, ay), (bx, by) in pairwise(places):
+        if not all(map(math.isfinite, (ax, ay, bx, by))):
+            continue  # a gap
         parts = max(1, int(math.dist((ax, ay), (bx, by)) / step))
         for k in range(parts + 1):
             px, py = ax + (bx - ax) * k / parts, ay + (by - ay) * k / parts
@@ -92,16 +96,16 @@ def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None)
                 gap = point.radius * scale + ring * line * 0.45
                 x = cx + math.cos(angle) * (gap + wide / 2)
                 y = cy + math.sin(angle) * (gap + high / 2)
-                here = Bbox.from_bounds(x - wide / 2, y - high / 2, wide, high)
+                here = Bbox.from_bounds(x - wide / 2, y - high / 2, wide, high).padded(_ROUNDING)
                 cost = sum(_overlap(here, other) for other in taken)
-                cost += 4 * (wide * high - _overlap(here, inside))
+                cost += 4 * (here.width * here.height - _overlap(here, inside))
                 if best is None or cost < best[0] - 1e-9:
                     best = (cost, x, y)
-            if best is not None and best[0] < 0.5:
+            if best is not None and best[0] < 1e-6:
                 break
         assert best is not None
         _, x, y = best
-        taken.append(Bbox.from_bounds(x - wide / 2 - 1, y - high / 2 - 1, wide + 2, high + 2))
+        taken.append(Bbox.from_bounds(x - wide / 2, y - high / 2, wide, high))
         place = axes.transData.inverted().transform((x, y))
         text.set_position((place[0], place[1]))
         text.set_horizontalalignment("center")
