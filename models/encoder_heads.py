@@ -83,6 +83,22 @@ class PooledHead:
 
 
 @dataclass(frozen=True)
+class FirstProjected:
+    """A product with bias of every position, of whose results the first is taken."""
+
+    d: Expr
+    width: Expr
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head; selecting the first position costs what selecting the last does."""
+        return m.add(
+            "first_position",
+            SelectLast(ONE),
+            m.linear("transform", hidden, self.width, self.d, True),
+        )
+
+
+@dataclass(frozen=True)
 class Resting:
     """A head beside weights of its class that a pass leaves alone: they only rest in memory."""
 

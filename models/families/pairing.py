@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer, Rational
@@ -10,9 +11,10 @@ from sympy import Integer, Rational
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks.projector import Acted, Product, Steps
 from costgraph.models.encoder import Encoder
+from costgraph.models.encoder_heads import FirstProjected
 from costgraph.models.families.captioning import source_of
 from costgraph.models.families.common import Family, Reading, activation_of
-from costgraph.models.families.encoders import bert_like
+from costgraph.models.families.encoders import LAYER_NORM, bert_like
 from costgraph.models.families.seeing import SIGLIP
 from costgraph.models.families.vision import (
     FOLDED,
@@ -143,6 +145,37 @@ def _chinese_clip(fields: Fields) -> Reading:
     return Reading(Pairing(Side("image", image, steps), Side("text", text, steps)))
 
 
+#: XLM-RoBERTa's large size, which AltCLIP's class fills in.
+LARGE: Mapping[str, int] = MappingProxyType(
+    {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "vocab_size": 250002,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+    }
+)
+
+
+def _altclip(fields: Fields) -> Reading:
+    """CLIP whose texts are read by XLM-RoBERTa (arXiv 2211.06679), with a norm and a product."""
+    seen = fields.section("vision_config").with_defaults(**SIGLIP)
+    seen.values.get("projection_dim")  # the whole file's stands above it
+    read = fields.section("text_config").with_defaults(**LARGE)
+    for key in ("pooler_fn", "learn_encoder"):
+        read.values.get(key)  # of the first code: the first position is the vector
+    for key in ("direct_kd", "num_layers"):
+        fields.values.get(key)  # of training
+    text = bert(read, 2, pooler=False)
+    head = FirstProjected(text.d, Integer(read.size("project_dim", default=768)))
+    text = replace(text, norm=LAYER_NORM, head=head)
+    steps: Steps = (Product("1", Integer(fields.size("projection_dim", default=768)), False),)
+    image = VisionTransformer(clip_tower(seen), None, back_last=True)
+    return Reading(Pairing(Side("image", image, steps), Side("text", text, steps)))
+
+
 def _dual(fields: Fields) -> Reading:
     """Any encoder of images against any of texts, each with a product behind."""
     image = source_of(fields, "clip_vision_model", "vision_config")
@@ -153,7 +186,12 @@ def _dual(fields: Fields) -> Reading:
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"clap": _clap, "chinese_clip": _chinese_clip, "vision-text-dual-encoder": _dual}
+    {
+        "clap": _clap,
+        "chinese_clip": _chinese_clip,
+        "altclip": _altclip,
+        "vision-text-dual-encoder": _dual,
+    }
 )
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
@@ -161,6 +199,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "ClapModel": "clap",
         "ChineseCLIPModel": "chinese_clip",
+        "AltCLIPModel": "altclip",
         "VisionTextDualEncoderModel": "vision-text-dual-encoder",
     }
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sympy import Integer
@@ -11,7 +11,7 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, Layer, Segment
 from costgraph.models.blocks.encoder import Bidirectional
-from costgraph.models.encoder import Encoder, TextFront
+from costgraph.models.encoder import Encoder, EncoderDecoder, TextFront
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.encoders import LAYER_NORM, answering, sides_of
 from costgraph.models.fields import Fields
@@ -90,6 +90,34 @@ def _mvp(fields: Fields) -> Reading:
     return read_kin(fields, Kin())
 
 
+def _fsmt(fields: Fields) -> Reading:
+    """Fairseq's models of WMT 2019: BART with a vocabulary of either language."""
+    read, said = (fields.size(f"{side}_vocab_size", default=42024) for side in ("src", "tgt"))
+    tied = fields.flag("tie_word_embeddings", False)
+    if tied and read != said:
+        raise ModelError(
+            f"{fields.name}: 'tie_word_embeddings' = true: {read} words are read and {said} said"
+        )
+    for key in ("decoder", "langs"):
+        fields.values.get(key)  # the class drops the one, and names of languages count nothing
+    pad = fields.values.get("pad_token_id", 1)
+    rows = pad + 1 if type(pad) is int and pad >= 0 else 0
+    reading = read_kin(
+        fields.with_values(vocab_size=said, tie_word_embeddings=tied),
+        Kin(extra=rows, embed_norm=False, activation="relu", scaled=True),
+    )
+    model = reading.model
+    assert isinstance(model, EncoderDecoder)
+    assert isinstance(model.encoder, Encoder)
+    if tied:
+        return reading
+    front = model.encoder.front
+    assert isinstance(front, TextFront)
+    front = replace(front, ends=replace(front.ends, vocab=Integer(read)))
+    encoder = replace(model.encoder, front=front)
+    return replace(reading, model=replace(model, encoder=encoder, shared=()))
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -103,6 +131,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "blenderbot": _kin(Kin(extra=0, embed_norm=False, first=True)),
         "blenderbot-small": _kin(Kin(extra=0)),
         "m2m_100": _kin(NLLB),
+        "fsmt": _fsmt,
     }
 )
 
@@ -118,5 +147,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "BlenderbotForConditionalGeneration": "blenderbot",
         "BlenderbotSmallForConditionalGeneration": "blenderbot-small",
         "M2M100ForConditionalGeneration": "m2m_100",
+        "FSMTForConditionalGeneration": "fsmt",
     }
 )

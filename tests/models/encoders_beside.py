@@ -177,6 +177,11 @@ _LINES = (
         "decoder_num_hidden_layers norm_pix_loss",
     ),
     (
+        "fsmt",
+        "names of languages",
+        "langs",
+    ),
+    (
         "vilt",
         "any number below zero is no choice; the class ties its logits; of another class",
         "max_image_length num_images tie_word_embeddings",
@@ -265,9 +270,9 @@ _LINES = (
         "use_decoder_only_language_model",
     ),
     (
-        "chinese_clip",
+        "altclip chinese_clip",
         "in the tower: the whole model has its own",
-        "projection_dim",
+        "vision_config.projection_dim",
     ),
     (
         "bros",
@@ -353,4 +358,5 @@ NAMES = (
     "efficientnet-small", "mobilenet-v2-small", "swinv2-small", "dinov3-small",
     "dinov2-registers-small", "deit-small", "videomae-small", "ast-small",
     "vilt-small", "xclip-small",
+    "fsmt-small", "altclip-small",
 )  # fmt: skip
