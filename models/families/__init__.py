@@ -107,6 +107,7 @@ FILES = (
     "codecs",
     "posing",
     "vilt",
+    "pyramids",
     "clipseg",
 )
 

@@ -347,30 +347,41 @@ def _swin(fields: Fields, cosine: bool = False, normed: bool = True) -> Reading:
     return backbone(fields, model)
 
 
-def _segformer(fields: Fields) -> Reading:
-    keys = ("hidden_sizes", "depths", "num_attention_heads", "patch_sizes", "strides", "sr_ratios",
-            "mlp_ratios")  # fmt: skip
-    fields = fields.with_defaults(
-        hidden_sizes=[32, 64, 160, 256],
-        depths=[2, 2, 2, 2],
-        num_attention_heads=[1, 2, 5, 8],
-        patch_sizes=[7, 3, 3, 3],
-        strides=[4, 2, 2, 2],
-        sr_ratios=[8, 4, 2, 1],
-        mlp_ratios=[4, 4, 4, 4],
-    )
-    listed = stages(fields, *keys)
+#: Segformer's stages, which classes fill in: widths, layers, heads, patches, strides, squares of
+#: positions that keys are made of, feed-forward widths over widths.
+PYRAMID: Mapping[str, list[int]] = MappingProxyType(
+    {
+        "hidden_sizes": [32, 64, 160, 256],
+        "depths": [2, 2, 2, 2],
+        "num_attention_heads": [1, 2, 5, 8],
+        "patch_sizes": [7, 3, 3, 3],
+        "strides": [4, 2, 2, 2],
+        "sr_ratios": [8, 4, 2, 1],
+        "mlp_ratios": [4, 4, 4, 4],
+    }
+)
+
+
+def stages_of(fields: Fields) -> tuple[Stage, ...]:
+    """Segformer's stages, from the lists that :data:`PYRAMID` has.
+
+    Raises:
+        ModelError: they differ in length, or heads do not divide a width.
+    """
+    listed = stages(fields, *PYRAMID)
     fields.require("num_encoder_blocks", len(listed[0]))
-    fields.require("reshape_last_stage", True)
     for width, heads in zip(listed[0], listed[2], strict=True):
         divided(fields, width, heads, "width of a stage over heads")
+    return tuple(Stage(*each) for each in zip(*listed, strict=True))
+
+
+def _segformer(fields: Fields) -> Reading:
+    fields = fields.with_defaults(**PYRAMID)
+    found = stages_of(fields)
+    fields.require("reshape_last_stage", True)
     parts = (class_of(fields.values) or "").endswith("ForSemanticSegmentation")
     classes = Integer(labels_of(fields)) if parts else classes_of(fields)
     decoder = fields.size("decoder_hidden_size", default=256)
-    found = tuple(
-        Stage(width, depth, heads, patch, stride, shrink, ratio)
-        for width, depth, heads, patch, stride, shrink, ratio in zip(*listed, strict=True)
-    )
     model = Segformer(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields, 512 if parts else 224),

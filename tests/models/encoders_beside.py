@@ -177,6 +177,11 @@ _LINES = (
         "decoder_num_hidden_layers norm_pix_loss",
     ),
     (
+        "glpn",
+        "a factor",
+        "max_depth",
+    ),
+    (
         "fsmt",
         "names of languages",
         "langs",
@@ -358,5 +363,5 @@ NAMES = (
     "efficientnet-small", "mobilenet-v2-small", "swinv2-small", "dinov3-small",
     "dinov2-registers-small", "deit-small", "videomae-small", "ast-small",
     "vilt-small", "xclip-small",
-    "fsmt-small", "altclip-small",
+    "fsmt-small", "altclip-small", "pvt-small", "glpn-small",
 )  # fmt: skip
