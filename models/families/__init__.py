@@ -108,6 +108,7 @@ FILES = (
     "posing",
     "vilt",
     "pyramids",
+    "vits",
     "clipseg",
 )
 

@@ -182,6 +182,12 @@ _LINES = (
         "max_depth",
     ),
     (
+        "vits",
+        "factors, bounds and rates; of durations that are not drawn",
+        "duration_predictor_filter_channels duration_predictor_tail_bound leaky_relu_slope "
+        "noise_scale noise_scale_duration sampling_rate speaking_rate",
+    ),
+    (
         "fsmt",
         "names of languages",
         "langs",
@@ -364,4 +370,5 @@ NAMES = (
     "dinov2-registers-small", "deit-small", "videomae-small", "ast-small",
     "vilt-small", "xclip-small",
     "fsmt-small", "altclip-small", "pvt-small", "glpn-small",
+    "vits-small",
 )  # fmt: skip

@@ -1,0 +1,468 @@
+"""VITS (Kim et al., arXiv 2106.06103): a text to a sound, in one pass.
+
+``S`` tokens last as long as the model says: together ``G`` frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from sympy import Expr, Integer
+
+from costgraph.ir.dtypes import INT64
+from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks import Ends, Maker, Segment, Style
+from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.image import act, channel_norm, conv
+from costgraph.models.blocks.stack import run
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.models.vision import OnePass, embedded
+from costgraph.ops import (
+    Add,
+    AsSequence,
+    AttentionScores,
+    AttentionValues,
+    Embedding,
+    Multiply,
+    Softmax,
+)
+from costgraph.ops.arrays import Copy, GatherElements, Join
+from costgraph.ops.image import Cut
+from costgraph.ops.maps import Cumulate, Map, Reduce, SoftmaxOver
+from costgraph.ops.matmul import MatMul
+from costgraph.ops.pattern import FULL
+from costgraph.ops.pool import ConvTranspose
+from costgraph.ops.views import Reshape, Slice, Transpose
+from costgraph.symbols import B, G, S
+
+ZERO, ONE = Integer(0), Integer(1)
+
+
+def even(m: Maker, name: str, x: str, out: Expr, taps: int, gap: int = 1, bias: bool = True) -> str:
+    """Adds a convolution of an odd number of taps that keeps the length."""
+    return conv(m, name, x, out, taps, 1, (taps - 1) // 2 * gap, bias=bias, gap=gap)
+
+
+@dataclass(frozen=True)
+class SpokenLayer:
+    """A layer over the text: learned rows for near distances, and two convolutions.
+
+    Attributes:
+        at: heads.
+        wide, taps, activation: of the convolutions.
+        reach: distances on either side that have rows of their own, or None.
+    """
+
+    at: Heads
+    wide: Expr
+    taps: int
+    activation: str
+    reach: int | None
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """Nothing shared."""
+        return ()
+
+    def graph(self, style: Style) -> Graph:
+        """The layer: sequence in, sequence out."""
+        m, d = Maker("layer", style), self.at.d
+        x = m.source(Tensor("hidden", (B, S, d), style.acts))
+        x = m.add("attn_add", Add(), x, self._mixed(m, x))
+        x = m.norm("attn_norm", x, d, LAYER_NORM)
+        y = m.add("mlp_channels", Transpose((0, 2, 1)), x)
+        y = act(m, "mlp_act", even(m, "mlp_conv1", y, self.wide, self.taps), self.activation)
+        y = m.add("mlp_rows", AsSequence(), even(m, "mlp_conv2", y, d, self.taps))
+        return m.build(m.norm("mlp_norm", m.add("mlp_add", Add(), x, y), d, LAYER_NORM))
+
+    def _mixed(self, m: Maker, x: str) -> str:
+        """Adds attention; rows of distances out of reach are zeros, which the class multiplies."""
+        at, every = self.at, 2 * S - 1
+        query, key, value = (at.project(m, part, x) for part in "qkv")
+        scores = m.add("qk_matmul", AttentionScores(FULL), query, key)
+        if self.reach is not None:
+            rows = m.weight("near_keys.weight", Integer(2 * self.reach + 1), at.head_dim)
+            rows = m.add("near_keys", Copy((every, at.head_dim)), rows)
+            rows = m.add("near_columns", Transpose((1, 0)), rows)
+            near = m.add("near_matmul", MatMul(), query, rows)
+            # Each position takes its own distances: a view that moves with it.
+            near = m.add("near_own", Slice(3, ZERO, S), near)
+            near = m.add("near_heads", Transpose((0, 2, 1, 3)), near)
+            scores = m.add("near_add", Add(), scores, near)
+        shares = m.add("softmax", Softmax(FULL), scores)
+        mixed = m.add("sv_matmul", AttentionValues(FULL), shares, value)
+        if self.reach is not None:
+            rows = m.weight("near_values.weight", Integer(2 * self.reach + 1), at.head_dim)
+            rows = m.add("near_values", Copy((every, at.head_dim)), rows)
+            wide = m.add("near_shares", Copy((B, at.heads, S, every)), shares)
+            told = m.add("near_told", MatMul(), wide, rows)
+            told = m.add("near_rows", Transpose((0, 2, 1, 3)), told)
+            mixed = m.add("near_told_add", Add(), mixed, told)
+        return at.out(m, mixed)
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Gated convolutions of WaveNet, each with a gain for every row, which rests.
+
+    Attributes:
+        d, layers, taps, growth: width, layers, taps, and how much further apart the taps of each
+            layer are than those of the one before.
+        voice: width of a voice's vector that is added in every layer, or 0.
+    """
+
+    d: Expr
+    layers: int
+    taps: int
+    growth: int
+    voice: int
+
+    @property
+    def parameters(self) -> Expr:
+        """Numbers of its weights."""
+        d, n = self.d, self.layers
+        inner = n * (2 * d * d * self.taps + 4 * d)
+        outer = (n - 1) * (2 * d * d + 4 * d) + d * d + 2 * d
+        told = 2 * d * n * (self.voice + 2) if self.voice else ZERO
+        return inner + outer + told
+
+    def add(self, m: Maker, x: str, voice: str) -> str:
+        """Adds it over ``x (B, d, n)``; ``voice (B, v, 1)`` or an empty name."""
+        d, total, told = self.d, "", ""
+        if self.voice:
+            told = self._conv(m, "voice", voice, 2 * d * self.layers, 1) if voice else ""
+            if not voice:
+                m.vector("voice.rows", 2 * d * self.layers * (self.voice + 2))
+        for index in range(self.layers):
+            name = f"wave{index}"
+            y = self._conv(m, name, x, 2 * d, self.taps, self.growth**index)
+            if told:
+                part = m.add(f"{name}_voice", Slice(1, 2 * d * index, 2 * d), told)
+                y = m.add(f"{name}_voice_add", Map("add"), y, part)
+            first, second = m.add_many(f"{name}_halves", Cut((d, d)), y)
+            first, second = (
+                act(m, f"{name}_tanh", first, "tanh"),
+                act(m, f"{name}_gate", second, "sigmoid"),
+            )
+            y = m.add(f"{name}_mul", Multiply(), first, second)
+            last = index == self.layers - 1
+            y = self._conv(m, f"{name}_out", y, d if last else 2 * d, 1)
+            if not last:
+                rest, y = m.add_many(f"{name}_parts", Cut((d, d)), y)
+                x = m.add(f"{name}_add", Add(), x, rest)
+            total = m.add(f"{name}_sum", Add(), total, y) if total else y
+        return total
+
+    def _conv(self, m: Maker, name: str, x: str, out: Expr, taps: int, gap: int = 1) -> str:
+        m.vector(f"{name}.gain", out)
+        return even(m, name, x, out, taps, gap)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A step of the flow: one half of the channels moves the other.
+
+    Attributes:
+        width: channels.
+        wave: what makes the moves.
+        told: a voice is told.
+    """
+
+    width: Expr
+    wave: Wave
+    told: bool
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The vector of the voice, where there is one."""
+        if not self.told:
+            return ()
+        return (Tensor("voice_vector", (B, Integer(self.wave.voice), ONE), style.acts),)
+
+    def graph(self, style: Style) -> Graph:
+        """The step: frames in, frames out."""
+        m, half = Maker("flow", style), self.width / 2
+        x = m.source(Tensor("hidden", (B, self.width, G), style.acts))
+        for tensor in self.operands(style):
+            m.source(tensor)
+        first, second = m.add_many("halves", Cut((half, half)), m.add("flip", Copy(m.shape(x)), x))
+        y = even(m, "pre", first, self.wave.d, 1)
+        y = self.wave.add(m, y, "voice_vector" if self.told else "")
+        second = m.add("moved", Map("sub"), second, even(m, "post", y, half, 1))
+        return m.build(m.add("joined", Join(1), first, second))
+
+
+@dataclass(frozen=True)
+class Durations:
+    """How long tokens last, drawn from a flow whose steps bend by splines.
+
+    Attributes:
+        taps, layers: of depthwise convolutions.
+        channels: that are drawn; ``bins``: of a spline.
+        steps: of the flow, of which the last but one is not run.
+    """
+
+    taps: int
+    layers: int
+    channels: int
+    bins: int
+    steps: int
+
+    def resting(self, d: Expr) -> Expr:
+        """Numbers of weights that only training runs."""
+        half = self.channels // 2
+        every = 3 * self.bins - 1
+        deep = self.layers * (d * self.taps + d * d + 6 * d)
+        step = half * d + d + deep + (d + 1) * half * every
+        idle = step if self.steps else ZERO
+        return idle + 2 * d + d * d + d + deep + 2 * self.channels + self.steps * step
+
+    def add(self, m: Maker, x: str, voice: str, idle: int) -> str:
+        """Adds it over ``x (B, d, S)``: logarithms of durations ``(B, channels/2, S)``.
+
+        ``idle``: width of a voice that the class has weights for, where none is told.
+        """
+        d, half = m.shape(x)[1], Integer(self.channels // 2)
+        x = conv(m, "length_pre", x, d, 1)
+        if voice:
+            x = m.add("length_voice_add", Map("add"), x, conv(m, "length_voice", voice, d, 1))
+        elif idle:
+            m.vector("length_voice.rows", d * (idle + 1))
+        given = conv(m, "length_proj", self._deep(m, "length", x), d, 1)
+        shape = (B, Integer(self.channels), S)
+        drawn = m.add("drawn", Map("scale"), m.source(Tensor("noise", shape, m.style.acts)))
+        for index in range(self.steps - 1):
+            name = f"bend{index}"
+            drawn = m.add(f"{name}_flip", Copy(shape), drawn)
+            first, second = m.add_many(f"{name}_halves", Cut((half, half)), drawn)
+            y = m.add(f"{name}_given", Add(), conv(m, f"{name}_pre", first, d, 1), given)
+            y = conv(m, f"{name}_proj", self._deep(m, name, y), half * (3 * self.bins - 1), 1)
+            second = self._bent(m, name, second, y)
+            drawn = m.add(f"{name}_joined", Join(1), first, second)
+        drawn = m.add("drawn_flip", Copy(shape), drawn)
+        shift, scale = (m.vector(f"drawn.{n}", shape[1], ONE) for n in ("shift", "scale"))
+        scale = m.add("drawn_exp", Map("exp"), m.add("drawn_neg", Map("neg"), scale))
+        drawn = m.add("drawn_mul", Map("mul"), m.add("drawn_sub", Map("sub"), drawn, shift), scale)
+        return m.add_many("drawn_parts", Cut((half, half)), drawn)[0]
+
+    def _deep(self, m: Maker, name: str, x: str) -> str:
+        """Adds depthwise convolutions, whose taps are ever further apart."""
+        d = m.shape(x)[1]
+        for index in range(self.layers):
+            part, gap = f"{name}_deep{index}", self.taps**index
+            y = conv(m, part, x, d, self.taps, 1, (self.taps - 1) // 2 * gap, d, gap=gap)
+            y = act(m, f"{part}_act1", channel_norm(m, f"{part}_norm1", y), "gelu")
+            y = channel_norm(m, f"{part}_norm2", conv(m, f"{part}_point", y, d, 1))
+            x = m.add(f"{part}_add", Add(), x, act(m, f"{part}_act2", y, "gelu"))
+        return x
+
+    def _bent(self, m: Maker, name: str, x: str, given: str) -> str:
+        """Adds the inverse of a spline of fractions of squares (Durkan et al., arXiv 1906.04032).
+
+        ``x (B, c, S)``: every position counts as one within the spline's bounds.
+        """
+        half, bins = m.shape(x)[1], Integer(self.bins)
+        count = 0
+
+        def make(function: str, *operands: str) -> str:
+            nonlocal count
+            count += 1
+            return m.add(f"{name}_{function}{count}", Map(function), *operands)
+
+        y = m.add(f"{name}_split", Reshape((B, half, 3 * bins - 1, S)), given)
+        y = m.add(f"{name}_columns", Transpose((0, 1, 3, 2)), y)
+        x = m.add(f"{name}_row", Reshape((B, half, S, ONE)), x)
+        edges, sizes = [], []
+        for part in range(2):
+            w = m.add(f"{name}_part{part}", Slice(3, part * bins, bins), y)
+            w = m.add(f"{name}_softmax{part}", SoftmaxOver(3), make("scale", w))
+            w = make("add_constant", make("scale", w))
+            w = m.add(f"{name}_sum{part}", Cumulate(), w)
+            w = m.add(f"{name}_edges{part}", Copy((B, half, S, bins + 1)), w)
+            edges.append(make("add_constant", make("scale", w)))
+            ends = (m.add(f"{name}_end{part}{i}", Slice(3, Integer(i), bins), edges[-1])
+                    for i in (1, 0))  # fmt: skip
+            sizes.append(make("sub", *ends))
+        slopes = m.add(f"{name}_part2", Slice(3, 2 * bins, bins - 1), y)
+        slopes = m.add(f"{name}_slopes", Copy((B, half, S, bins + 1)), slopes)
+        slopes = make("add_constant", make("softplus", slopes))
+        above = Reduce("sum", (3,), keep=True)
+        place = make("add_constant", m.add(f"{name}_above", above, make("ge", x, edges[1])))
+        low, base = (self._at(m, f"{name}_edge{i}", e, place) for i, e in enumerate(edges))
+        wide, high = (self._at(m, f"{name}_size{i}", e, place) for i, e in enumerate(sizes))
+        first = self._at(m, f"{name}_slope0", slopes, place)
+        second = self._at(m, f"{name}_slope1", slopes, make("add_constant", place))
+        delta = make("div", high, wide)
+        bow = make("sub", make("add", first, second), make("scale", delta))
+        offset = make("sub", x, base)
+        bow = make("mul", offset, bow)
+        a = make("add", make("mul", high, make("sub", delta, first)), bow)
+        b = make("sub", make("mul", high, first), bow)
+        c = make("mul", make("neg", delta), offset)
+        root = make("sub", make("square", b), make("mul", make("scale", a), c))
+        root = make("sub", make("neg", b), make("sqrt", root))
+        root = make("div", make("scale", c), root)
+        root = make("add", make("mul", root, wide), low)
+        return m.add(f"{name}_bent", Reshape((B, half, S)), root)
+
+    def _at(self, m: Maker, name: str, x: str, place: str) -> str:
+        """Adds what stands at each position's bin."""
+        return m.add(name, GatherElements(m.shape(place)), x, place)
+
+
+@dataclass(frozen=True)
+class PlainDurations:
+    """How long tokens last, by two convolutions.
+
+    Attributes:
+        wide, taps: of them.
+    """
+
+    wide: Expr
+    taps: int
+
+    def resting(self, d: Expr) -> Expr:
+        """Nothing rests."""
+        return ZERO
+
+    def add(self, m: Maker, x: str, voice: str, idle: int) -> str:
+        """Adds it, see :meth:`Durations.add`."""
+        d = m.shape(x)[1]
+        if voice:
+            x = m.add("length_voice_add", Map("add"), x, conv(m, "length_voice", voice, d, 1))
+        elif idle:
+            m.vector("length_voice.rows", d * (idle + 1))
+        for index in (1, 2):
+            x = act(m, f"length_act{index}", even(m, f"length{index}", x, self.wide, self.taps),
+                    "relu")  # fmt: skip
+            x = channel_norm(m, f"length_norm{index}", x)
+        return conv(m, "length_proj", x, ONE, 1)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """HiFi-GAN (Kong et al., arXiv 2010.05646): frames to samples.
+
+    Attributes:
+        wide: channels behind the first convolution, which each stage halves.
+        ratios, kernels: how much finer each stage is, and taps of its transposed convolution.
+        taps, gaps: of the residual blocks beside one another, and how far taps are apart in
+            each of their steps.
+    """
+
+    wide: int
+    ratios: tuple[int, ...]
+    kernels: tuple[int, ...]
+    taps: tuple[int, ...]
+    gaps: tuple[tuple[int, ...], ...]
+
+    def add(self, m: Maker, x: str, voice: str, idle: int) -> str:
+        """Adds it over ``x (B, flow, n)``: the sound ``(B, 1, samples)``."""
+        x = even(m, "voice_pre", x, Integer(self.wide), 7)
+        if voice:
+            told = conv(m, "voice_told", voice, Integer(self.wide), 1)
+            x = m.add("voice_told_add", Map("add"), x, told)
+        elif idle:
+            m.vector("voice_told.rows", Integer(self.wide * (idle + 1)))
+        for index, (ratio, kernel) in enumerate(zip(self.ratios, self.kernels, strict=True)):
+            name, channels = f"voice{index}", m.shape(x)[1]
+            x = m.add(f"{name}_bent", Map("leaky_relu"), x)
+            out, length = Integer(self.wide // 2 ** (index + 1)), m.shape(x)[2] * ratio
+            weight = m.weight(f"{name}.weight", channels, out, Integer(kernel))
+            op = ConvTranspose((length,), bias=True)
+            x = m.add(name, op, x, weight, m.vector(f"{name}.bias", out))
+            total = ""
+            for block, (taps, gaps) in enumerate(zip(self.taps, self.gaps, strict=True)):
+                y = self._residual(m, f"{name}_block{block}", x, taps, gaps)
+                total = m.add(f"{name}_sum{block}", Add(), total, y) if total else y
+            x = m.add(f"{name}_mean", Map("scale"), total)
+        x = m.add("voice_bent", Map("leaky_relu"), x)
+        x = even(m, "voice_post", x, ONE, 7, bias=False)
+        return m.add("voice_tanh", Map("tanh"), x)
+
+    def _residual(self, m: Maker, name: str, x: str, taps: int, gaps: tuple[int, ...]) -> str:
+        for index, gap in enumerate(gaps):
+            y = x
+            for part, apart in ((1, gap), (2, 1)):
+                y = m.add(f"{name}_bent{index}{part}", Map("leaky_relu"), y)
+                y = even(m, f"{name}_conv{index}{part}", y, m.shape(x)[1], taps, apart)
+            x = m.add(f"{name}_add{index}", Add(), y, x)
+        return x
+
+
+@dataclass(frozen=True)
+class Vits(OnePass):
+    """``B`` texts of ``S`` tokens, each spoken in ``G`` frames.
+
+    Attributes:
+        words: embeddings.
+        layer, layers: over the text.
+        lengths: how long tokens last.
+        width: channels of the flow; ``flow``, ``flows``: its steps.
+        voice: what makes the sound.
+        speakers: rows of the table of voices, of which each text takes one; 0 where there is one
+            voice.
+        told: width of a voice's vector that weights are made for.
+        resting: numbers of weights that only training runs.
+    """
+
+    words: Ends
+    layer: SpokenLayer
+    layers: Expr
+    lengths: Durations | PlainDurations
+    width: Expr
+    flow: Flow
+    flows: Expr
+    voice: Voice
+    speakers: int
+    told: int
+    resting: Expr
+
+    def positions(self, style: Style) -> Expr:
+        return S
+
+    @property
+    def samples(self) -> int:
+        """Samples of a frame."""
+        return prod(self.voice.ratios)
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m, d = Maker(name, style), self.words.d
+        m.vector("training.rows", self.resting)
+        voice = self._told(m) if self.speakers else ""
+        x = embedded(m, self.words)
+        x = run(m, (Segment("text_layers", self.layer, self.layers),), x)
+        rows = m.add("text_channels", Transpose((0, 2, 1)), x)
+        stats = m.linear("stats", x, 2 * self.width, d, True)
+        lengths = self.lengths.add(m, rows, voice, self.told)
+        x = self._stretched(m, lengths, stats)
+        given = {"voice_vector": voice} if voice else {}
+        x = run(m, (Segment("flow", self.flow, self.flows),), x, **given)
+        return m.build(self.voice.add(m, x, voice, self.told))
+
+    def _told(self, m: Maker) -> str:
+        ids = m.source(Tensor("speaker_ids", (B,), INT64))
+        wide = Integer(self.told)
+        table = m.weight("speakers.weight", Integer(self.speakers), wide)
+        found = m.add("speaker_embed", Embedding(result=m.style.acts), ids, table)
+        return m.add("speaker_column", Reshape((B, wide, ONE)), found)
+
+    def _stretched(self, m: Maker, lengths: str, stats: str) -> str:
+        """Adds a draw for each frame: means and spreads of its token, which a product takes."""
+        length = m.add("length", Map("ceil"), m.add("length_exp", Map("exp"), lengths))
+        ends = m.add("length_scale", Map("scale"), length)
+        ends = m.add("length_ends", Reshape((B, S, ONE)), m.add("length_sum", Cumulate(), ends))
+        frames = m.source(Tensor("frames", (G,), m.style.acts))
+        within = m.add("within", Map("lt"), frames, ends)
+        own = m.add("own", Map("sub"), within, within)
+        own = m.add("own_rows", Transpose((0, 2, 1)), own)
+        parts = []
+        for index, part in enumerate(("means", "spreads")):
+            some = m.add(part, Slice(2, self.width * index, self.width), stats)
+            some = m.add(f"{part}_frames", MatMul(), own, some)
+            parts.append(m.add(f"{part}_channels", Transpose((0, 2, 1)), some))
+        shape = (B, self.width, G)
+        noise = m.add("frame_noise_scale", Map("scale"),
+                      m.source(Tensor("frame_noise", shape, m.style.acts)))  # fmt: skip
+        spread = m.add("spread", Map("mul"), noise, m.add("spread_exp", Map("exp"), parts[1]))
+        return m.add("draw", Map("add"), parts[0], spread)
