@@ -349,7 +349,7 @@ class EncoderDecoder:
     longest: int | None = None
     kinds: tuple[Segment, ...] = ()
     joined: Expr | None = None
-    front: TextFront | None = None
+    front: Front | None = None
     again: bool = False
 
     @property

@@ -348,6 +348,7 @@ class Voice:
         ratios, kernels: how much finer each stage is, and taps of its transposed convolution.
         taps, gaps: of the residual blocks beside one another, and how far taps are apart in
             each of their steps.
+        bias: of the last convolution.
     """
 
     wide: int
@@ -355,6 +356,12 @@ class Voice:
     kernels: tuple[int, ...]
     taps: tuple[int, ...]
     gaps: tuple[tuple[int, ...], ...]
+    bias: bool = False
+
+    @property
+    def samples(self) -> int:
+        """Samples of a frame."""
+        return prod(self.ratios)
 
     def add(self, m: Maker, x: str, voice: str, idle: int) -> str:
         """Adds it over ``x (B, flow, n)``: the sound ``(B, 1, samples)``."""
@@ -377,7 +384,7 @@ class Voice:
                 total = m.add(f"{name}_sum{block}", Add(), total, y) if total else y
             x = m.add(f"{name}_mean", Map("scale"), total)
         x = m.add("voice_bent", Map("leaky_relu"), x)
-        x = even(m, "voice_post", x, ONE, 7, bias=False)
+        x = even(m, "voice_post", x, ONE, 7, bias=self.bias)
         return m.add("voice_tanh", Map("tanh"), x)
 
     def _residual(self, m: Maker, name: str, x: str, taps: int, gaps: tuple[int, ...]) -> str:
@@ -420,11 +427,6 @@ class Vits(OnePass):
 
     def positions(self, style: Style) -> Expr:
         return S
-
-    @property
-    def samples(self) -> int:
-        """Samples of a frame."""
-        return prod(self.voice.ratios)
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.words.d

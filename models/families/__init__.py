@@ -109,6 +109,7 @@ FILES = (
     "vilt",
     "pyramids",
     "vits",
+    "speaking",
     "clipseg",
 )
 

@@ -13,8 +13,9 @@ from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
 from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads
 from costgraph.models.conformer import NearHeads, NearRows
 from costgraph.models.encoder import Encoder, EncoderDecoder
-from costgraph.models.families.common import Family, Reading, activation_of, rotary_of
+from costgraph.models.families.common import Family, Reading, activation_of, class_of, rotary_of
 from costgraph.models.families.encoders import LAYER_NORM, answering, sides_of
+from costgraph.models.families.speaking import spoken
 from costgraph.models.families.speech import GAIN, POSITIONS, speech_front
 from costgraph.models.families.vision import sizes
 from costgraph.models.fields import Fields, divided
@@ -150,6 +151,8 @@ _SPOKEN = (
 
 def _speecht5(fields: Fields) -> Reading:
     """SpeechT5 that recognises speech (arXiv 2110.07205): wav2vec 2.0's front, a text decoder."""
+    if class_of(fields.values) == "SpeechT5ForTextToSpeech":
+        return spoken(fields)
     fields = fields.with_defaults(
         hidden_size=768, encoder_layers=12, decoder_layers=6, encoder_ffn_dim=3072,
         decoder_ffn_dim=3072, encoder_attention_heads=12, decoder_attention_heads=12,
@@ -192,5 +195,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "MoonshineForConditionalGeneration": "moonshine",
         "Speech2TextForConditionalGeneration": "speech_to_text",
         "SpeechT5ForSpeechToText": "speecht5",
+        "SpeechT5ForTextToSpeech": "speecht5",
     }
 )

@@ -38,7 +38,12 @@ def _odd(fields: Fields, key: str, default: int) -> int:
     return taps
 
 
-def _voice(fields: Fields) -> Voice:
+def voice_of(fields: Fields) -> Voice:
+    """HiFi-GAN's sizes.
+
+    Raises:
+        ModelError: they do not fit one another.
+    """
     ratios = sizes(fields, "upsample_rates", (8, 8, 2, 2))
     kernels = sizes(fields, "upsample_kernel_sizes", (16, 16, 4, 4))
     if len(ratios) != len(kernels) or prod(ratios) > LARGEST_ENTRY:
@@ -131,12 +136,12 @@ def _vits(fields: Fields) -> Reading:
         width=Integer(width),
         flow=Flow(Integer(width), wave, speakers > 1),
         flows=Integer(fields.size("prior_encoder_num_flows", default=4)),
-        voice=_voice(fields),
+        voice=voice_of(fields),
         speakers=speakers if speakers > 1 else 0,
         told=told,
         resting=resting,
     )
-    said = [FRAMES.format(samples=model.samples), TRAINED]
+    said = [FRAMES.format(samples=model.voice.samples), TRAINED]
     if speakers > 1:
         said.append(TOLD.format(speakers=speakers))
     return Reading(model, assumptions=tuple(said))

@@ -188,6 +188,11 @@ _LINES = (
         "noise_scale noise_scale_duration sampling_rate speaking_rate",
     ),
     (
+        "speecht5_hifigan",
+        "a factor, and a rate",
+        "leaky_relu_slope sampling_rate",
+    ),
+    (
         "fsmt",
         "names of languages",
         "langs",
@@ -370,5 +375,5 @@ NAMES = (
     "dinov2-registers-small", "deit-small", "videomae-small", "ast-small",
     "vilt-small", "xclip-small",
     "fsmt-small", "altclip-small", "pvt-small", "glpn-small",
-    "vits-small",
+    "vits-small", "speecht5-speaks-small", "hifigan-small",
 )  # fmt: skip
