@@ -54,6 +54,11 @@ class Codec(OnePass):
         return S
 
     @property
+    def samples(self) -> int:
+        """Samples of a step."""
+        return prod(self.ratios)
+
+    @property
     def limits(self) -> tuple[Limit, ...]:
         if self.longest is None:
             return ()
@@ -61,7 +66,7 @@ class Codec(OnePass):
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
-        x = picture(m, B, Integer(self.channels), (q * prod(self.ratios),), "sound")
+        x = picture(m, B, Integer(self.channels), (q * self.samples,), "sound")
         if self.level:
             loud = m.add("mono", Reduce("mean", (1,), keep=True), x)
             loud = m.add("loud_square", Map("square"), loud)

@@ -24,7 +24,7 @@ from costgraph.ops import (
 )
 from costgraph.ops.image import Rearrange, WindowMask
 from costgraph.ops.maps import Map
-from costgraph.ops.pattern import FULL, counted
+from costgraph.ops.pattern import CAUSAL, FULL, Window, counted
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Expand, Reshape
 
@@ -46,6 +46,8 @@ class TowerLayer:
         windows: windows of equal length that each sequence attends in, or None.
         scaled: what the blocks make is multiplied by a vector before it is added.
         around: norms stand behind both blocks too.
+        window: the nearest positions that one sees, itself among them, where it sees earlier ones
+            only; None for all.
     """
 
     batch: Expr
@@ -57,6 +59,7 @@ class TowerLayer:
     windows: Expr | None = None
     scaled: bool = False
     around: bool = False
+    window: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """The rotary table, and the position bias that all layers share."""
@@ -87,13 +90,14 @@ class TowerLayer:
 
     def _attention(self, m: Maker, x: str) -> str:
         query, key, value = self.at.all(m, x)
-        pattern = counted(m.style.mask) if self.causal else FULL
+        near = CAUSAL if self.window is None else Window(self.window)
+        pattern = counted(m.style.mask, near) if self.causal else FULL
         if self.windows is None:
             bias = self.at.bias(m, self.length, self.length)
             return self.at.out(m, attended(m, query, key, value, pattern, bias))
-        near = (self.batch * self.windows, self.length / self.windows)
+        cut = (self.batch * self.windows, self.length / self.windows)
         query, key, value = (
-            m.add(f"{name}_windows", Reshape((*near, *m.shape(part)[2:])), part)
+            m.add(f"{name}_windows", Reshape((*cut, *m.shape(part)[2:])), part)
             for name, part in (("q", query), ("k", key), ("v", value))
         )
         mixed = attended(m, query, key, value, pattern)

@@ -1,4 +1,4 @@
-"""Codecs of sound: EnCodec and DAC."""
+"""Codecs of sound: EnCodec, DAC and Mimi."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from itertools import pairwise
 from math import ceil, floor, log2, prod
 from types import MappingProxyType
+from typing import Any
+
+from sympy import Integer
 
 from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import FeedForward
+from costgraph.models.blocks.encoder import Heads
 from costgraph.models.codecs import Dac, Encodec
-from costgraph.models.families.common import Family, Reading
+from costgraph.models.families.common import Family, Reading, activation_of, heads_of
 from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES, sizes
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, divided
+from costgraph.models.mimi import Mimi
 
 STEP = "S counts steps of {samples} samples, each a code from {books} codebooks: to codes and back"
 BUFFERS = "codebooks are buffers of the published class, and no parameters"
@@ -63,23 +69,19 @@ def _chunk(fields: Fields, hop: int) -> int | None:
     return steps
 
 
-def encodec(fields: Fields) -> Reading:
-    """EnCodec, alone or beside what makes its codes."""
+def _convolutions(fields: Fields) -> dict[str, Any]:
+    """What the convolutions of EnCodec's kin are.
+
+    Raises:
+        ModelError: a width is not divided, or there are too many layers.
+    """
     ratios = _ratios(fields, "upsampling_ratios", (8, 5, 4, 2))
     d, wide = fields.size("hidden_size", default=128), fields.size("num_filters", default=32)
-    size = fields.size("codebook_size", default=1024)
-    kind = fields.word("norm_type", default="weight_norm")
-    if kind not in ("weight_norm", "time_group_norm"):
-        raise ModelError(f"{fields.name}: 'norm_type' = {clip(kind)} is not known")
     for key in ("use_causal_conv", "pad_mode", "trim_right_ratio"):
         fields.values.get(key)  # which side is padded and cut, not by how much
     less = fields.size("compress", default=2)
     if wide % less:
         raise ModelError(f"{fields.name}: 'num_filters' = {wide} over 'compress' = {less}")
-    narrow = fields.size("codebook_dim", default=d)
-    if narrow != d:
-        raise ModelError(f"{fields.name}: 'codebook_dim' must be 'hidden_size' = {d}")
-    books = _books(fields, size, prod(ratios))
     taps = tuple(
         fields.size(key, default=default)
         for key, default in (
@@ -89,31 +91,116 @@ def encodec(fields: Fields) -> Reading:
         )
     )
     layers = fields.size("num_residual_layers", default=1)
-    steps = fields.size("num_lstm_layers", default=2)
     growth = fields.size("dilation_growth_rate", default=2)
-    if max(layers, steps) > MOST_ENTRIES or layers * growth.bit_length() > MOST_ENTRIES:
-        raise ModelError(f"{fields.name}: {layers} residual layers, {steps} layers of an LSTM")
+    if layers > MOST_ENTRIES or layers * growth.bit_length() > MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: {layers} residual layers")
     _bounded(fields, d, wide * 2 ** len(ratios), *taps)
+    return {
+        "channels": fields.size("audio_channels", default=1),
+        "ratios": ratios[::-1],
+        "wide": wide,
+        "d": d,
+        "taps": taps,
+        "residuals": layers,
+        "growth": growth,
+        "less": less,
+        "short": fields.flag("use_conv_shortcut", True),
+    }
+
+
+def encodec(fields: Fields) -> Reading:
+    """EnCodec, alone or beside what makes its codes."""
+    common = _convolutions(fields)
+    hop, d = prod(common["ratios"]), common["d"]
+    size = fields.size("codebook_size", default=1024)
+    kind = fields.word("norm_type", default="weight_norm")
+    if kind not in ("weight_norm", "time_group_norm"):
+        raise ModelError(f"{fields.name}: 'norm_type' = {clip(kind)} is not known")
+    narrow = fields.size("codebook_dim", default=d)
+    if narrow != d:
+        raise ModelError(f"{fields.name}: 'codebook_dim' must be 'hidden_size' = {d}")
+    books = _books(fields, size, hop)
+    steps = fields.size("num_lstm_layers", default=2)
+    if steps > MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: {steps} layers of an LSTM")
     model = Encodec(
-        channels=fields.size("audio_channels", default=1),
-        longest=_chunk(fields, prod(ratios)),
-        ratios=ratios[::-1],
-        wide=wide,
-        d=d,
+        **common,
+        longest=_chunk(fields, hop),
         books=books,
         size=size,
         narrow=narrow,
         level=fields.flag("normalize", False),
-        taps=(taps[0], taps[1], taps[2]),
-        residuals=layers,
-        growth=growth,
-        less=less,
-        short=fields.flag("use_conv_shortcut", True),
         recurrent=steps,
         gains=kind == "weight_norm",
     )
-    said = STEP.format(samples=prod(ratios), books=books)
+    said = STEP.format(samples=model.samples, books=books)
     return Reading(model, assumptions=(said, BUFFERS))
+
+
+def _mimi(fields: Fields) -> Reading:
+    """Mimi: EnCodec's convolutions, without norms and LSTMs."""
+    named = fields.with_defaults(
+        upsampling_ratios=[8, 6, 5, 4],
+        hidden_size=512,
+        num_filters=64,
+        last_kernel_size=3,
+        use_conv_shortcut=False,
+        codebook_size=2048,
+        intermediate_size=2048,
+        num_attention_heads=8,
+        num_hidden_layers=8,
+        hidden_act="gelu",
+    )
+    d, narrow = named.size("hidden_size"), fields.size("codebook_dim", default=256)
+    if fields.size("vector_quantization_hidden_dimension", default=256) != narrow:
+        raise ModelError(
+            f"{fields.name}: 'vector_quantization_hidden_dimension' must be {narrow}, the "
+            "'codebook_dim'"
+        )
+    books, meaning = (
+        fields.size(key, default=default)
+        for key, default in (("num_quantizers", 32), ("num_semantic_quantizers", 1))
+    )
+    if not meaning < books <= MOST_BOOKS:
+        raise ModelError(
+            f"{fields.name}: 'num_semantic_quantizers' = {meaning} of 'num_quantizers' = {books}"
+        )
+    common, size = _convolutions(named), named.size("codebook_size")
+    rate, hop = fields.size("sampling_rate", default=24_000), prod(common["ratios"])
+    wanted = fields.number("frame_rate", rate / (2 * hop))
+    stride = int(ceil(rate / hop) / wanted) if wanted > 0 else 0
+    if not 1 < stride <= MOST_ENTRIES:
+        raise ModelError(f"{fields.name}: 'frame_rate' = {wanted} of {ceil(rate / hop)} a second")
+    groups = fields.size("upsample_groups", default=512)
+    divided(fields, d, groups, "hidden size over 'upsample_groups'")
+    heads, kv_heads, width = heads_of(named.with_defaults(num_key_value_heads=8), d)
+    bias = fields.flag("attention_bias", False)
+    for key in ("use_streaming", "layer_scale_initial_scale"):
+        fields.values.get(key)  # one whole sound; values of scales
+    feed = FeedForward(
+        Integer(d), Integer(named.size("intermediate_size")), activation_of(named, "hidden_act"),
+        gated=False,
+    )  # fmt: skip
+    at = Heads(Integer(d), Integer(heads), width, bias, bias, bias, rotary=width,
+               kv_heads=Integer(kv_heads))  # fmt: skip
+    model = Mimi(
+        **common,
+        longest=None,
+        books=books,
+        size=size,
+        narrow=narrow,
+        level=False,
+        recurrent=0,
+        gains=False,
+        at=at,
+        feed=feed,
+        layers=named.size("num_hidden_layers"),
+        window=Integer(fields.size("sliding_window", default=250)),
+        stride=stride,
+        groups=groups,
+        meaning=meaning,
+    )
+    return Reading(model, assumptions=(STEP.format(samples=model.samples, books=books), BUFFERS))
 
 
 def _dac(fields: Fields) -> Reading:
@@ -138,7 +225,9 @@ def _dac(fields: Fields) -> Reading:
 
 
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"encodec": encodec, "dac": _dac})
+FAMILIES: Mapping[str, Family] = MappingProxyType({"encodec": encodec, "dac": _dac, "mimi": _mimi})
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
-ARCHITECTURES: Mapping[str, str] = MappingProxyType({"EncodecModel": "encodec", "DacModel": "dac"})
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {"EncodecModel": "encodec", "DacModel": "dac", "MimiModel": "mimi"}
+)

@@ -193,6 +193,12 @@ _LINES = (
         "leaky_relu_slope sampling_rate",
     ),
     (
+        "mimi",
+        "which side is padded or cut; of sounds in parts; scales; steps follow the rate",
+        "layer_scale_initial_scale pad_mode sampling_rate trim_right_ratio use_causal_conv "
+        "use_streaming",
+    ),
+    (
         "fsmt",
         "names of languages",
         "langs",
@@ -375,5 +381,5 @@ NAMES = (
     "dinov2-registers-small", "deit-small", "videomae-small", "ast-small",
     "vilt-small", "xclip-small",
     "fsmt-small", "altclip-small", "pvt-small", "glpn-small",
-    "vits-small", "speecht5-speaks-small", "hifigan-small",
+    "vits-small", "mimi-small", "speecht5-speaks-small", "hifigan-small",
 )  # fmt: skip
