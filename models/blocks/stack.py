@@ -71,7 +71,8 @@ class Output:
     ``logits`` over the vocabulary; ``bare``: nothing; ``score``: a projection to ``labels``
     values, as classifiers and reward models have: at the last position or at ``every`` one, with
     or without ``bias``. ``inner``: the activation behind a product in front of it, which keeps
-    the width and has a bias, or nothing.
+    the width and has a bias, or nothing. ``unit``: the values of a position are brought to a
+    length of one.
     """
 
     kind: str = "logits"
@@ -79,6 +80,7 @@ class Output:
     bias: bool = False
     every: bool = False
     inner: str = ""
+    unit: bool = False
 
 
 LOGITS, BARE = Output(), Output("bare")
@@ -277,7 +279,11 @@ def close(m: Maker, ends: Ends, hidden: str, table: str) -> str:
         if ends.output.inner:
             hidden = m.linear("score_inner", hidden, width, width, True)
             hidden = m.add("score_act", Activation(ends.output.inner), hidden)
-        return m.linear("score", hidden, ends.output.labels, width, ends.output.bias)
+        made = m.linear("score", hidden, ends.output.labels, width, ends.output.bias)
+        if not ends.output.unit:
+            return made
+        # Unit length is a root mean square up to a constant.
+        return m.norm("score_unit", made, ends.output.labels, Norm("rms", weight=False))
     if ends.head_scale:
         hidden = m.add("head_scale", Scale(), hidden)
     if ends.tied:

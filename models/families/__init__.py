@@ -110,6 +110,7 @@ FILES = (
     "pyramids",
     "vits",
     "speaking",
+    "retrieving",
     "clipseg",
 )
 

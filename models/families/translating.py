@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from sympy import Integer
 
@@ -48,8 +49,8 @@ def _kin(kin: Kin) -> Family:
     return read
 
 
-def read_kin(fields: Fields, kin: Kin) -> Reading:
-    """A relative of BART."""
+def read_kin(fields: Fields, kin: Kin, **more: Any) -> Reading:
+    """A relative of BART; ``more`` are further attributes of the model."""
     d = Integer(fields.size("d_model"))
     act = activation_of(fields, "activation_function", default=kin.activation)
     (at, feed), side = sides_of(fields, int(d), act, k_bias=True)
@@ -79,7 +80,7 @@ def read_kin(fields: Fields, kin: Kin) -> Reading:
         norm=LAYER_NORM if kin.first else None,
         longest=longest,
     )
-    return Reading(answering(fields, encoder, side, ends, longest=longest))
+    return Reading(answering(fields, encoder, side, ends, longest=longest, **more))
 
 
 def _mvp(fields: Fields) -> Reading:
@@ -105,6 +106,7 @@ def _fsmt(fields: Fields) -> Reading:
     reading = read_kin(
         fields.with_values(vocab_size=said, tie_word_embeddings=tied),
         Kin(extra=rows, embed_norm=False, activation="relu", scaled=True),
+        **({} if tied else {"shared": ()}),
     )
     model = reading.model
     assert isinstance(model, EncoderDecoder)
@@ -115,7 +117,7 @@ def _fsmt(fields: Fields) -> Reading:
     assert isinstance(front, TextFront)
     front = replace(front, ends=replace(front.ends, vocab=Integer(read)))
     encoder = replace(model.encoder, front=front)
-    return replace(reading, model=replace(model, encoder=encoder, shared=()))
+    return replace(reading, model=replace(model, encoder=encoder))
 
 
 #: ``model_type`` to the function that reads it.

@@ -199,6 +199,11 @@ _LINES = (
         "use_streaming",
     ),
     (
+        "colpali colqwen2",
+        "the parts have their own; there are no logits",
+        "vlm_config.hidden_size vlm_config.tie_word_embeddings vlm_config.vocab_size",
+    ),
+    (
         "fsmt",
         "names of languages",
         "langs",
@@ -382,4 +387,5 @@ NAMES = (
     "vilt-small", "xclip-small",
     "fsmt-small", "altclip-small", "pvt-small", "glpn-small",
     "vits-small", "mimi-small", "speecht5-speaks-small", "hifigan-small",
+    "colpali-small", "colqwen2-small",
 )  # fmt: skip
