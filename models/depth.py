@@ -12,15 +12,16 @@ from fractions import Fraction
 from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph
+from costgraph.models.bit import Bit
 from costgraph.models.blocks import Maker, Segment, Style
-from costgraph.models.blocks.image import act, conv, enlarge, picture, same_norm
+from costgraph.models.blocks.image import act, conv, enlarge, picture, positions_of, same_norm
 from costgraph.models.blocks.stack import run
 from costgraph.models.vision import OnePass, Tower
-from costgraph.ops import Activation, Add, Concat, Scale
-from costgraph.ops.image import AsImage, Cut
+from costgraph.ops import Activation, Add, AsSequence, Concat, Scale
+from costgraph.ops.image import AsImage, Cut, Prepend
 from costgraph.ops.maps import Map
 from costgraph.ops.pool import Resize
-from costgraph.ops.views import Expand
+from costgraph.ops.views import Expand, Reshape
 from costgraph.symbols import B
 
 ONE, THREE = Integer(1), Integer(3)
@@ -45,6 +46,8 @@ class Depth(OnePass):
             else they are doubled.
         projected: a convolution more in front of the head.
         mask: a vector for masked patches rests in memory.
+        stem: a network whose last image the transformer sees, and whose first ones are the first
+            features; None where it sees patches.
     """
 
     tower: Tower
@@ -59,6 +62,7 @@ class Depth(OnePass):
     exact: bool
     projected: bool = False
     mask: bool = False
+    stem: Bit | None = None
 
     def positions(self, style: Style) -> Expr:
         return self.tower.positions(style)
@@ -66,7 +70,12 @@ class Depth(OnePass):
     def graph(self, name: str, style: Style) -> Graph:
         m, tower = Maker(name, style), self.tower
         d, size = tower.at.d, tower.sized(style)
-        x = tower.patches.add(m, picture(m, B, tower.patches.channels, size))
+        shown, images = picture(m, B, tower.patches.channels, size), []
+        if self.stem is None:
+            x = tower.patches.add(m, shown)
+        else:
+            *images, last = self.stem.maps(m, shown)
+            x = self._rows(m, last)
         if self.mask:
             m.vector("mask_token", d)
         layer = tower.layer(B, m.shape(x)[1])
@@ -78,7 +87,8 @@ class Depth(OnePass):
             kept.append(x)
         last = kept.pop()
         grid = tuple(n // p for n, p in zip(size, tower.patches.patch, strict=True))
-        maps = [self._map(m, index, rows, grid) for index, rows in enumerate(kept)]
+        maps = [self._last(m, f"map{index}", image) for index, image in enumerate(images)]
+        maps += [self._map(m, index, rows, grid) for index, rows in enumerate(kept, len(images))]
         made = self._headed(m, self._fused(m, maps), size)
         if self.normed or tower.back is None:
             return m.build(made)
@@ -105,7 +115,21 @@ class Depth(OnePass):
             x = enlarge(m, f"{name}_enlarge", x, width, Integer(int(factor)))
         elif factor < 1:
             x = conv(m, f"{name}_shrink", x, width, 3, int(1 / factor), 1)
+        return self._last(m, name, x)
+
+    def _last(self, m: Maker, name: str, x: str) -> str:
+        """Adds the convolution that brings features to one width."""
         return conv(m, f"{name}_conv", x, self.fused, 3, 1, 1, bias=False)
+
+    def _rows(self, m: Maker, image: str) -> str:
+        """Adds positions of a network's image behind a class token."""
+        patches, d = self.tower.patches, self.tower.at.d
+        x = m.add("stem_rows", AsSequence(), conv(m, "stem_proj", image, d, 1))
+        token = m.add("class_row", Reshape((ONE, d)), m.vector("class_token", d))
+        x = m.add("prepend", Prepend(), token, x)
+        assert patches.rows is not None
+        table = positions_of(m, patches.rows, m.shape(x)[1], d, taps=4)
+        return m.add("position_add", Add(), x, table)
 
     def _fused(self, m: Maker, maps: list[str]) -> str:
         """Adds the fusion from the coarsest map to the finest."""

@@ -111,6 +111,7 @@ FILES = (
     "vits",
     "speaking",
     "retrieving",
+    "bit",
     "clipseg",
 )
 

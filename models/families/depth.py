@@ -10,10 +10,13 @@ from typing import Any
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
+from costgraph.models.bit import Bit
 from costgraph.models.depth import Depth
 from costgraph.models.families import FAMILIES as READERS
+from costgraph.models.families.bit import STANDARDISED, bit
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.patchwise import BASE
+from costgraph.models.families.stages import taken_of
 from costgraph.models.families.vision import patches_of, pixels, sizes, tower_of
 from costgraph.models.fields import Fields
 from costgraph.models.vision import Tower, VisionTransformer
@@ -98,10 +101,42 @@ def _depth_anything(fields: Fields) -> Reading:
     return Reading(model)
 
 
+def _stem(fields: Fields, widths: tuple[int, ...]) -> Bit:
+    """The network in front of the transformer of a hybrid.
+
+    Raises:
+        ModelError: it is not one of three stages, or its images have other widths.
+    """
+    part = fields.section("backbone_config").with_defaults(model_type="bit")
+    part.require("model_type", "bit")
+    part.values.get("architectures")
+    network = bit(part, inside=True)
+    if network.before or taken_of(part, len(network.widths)) != (1, 2, 3):
+        raise ModelError(f"{part.name}: only three stages of bottlenecks are known in this family")
+    if network.channels != Integer(fields.size("num_channels", default=3)):
+        raise ModelError(f"{part.name}: 'num_channels' must be that of the pictures")
+    fields.require("neck_ignore_stages", [0, 1])
+    fields.require("readout_type", "project")
+    shape = fields.values.get("backbone_featmap_shape", [1, 1024, 24, 24])
+    if not isinstance(shape, list) or len(shape) != 4 or shape[1] != network.widths[2]:
+        raise ModelError(
+            f"{fields.name}: 'backbone_featmap_shape' = {clip(shape)}: {network.widths[2]} "
+            "channels are made"
+        )
+    if widths[:2] != network.widths[:2]:
+        raise ModelError(
+            f"{fields.name}: 'neck_hidden_sizes' must begin with {network.widths[:2]}, as the "
+            "network has"
+        )
+    return network
+
+
 def _dpt(fields: Fields) -> Reading:
-    fields.refuse("is_hybrid", "a convolutional stem is not known in this family")
     bare = (class_of(fields.values) or "").endswith("Model")
-    if fields.values.get("backbone_config") and not bare:
+    hybrid = fields.flag("is_hybrid", False)
+    if hybrid and bare:
+        raise ModelError(f"{fields.name}: 'is_hybrid': only the class for depths is known")
+    if not hybrid and fields.values.get("backbone_config") and not bare:
         tower, taken, normed, mask = _backbone(fields.section("backbone_config"))
     else:
         named = fields.with_defaults(**BASE)
@@ -115,6 +150,7 @@ def _dpt(fields: Fields) -> Reading:
             raise ModelError(
                 f"{fields.name}: 'backbone_out_indices' = {clip(given)} of {layers} layers"
             )
+        given = given[2:] if hybrid else given
         taken, normed, mask = tuple(i + 1 for i in given), False, False
     for key in _APART:
         fields.values.get(key)
@@ -123,7 +159,8 @@ def _dpt(fields: Fields) -> Reading:
         fields.require("pooler_act", "tanh")
         return Reading(VisionTransformer(tower, None, pooler=True))
     widths = sizes(fields, "neck_hidden_sizes", (96, 192, 384, 768))
-    if len(widths) != len(taken):
+    stem = _stem(fields, widths) if hybrid else None
+    if len(widths) != len(taken) + (2 if hybrid else 0):
         raise ModelError(f"{fields.name}: 'neck_hidden_sizes' of {len(taken)} layers")
     readout = fields.word("readout_type", default="project")
     if readout not in ("ignore", "add", "project"):
@@ -148,8 +185,9 @@ def _dpt(fields: Fields) -> Reading:
         exact=False,
         projected=projected,
         mask=mask,
+        stem=stem,
     )
-    return Reading(model)
+    return Reading(model, assumptions=(STANDARDISED,) if hybrid else ())
 
 
 #: ``model_type`` to the function that reads it.

@@ -388,4 +388,5 @@ NAMES = (
     "fsmt-small", "altclip-small", "pvt-small", "glpn-small",
     "vits-small", "mimi-small", "speecht5-speaks-small", "hifigan-small",
     "colpali-small", "colqwen2-small",
+    "bit-small", "dpt-hybrid-small",
 )  # fmt: skip
