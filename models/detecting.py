@@ -143,20 +143,24 @@ class Detr(OnePass):
         size = m.style.image or self.size
         return self.stem.body(m, picture(m, B, self.stem.channels, size))
 
-    def graph(self, name: str, style: Style) -> Graph:
-        m, d = Maker(name, style), self.at.d
+    def _seen(self, m: Maker) -> tuple[str, str]:
+        """Adds the image's rows behind the encoder, and their places."""
+        d = self.at.d
         x = conv(m, "input_proj", self._stem(m), d, 1)
         tall, wide = m.shape(x)[2:]
         x = m.add("image_rows", AsSequence(), x)
         places = self._places(m, tall, wide)
         layer = PlacedLayer(tall * wide, self.at, self.feed, first=self.first)
         x = run(m, (Segment("encoder", layer, self.layers),), x, places=places)
-        if self.first:
-            x = m.norm("encoder_norm", x, d, LAYER_NORM)
+        return (m.norm("encoder_norm", x, d, LAYER_NORM) if self.first else x), places
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m, d = Maker(name, style), self.at.d
+        x, places = self._seen(m)
         asked = m.vector("queries.weight", self.queries, d)
         asked = m.add("query_places", Reshape((self.queries, d)), asked)
         y = m.add("empty", Fill((B, self.queries, d), style.acts))
-        inner = PlacedLayer(self.queries, self.own, self.fed, tall * wide, self.first)
+        inner = PlacedLayer(self.queries, self.own, self.fed, m.shape(x)[1], self.first)
         given = {"places": asked, "image_rows": x, "image_places": places}
         y = run(m, (Segment("decoder", inner, self.count),), y, **given)
         y = m.norm("decoder_norm", y, d, LAYER_NORM)

@@ -12,6 +12,7 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.deformable import GROUPS
 from costgraph.models.blocks.encoder import Heads
+from costgraph.models.conditional import ConditionalDetr
 from costgraph.models.convnet import ResNet
 from costgraph.models.detecting import Detr, NamedBoxes, Yolos
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
@@ -21,6 +22,7 @@ from costgraph.models.families.vision import (
     LARGEST_ENTRY,
     clip_reader,
     clip_tower,
+    few,
     grid_of,
     patches_of,
     pixels,
@@ -125,7 +127,7 @@ def _named(fields: Fields, bare: ResNet) -> ResNet:
     return replace(bare, widths=widths, depths=depths, bottleneck=narrowed)
 
 
-def _detr(fields: Fields, first: bool = False) -> Reading:
+def _detr(fields: Fields, first: bool = False, kind: type[Detr] = Detr) -> Reading:
     fields = fields.with_defaults(
         d_model=256, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=2048,
         decoder_ffn_dim=2048, encoder_attention_heads=8, decoder_attention_heads=8,
@@ -151,7 +153,9 @@ def _detr(fields: Fields, first: bool = False) -> Reading:
     for key in (*COSTS, "num_hidden_layers", "init_xavier_std"):
         fields.values.get(key)
     boxes = (class_of(fields.values) or "").endswith("ForObjectDetection")
-    model = Detr(
+    # Conditional DETR has no label for nothing.
+    labels = Integer(labels_of(fields) + (kind is Detr)) if boxes else None
+    model = kind(
         stem=resnet(fields),
         size=(Integer(SIZE[0]), Integer(SIZE[1])),
         at=at,
@@ -160,8 +164,8 @@ def _detr(fields: Fields, first: bool = False) -> Reading:
         fed=fed,
         layers=Integer(fields.size("encoder_layers")),
         count=Integer(fields.size("decoder_layers")),
-        queries=Integer(fields.size("num_queries", default=100)),
-        labels=Integer(labels_of(fields) + 1) if boxes else None,
+        queries=Integer(fields.size("num_queries", default=100 if kind is Detr else 300)),
+        labels=labels,
         learned=places == "learned",
         first=first,
     )
@@ -170,6 +174,13 @@ def _detr(fields: Fields, first: bool = False) -> Reading:
 
 def _table_transformer(fields: Fields) -> Reading:
     return _detr(fields, first=True)
+
+
+def _conditional(fields: Fields) -> Reading:
+    few(fields, "decoder_layers", 6)
+    for key in ("cls_loss_coefficient", "focal_alpha"):
+        fields.values.get(key)  # of training
+    return _detr(fields, kind=ConditionalDetr)
 
 
 def _yolos(fields: Fields) -> Reading:
@@ -215,6 +226,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "detr": _detr,
         "table-transformer": _table_transformer,
+        "conditional_detr": _conditional,
         "yolos": _yolos,
         "owlvit": _owlvit,
         "owlv2": _owlv2,
@@ -228,6 +240,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "DetrModel": "detr",
         "TableTransformerForObjectDetection": "table-transformer",
         "TableTransformerModel": "table-transformer",
+        "ConditionalDetrForObjectDetection": "conditional_detr",
+        "ConditionalDetrModel": "conditional_detr",
         "YolosForObjectDetection": "yolos",
         "YolosModel": "yolos",
         "OwlViTForObjectDetection": "owlvit",

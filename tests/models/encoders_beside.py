@@ -94,14 +94,14 @@ _LINES = (
         "speech_decoder_prenet_units use_guided_attention_loss",
     ),
     (
-        "detr table-transformer yolos",
+        "conditional_detr detr table-transformer yolos",
         "of training",
-        "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost dice_loss_coefficient "
-        "eos_coefficient giou_cost giou_loss_coefficient init_xavier_std "
-        "mask_loss_coefficient",
+        "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost cls_loss_coefficient "
+        "dice_loss_coefficient eos_coefficient focal_alpha giou_cost giou_loss_coefficient "
+        "init_xavier_std mask_loss_coefficient",
     ),
     (
-        "detr table-transformer",
+        "conditional_detr detr table-transformer",
         "the network's part has its channels; two convolutions have no middle",
         "downsample_in_bottleneck num_channels",
     ),
@@ -388,5 +388,5 @@ NAMES = (
     "fsmt-small", "altclip-small", "pvt-small", "glpn-small",
     "vits-small", "mimi-small", "speecht5-speaks-small", "hifigan-small",
     "colpali-small", "colqwen2-small",
-    "bit-small", "dpt-hybrid-small",
+    "bit-small", "dpt-hybrid-small", "conditional-detr-small",
 )  # fmt: skip
