@@ -131,6 +131,8 @@ class Bit(Pyramid):
         if not self.before:
             x = act(m, "stem_act", group_norm(m, "stem_norm", x, self.groups), self.function)
         x = spread(m, "pool", x, 3, 2) if self.spread else x
+        if any(n < THREE for n in m.shape(x)[2:]):
+            raise InputError("image: too small for this network's first pooling, of 3 x 3")
         x = m.add("stem_pool", Pool((THREE, THREE), (TWO, TWO), (ZERO, ZERO), (ONE, ONE)), x)
         made = []
         for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), start=1):

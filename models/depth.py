@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from sympy import Expr, Integer
 
+from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
 from costgraph.models.bit import Bit
 from costgraph.models.blocks import Maker, Segment, Style
@@ -123,7 +124,12 @@ class Depth(OnePass):
 
     def _rows(self, m: Maker, image: str) -> str:
         """Adds positions of a network's image behind a class token."""
-        patches, d = self.tower.patches, self.tower.at.d
+        patches, d, size = self.tower.patches, self.tower.at.d, self.tower.sized(m.style)
+        if m.shape(image)[2:] != tuple(n // p for n, p in zip(size, patches.patch, strict=True)):
+            raise InputError(
+                f"image: {size[0]} x {size[1]} pixels are no whole number of patches of "
+                f"{patches.patch[0]}"
+            )
         x = m.add("stem_rows", AsSequence(), conv(m, "stem_proj", image, d, 1))
         token = m.add("class_row", Reshape((ONE, d)), m.vector("class_token", d))
         x = m.add("prepend", Prepend(), token, x)

@@ -9,14 +9,13 @@ from types import MappingProxyType
 
 from sympy import Integer
 
-from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, Layer, Segment
 from costgraph.models.blocks.encoder import CrossLayer
 from costgraph.models.conformer import NearHeads, NearRows
 from costgraph.models.encoder import Encoder
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.encoders import LAYER_NORM, sides_of
-from costgraph.models.families.vision import few, sizes
+from costgraph.models.families.vision import few
 from costgraph.models.families.vits import voice_of
 from costgraph.models.fields import Fields
 from costgraph.models.speaking import Frames, PlacedText, Speaking, Vocoder
@@ -89,8 +88,6 @@ def spoken(fields: Fields) -> Reading:
 def _hifigan(fields: Fields) -> Reading:
     named = fields.with_defaults(upsample_rates=[4, 4, 4, 4], upsample_kernel_sizes=[8, 8, 8, 8])
     mels = fields.size("model_in_dim", default=80)
-    if len(sizes(named, "upsample_rates")) > 16:
-        raise ModelError(f"{fields.name}: 'upsample_rates': more than 16 stages")
     for key in ("sampling_rate", "leaky_relu_slope"):
         fields.values.get(key)
     voice = replace(voice_of(named), bias=True)

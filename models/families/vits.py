@@ -25,6 +25,9 @@ TRAINED = (
     "the encoder of recorded sounds and half of the flow of durations rest: training runs them"
 )
 
+#: Residual steps of HiFi-GAN, which are laid out one by one.
+MOST_STEPS = 256
+
 
 def _odd(fields: Fields, key: str, default: int) -> int:
     """An odd number of taps: others do not keep a length.
@@ -68,6 +71,9 @@ def voice_of(fields: Fields) -> Voice:
         )
     gaps = tuple(sizes(Fields(fields.name, {"resblock_dilation_sizes": each}),
                        "resblock_dilation_sizes") for each in given)  # fmt: skip
+    steps = len(ratios) * sum(map(len, gaps))
+    if steps > MOST_STEPS:
+        raise ModelError(f"{fields.name}: {steps} residual steps are beyond {MOST_STEPS}")
     return Voice(wide, ratios, kernels, taps, gaps)
 
 
