@@ -109,11 +109,11 @@ class ConditionalDetr(Detr):
 
     def _attended(self, m: Maker, prefix: str, query: str, key: str, value: str) -> str:
         """Adds attention over rows, or over what is split into heads already."""
-        parts = []
-        for name, x in (("q", query), ("k", key), ("v", value)):
-            whole = len(m.shape(x)) == 3
-            parts.append(m.add(f"{prefix}{name}_heads", self._split(m, x), x) if whole else x)
-        mixed = attended(m, *parts, FULL, prefix=prefix)
+        query, key, value = (
+            m.add(f"{prefix}{name}_heads", self._split(m, x), x) if len(m.shape(x)) == 3 else x
+            for name, x in (("q", query), ("k", key), ("v", value))
+        )
+        mixed = attended(m, query, key, value, FULL, prefix=prefix)
         return self.own.out(m, mixed, prefix)
 
     def _added(self, m: Maker, name: str, made: str, x: str) -> str:
