@@ -196,7 +196,9 @@ def _check_names(variants: Sequence[Compiled], given: Mapping[str, Any]) -> None
     known = {"B", *option_symbols(variants)}
     for compiled in variants:
         known |= {s.name for f in metrics_of(compiled).values() for s in f.symbols}
-        known |= {s.name for p in compiled.program.phases for s in symbols_of(compiled, p)}
+    if not given.keys() <= known:
+        phases = ((c, p) for c in variants for p in c.program.phases)
+        known |= {s.name for c, p in phases for s in symbols_of(c, p)}
     figures = {"price"}
     for compiled in variants:
         figures |= hardware_figures(compiled, known)["figures"].keys()
