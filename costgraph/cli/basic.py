@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -240,8 +240,6 @@ def _print_latex(
 
 def _analyze(arguments: argparse.Namespace) -> int:
     given = vocabulary.values(arguments)
-    if arguments.phase is not None:
-        _check_sizes(arguments.phase, given)
     question = cases.question(arguments)
     written = arguments.timeline is not None or arguments.bib is not None
     sources: Sources | None = None
@@ -251,7 +249,6 @@ def _analyze(arguments: argparse.Namespace) -> int:
 
         compiled = vocabulary.compiled(arguments)
         phase = arguments.phase or _usual_phase(compiled)
-        _check_sizes(phase, given)
         check_part(compiled, [compiled.program.phase(phase)], given)
         table = compiled.breakdown(phase, **given)
         sources = partial(_step_sources, compiled, phase)
@@ -267,18 +264,6 @@ def _analyze(arguments: argparse.Namespace) -> int:
 
 def _step_sources(compiled: Compiled, phase: str) -> list[Source]:
     return [(compiled, (compiled.time(phase),))]
-
-
-def _check_sizes(phase: str, given: Mapping[str, Any]) -> None:
-    """Require the size that a phase cannot do without.
-
-    Raises:
-        InputError: it is not there.
-    """
-    if phase in ("prefill", "encode") and "S" not in given:
-        raise InputError(f"analyze --phase {phase} needs --prompt S")
-    if phase == "decode" and "T" not in given:
-        raise InputError("analyze --phase decode needs --context T")
 
 
 def _usual_phase(compiled: Compiled) -> str:

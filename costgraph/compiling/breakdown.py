@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,7 @@ def kept_step(compiled: Compiled, phase_name: str) -> dict[str, Any] | None:
             ],
             "rows": [_kept_row(row, machine, phase, tree) for row in compiled.rows[phase.name]],
             "held": [use for part in parts for use in held(part, units[part.unit])],
-            "bindings": {"B": tree_of_expr(B, symbols), "q": tree(q), "T": tree(T)},
+            "bindings": {k: tree(x) for k, x in _sizes(phase, symbols).items()},
             "hardware": machine.name,
             "room": room,
             "setting": compiled.setting.to_data(),
@@ -153,12 +153,7 @@ def break_down(
         "busy_seconds": busy,
         **_held(compiled, phase, values),
     }
-    # The new positions of the step; the symbol stays out of sight where it is bound.
-    bindings = {
-        "B": int(values[B]),
-        "q": int(phase.bind(q).xreplace(values)),
-        "T": int(phase.bind(T).xreplace(values)),
-    }
+    bindings = {k: int(x.xreplace(values)) for k, x in _sizes(phase, values).items()}
     fits = Fit(
         machine.name,
         float(totals["memory_bytes"]),
@@ -171,6 +166,15 @@ def break_down(
     known = dict(compiled.program.dims)
     setting = of_step(compiled.setting, {s.name: v for s, v in values.items() if s not in known})
     return Breakdown(setting, phase.name, bindings, tuple(rows), totals, fits, about, step)
+
+
+def _sizes(phase: Phase, known: Collection[Symbol]) -> dict[str, Expr]:
+    """Sequences, new and attended positions of a step: those that are known.
+
+    A step that attends to nothing stands at no context.
+    """
+    bound = {s.name: phase.bind(s) for s in (B, q, T)}
+    return {name: x for name, x in bound.items() if x.free_symbols <= set(known)}
 
 
 def unit_seconds(compiled: Compiled, phase: Phase, values: Mapping[Expr, Expr]) -> dict[str, float]:
@@ -328,7 +332,7 @@ def _timed(row: OpRow, terms: Iterable[Term]) -> OpRow:
 
 def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
     """Symbols that the numbers of one step of a phase need."""
-    wanted: set[Symbol] = {B} | phase.query.free_symbols | phase.bind(T).free_symbols
+    wanted: set[Symbol] = {B} | phase.query.free_symbols
     for expr in (phase.rounds, *(pace for _, pace in phase.paces)):
         wanted |= phase.bind(expr).free_symbols
     for row in compiled.rows[phase.name]:

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape as html_text
+from html import unescape
 from typing import Any
 
 import costgraph
@@ -183,17 +184,25 @@ def _value(value: object, unit: str) -> str:
 
 def model_page() -> str:
     """Shipped models with what is known of each."""
+    models = asked("models")
     lines = ["# Models", "", "How families are read and added: [families](../families.md).", ""]
     lines += table(
-        ("name", "model", "family", "parameters", "cache, byte a token", "context", "source"),
+        ("name", "model", "family", "parameters", "cache, byte a token", "context"),
         (
             (
                 code(m["name"]), cell(m["title"]), code(m["family"]), f"{m['parameters']:,}",
-                cell(growth_text(m)), str(m["context"] or "–"), cell(m["source"]),
+                cell(growth_text(m)), str(m["context"] or "–"),
             )
-            for m in asked("models")
+            for m in models
         ),
     )  # fmt: skip
+    origins: dict[str, list[str]] = {}
+    for m in models:
+        origins.setdefault(m["source"], []).append(code(m["name"]))
+    lines += ["## Where each is from", ""]
+    lines += table(
+        ("source", "models"), ((cell(s), ", ".join(found)) for s, found in origins.items())
+    )
     return "\n".join(lines)
 
 
@@ -257,6 +266,15 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
 
 #: Code of more characters may be broken behind commas and other signs.
 LONG = 24
+#: Cells of more characters have a class, so that a narrow screen leaves them room (site.css).
+WORDS, SENTENCES = 24, 60
+
+
+def _room(text: str) -> str:
+    """The class of a cell of a table by what stands in it, or nothing."""
+    if re.fullmatch(r"[−+~]?[\d.,]+ (%|[A-Za-zµ/]{1,8})", text):
+        return "quantity"
+    return "sentences" if len(text) > SENTENCES else "words" if len(text) > WORDS else ""
 
 
 def _typed(found: re.Match[str]) -> str:
@@ -269,4 +287,6 @@ def _typed(found: re.Match[str]) -> str:
         text = re.sub(r"([,|=+])", r"\1<wbr>", text)
         return f'<code class="long">{text}</code>'
 
-    return re.sub(r"<code>(.*?)</code>", shown, found[0], flags=re.DOTALL)
+    typed = re.sub(r"<code>(.*?)</code>", shown, found[0], flags=re.DOTALL)
+    room = _room(unescape(re.sub(r"<[^>]*>", "", typed)).strip())
+    return typed.replace("<td", f'<td class="{room}"', 1) if room else typed

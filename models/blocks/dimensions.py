@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
@@ -91,9 +92,10 @@ class Dimensions:
         """
         short = {**NAMES, **self.names}.get(type(part))
         if short is None or not is_dataclass(part):
+            words = re.findall("[A-Z]+[a-z0-9]*", type(part).__name__)
             raise InputError(
                 "this model's dimensions stay numbers: no names are given to those of its part "
-                f"{type(part).__name__!r}"
+                f"'{' '.join(words).lower()}'"
             )
         changes: dict[str, Any] = {}
         for item in fields(part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 
 import pytest
@@ -178,6 +179,30 @@ def test_what_has_no_effect_is_refused(capsys, monkeypatch, tmp_path, line, word
     monkeypatch.chdir(tmp_path)
     assert words in refused(capsys, *line)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("analyze", "rwkv-4-169m"),
+        ("analyze", "mamba-130m", "--phase", "decode"),
+        ("draw", "mamba-130m", "-B", "1", "-o", "x.dot"),
+        ("plot", "roofline", "mamba-130m", "-o", "x.svg"),
+        ("plot", "breakdown", "mamba-130m", "-o", "x.svg"),
+        ("report", "mamba-130m", "-o", "x.html"),
+    ],
+    ids=" ".join,
+)
+def test_what_attends_to_nothing_takes_no_context(capsys, monkeypatch, tmp_path, line):
+    """A step without attention stands at no context: none is asked for, and none is taken."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    words = (*line, "--on", "h100")
+    said = refused(capsys, *words, "-T", "9")
+    assert re.search("T plays no part there; it depends on B$|no symbol 'T'", said.strip())
+    assert list(tmp_path.iterdir()) == []
+    text = printed(capsys, *words)
+    assert "T=" not in text
 
 
 def test_compare_shows_every_device(capsys):

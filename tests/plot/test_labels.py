@@ -10,7 +10,7 @@ import numpy as np
 
 import costgraph as cg
 from costgraph.showing import plot
-from costgraph.showing.plot.labels import Point, line_boxes, place_labels
+from costgraph.showing.plot.labels import Point, arrow_boxes, line_boxes, place_labels
 from costgraph.showing.plot.style import new_figure
 
 
@@ -31,6 +31,18 @@ def test_labels_keep_off_lines_however_broad(slope, broad):
     place_labels(axes, [Point(x, 5 + slope * x / 10, f"{x}0 %") for x in (1, 5, 9)])
     assert len(axes.texts) == 3
     assert off_lines(axes)
+
+
+def test_labels_keep_off_arrows():
+    """Those that lead from operations to what fusion made of them are curves."""
+    made = [cg.compile("gpt2", "a6000", p) for p in ("", "fuse")]
+    (axes,) = plot.roofline(made[0], "prefill", after=made[1], B=1, S=512).axes
+    axes.get_figure().draw_without_rendering()
+    arrows = [box for text in axes.texts for box in arrow_boxes(text)]
+    labels = [t.get_window_extent() for t in axes.texts if t.get_text()]
+    assert len(arrows) > 50
+    assert len(labels) > 4
+    assert not any(label.overlaps(box) for label in labels for box in arrows)
 
 
 def test_sizes_have_their_labels_beside_the_front():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import graphviz
@@ -128,8 +129,8 @@ def dot_source(scene: Scene) -> str:
     names = {v.id: f"n{i}" for i, v in enumerate(scene.vertices)}
     # What is declared first stands at the left, under the title, however wide the graph is.
     _legend(graph, scene)
-    _notes(graph, scene)
-    _cluster(graph, scene, "", names)
+    with _noted(graph, scene) as within:
+        _cluster(within, scene, "", names)
     loud = {v.id for v in scene.vertices if not v.is_source}
     for link in scene.links:
         graph.edge(names[link.start], names[link.end], **_link(link, link.start in loud))
@@ -308,8 +309,14 @@ def _marked(scene: Scene, mark: str) -> bool:
     return marked or any(c.mark == mark for c in scene.clusters)
 
 
-def _notes(graph: Any, scene: Scene) -> None:
-    if scene.notes:
-        lines = [part for note in scene.notes for part in wrapped(note, 92)]
-        body = "\\l".join(text(line) for line in lines) + "\\l"
-        graph.node("notes", label=graphviz.nohtml(body), shape="plaintext", fontsize="11")
+def _noted(graph: Any, scene: Scene) -> Any:
+    """Where the scene is drawn: below its notes, if it has any.
+
+    They are the title of a frame without a line. A vertex of so many lines would stretch its rank.
+    """
+    if not scene.notes:
+        return nullcontext(graph)
+    lines = [part for note in scene.notes for part in wrapped(note, 92)]
+    body = "\\l".join(text(line) for line in lines) + "\\l"
+    told = {"label": graphviz.nohtml(body), "labeljust": "l", "fontname": FONT, "fontsize": "11"}
+    return graph.subgraph(name="cluster_noted", graph_attr={**told, "color": "white"})

@@ -11,6 +11,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 #: Directions tried in this order, in degrees.
@@ -31,15 +33,29 @@ class Point:
     directions: tuple[int, ...] = _DIRECTIONS
 
 
-def line_boxes(line: Line2D, step: float = 6.0) -> list[Bbox]:
+def line_boxes(line: Line2D) -> list[Bbox]:
     """Small boxes along a drawn line, as broad as it, for labels to keep off; none for marks."""
     if line.get_linestyle() in ("None", "none", "", " "):
         return []
-    figure = line.get_figure()
+    return _boxes_along(line, line.get_transform().transform(line.get_xydata()))
+
+
+def arrow_boxes(text: Text) -> list[Bbox]:
+    """The same along the arrow of an annotation, which may be a curve; none for other texts."""
+    arrow = text.arrow_patch if isinstance(text, Annotation) else None
+    if arrow is None:
+        return []
+    bent = arrow.get_transform().transform_path(arrow.get_path())
+    return [
+        box for part in bent.to_polygons(closed_only=False) for box in _boxes_along(arrow, part)
+    ]
+
+
+def _boxes_along(drawn: Line2D | Patch, places: Any, step: float = 6.0) -> list[Bbox]:
+    figure = drawn.get_figure()
     assert figure is not None
-    half = max(2.0, line.get_linewidth() * figure.dpi / 72 / 2)
+    half = max(2.0, drawn.get_linewidth() * figure.dpi / 72 / 2)
     found = []
-    places = line.get_transform().transform(line.get_xydata())
     for (ax, ay), (bx, by) in pairwise(places):
         if not all(map(math.isfinite, (ax, ay, bx, by))):
             continue  # a gap
@@ -55,8 +71,8 @@ def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None)
 
     For each label places on rings around its point are tried, near ones first;
     the first free place inside the axes wins, else the place with the least
-    overlap. No label lies on a line or the legend of the axes where there is another place for
-    it. Labels away from their point get a thin line.
+    overlap. No label lies on a line, an arrow or the legend of the axes where there is another
+    place for it. Labels away from their point get a thin line.
 
     Args:
         axes: with its final limits, and all that takes room from it drawn.
@@ -71,6 +87,7 @@ def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None)
     scale = figure.dpi / 72
     inside = axes.get_window_extent(renderer)
     taken = [box for line in axes.lines for box in line_boxes(line)]
+    taken += [box for text in axes.texts for box in arrow_boxes(text)]
     legend = axes.get_legend()
     if legend is not None:
         taken.append(legend.get_window_extent())

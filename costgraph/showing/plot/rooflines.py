@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from costgraph.compiling.breakdown import break_down, own_of
 from costgraph.compiling.compiled import Compiled
-from costgraph.compiling.steps import Breakdown
+from costgraph.compiling.steps import Breakdown, OpRow
 from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.formula import exact
 from costgraph.hardware.machine import WIDENING, Engine, Machine
@@ -184,7 +184,8 @@ def roofline(
     for text, place in steps:
         axes.scatter([place[0]], [place[1]], marker="*", s=90, color="#222222", zorder=5)
         labelled.append(Point(*place, text, 4.0))
-    _bound_legend(axes, shown, after is not None)
+    area = "area: own time" if shown.overlaps else "area: share of time"
+    bound_legend(axes, shown, area, {} if after is None else {"before the passes": True})
     size = {} if width == "slide" else {"size": 6.0}
     points = [*ridge_points(axes, roofs), *labelled, *marks]
     about = titled(shown.setting, "", phase, told(values), warning=shown.fit.warning)
@@ -314,20 +315,25 @@ def _arrows(axes: Axes, after: Compiled, first: Breakdown, shown: Breakdown) -> 
             )  # fmt: skip
 
 
-def _bound_legend(axes: Axes, table: Breakdown, both: bool) -> None:
-    bounds = [b for b in BOUND if any(r.bound == b and r.flops for r in table)]
+def bound_legend(axes: Axes, rows: Iterable[OpRow], title: str, marks: Mapping[str, bool]) -> None:
+    """What colours, areas and hollow marks say.
+
+    Args:
+        axes: where operations are drawn.
+        rows: the operations.
+        title: what areas are.
+        marks: by what they stand for, whether they are hollow.
+    """
+    bound = {r.bound for r in rows if r.flops}
     handles = [
-        Line2D([], [], color=BOUND[b][0], marker=BOUND[b][2], linestyle="", label=f"{b}-bound")
-        for b in bounds
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=f"{b}-bound")
+        for b, (colour, _, marker) in BOUND.items()
+        if b in bound
     ]
-    if both:
-        handles.append(
-            Line2D([], [], color=PALETTE[-1], marker="o", markerfacecolor="none", linestyle="",
-                   label="before the passes")
-        )  # fmt: skip
-    axes.legend(
-        handles=handles,
-        loc="lower right",
-        title="area: own time" if table.overlaps else "area: share of time",
-        title_fontsize=font_size(axes) * 0.8,
-    )
+    handles += [
+        Line2D([], [], color=PALETTE[-1], marker="o", linestyle="", label=label,
+               markerfacecolor="none" if hollow else PALETTE[-1])
+        for label, hollow in marks.items()
+    ]  # fmt: skip
+    size = font_size(axes) * 0.8
+    axes.legend(handles=handles, loc="lower right", title=title, title_fontsize=size)

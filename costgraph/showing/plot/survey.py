@@ -25,6 +25,7 @@ from costgraph.showing.plot.bars import grouped, stack
 from costgraph.showing.plot.curves import curve
 from costgraph.showing.plot.labels import place_labels
 from costgraph.showing.plot.rooflines import (
+    bound_legend,
     draw_roofs,
     far_roofs,
     ridge_points,
@@ -107,11 +108,12 @@ def _device_roofline(dtypes: tuple[str, ...], width: str, title: str) -> Figure:
     draw_roofs(axes, roofs, 0.1, 4000)
     axes.set_ylim(5e10, 2e15)
     labels = [*ridge_points(axes, roofs)]
-    for phase in ("prefill", "decode"):
-        labels += scatter(axes, _step(compiled, phase, 1, 2048), phase == "decode", 0.005)
-    axes.plot([], [], "s", color="#777777", label="prefill (filled)")
-    axes.plot([], [], "o", color="#777777", markerfacecolor="none", label="decode (hollow)")
-    axes.legend(loc="lower right", title="area: share of the step")
+    steps = {phase: _step(compiled, phase, 1, 2048) for phase in ("prefill", "decode")}
+    for phase, step in steps.items():
+        labels += scatter(axes, step, phase == "decode", 0.005)
+    rows = [row for step in steps.values() for row in step]
+    marks = {"prefill (filled)": False, "decode (hollow)": True}
+    bound_legend(axes, rows, "area: share of the step", marks)
     head(axes, width, title, ", ".join(compiled.setting.conventions))
     place_labels(axes, labels, 5.6 if width == "column" else 10.5)
     return figure

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from costgraph.compiling.breakdown import symbols_of
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.options import devices_of, pipelines_of, split_options
@@ -195,7 +196,9 @@ def _check_names(variants: Sequence[Compiled], given: Mapping[str, Any]) -> None
     known = {"B", *option_symbols(variants)}
     for compiled in variants:
         known |= {s.name for f in metrics_of(compiled).values() for s in f.symbols}
-        known |= {p.span.symbol.name for p in compiled.program.phases if p.span is not None}
+    if not given.keys() <= known:
+        phases = ((c, p) for c in variants for p in c.program.phases)
+        known |= {s.name for c, p in phases for s in symbols_of(c, p)}
     figures = {"price"}
     for compiled in variants:
         figures |= hardware_figures(compiled, known)["figures"].keys()
