@@ -452,15 +452,21 @@ def _kept(timing: Calibrated, machine: Machine) -> Kept[tuple[str, tuple[Term, .
     return Kept()
 
 
-@lru_cache(maxsize=4096)
 def _is_share(a: Expr, b: Expr) -> bool:
     """Whether ``a`` is ``b`` times a number up to one, whatever the signs of their terms.
 
     So are the exponentials of attention of its products: both count pairs of a query and a key,
     ``C·P − C²/2`` in a chunk, which no look at signs compares.
     """
-    (x, one), (y, other) = (expand(e).as_content_primitive() for e in (a, b))
+    (x, one), (y, other) = _primitive(a), _primitive(b)
     return bool(one == other and x <= y)
+
+
+@lru_cache(maxsize=4096)
+def _primitive(expr: Expr) -> tuple[Expr, Expr]:
+    """The number in front of an expression, and the rest."""
+    number, rest = expand(expr).as_content_primitive()
+    return number, rest
 
 
 def _how_to_calibrate(machine: Machine) -> str:
