@@ -25,7 +25,7 @@ from costgraph.timing.roofline import Timing
 
 ONE = Integer(1)
 #: Operations of which something is kept; all are found anew where there are more.
-MOST = 4096
+MOST = 1024
 
 Found = TypeVar("Found")
 
