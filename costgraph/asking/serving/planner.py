@@ -237,14 +237,11 @@ class Planner:
 
         Near the stable rate times grow without end, and no limit is far from another.
         """
-        queue, rate = (
-            self.queue(group.way, group.policy, traffic),
-            group.most / group.way.times.lanes,
-        )
-        if group.binds != "throughput":
-            looser = traffic.looser(group.binds)
-            if not self.broken(queue, GAIN * rate, looser)[0]:
-                return group.binds
+        queue = self.queue(group.way, group.policy, traffic)
+        more = GAIN * group.most / group.way.times.lanes
+        limit = group.binds
+        if limit != "throughput" and not self.broken(queue, more, traffic.looser(limit))[0]:
+            return limit
         full = group.policy.limit == held(group.way, traffic, group.policy)
         return "memory" if full else "throughput"
 
