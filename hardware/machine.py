@@ -18,6 +18,7 @@ from typing import Any
 import sympy
 
 from costgraph.errors import HardwareError, InputError, clip, nearest
+from costgraph.hardware.portable import Portable
 from costgraph.number import number
 from costgraph.symbols import symbol
 from costgraph.units import parse_quantity
@@ -52,33 +53,6 @@ WIDENING: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "fp32": ("tf32",),
     }
 )
-
-
-class Portable:
-    """Pickles and copies objects whose attributes hold read-only mappings."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: _unwrapped(v) for k, v in vars(self).items()}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        for key, value in state.items():
-            object.__setattr__(self, key, _wrapped(value))
-
-
-class _ReadOnly(dict[Any, Any]):
-    """Marks a mapping that was read-only before pickling."""
-
-
-def _unwrapped(value: Any) -> Any:
-    if isinstance(value, MappingProxyType):
-        return _ReadOnly({k: _unwrapped(v) for k, v in value.items()})
-    return value
-
-
-def _wrapped(value: Any) -> Any:
-    if isinstance(value, _ReadOnly):
-        return MappingProxyType({k: _wrapped(v) for k, v in value.items()})
-    return value
 
 
 @dataclass(frozen=True)
@@ -280,6 +254,10 @@ class Machine(Portable):
     instruction: str = ""
     sparsity: Mapping[str, sympy.Expr] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        # Figures are in mappings, which have none.
+        return hash((self.name, self.title))
 
     def __repr__(self) -> str:
         return f"<Machine {self.name}: {self.title}>"

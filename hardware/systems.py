@@ -17,7 +17,8 @@ from sympy import Expr, Integer
 from costgraph.errors import HardwareError
 from costgraph.hardware import wiring
 from costgraph.hardware.links import Hop
-from costgraph.hardware.machine import Figure, Link, Machine, Portable, Tier
+from costgraph.hardware.machine import Figure, Link, Machine, Tier
+from costgraph.hardware.portable import Portable
 
 ONE = Integer(1)
 #: Links of a device that reach its host, not another device directly; the best first.

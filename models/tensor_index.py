@@ -58,5 +58,5 @@ def compared(program: Program, stated: int) -> Program:
     more = float((counted - stated) / stated) * 100
     return program.assuming(
         f"{INDEX} states {stated:,} bytes of tensors; the weights counted here take "
-        f"{int(counted):,} ({more:+.3g} %)"
+        f"{int(counted):,} ({more:+z.3g} %)"
     )

@@ -184,11 +184,14 @@ def unit_seconds(compiled: Compiled, phase: Phase, values: Mapping[Expr, Expr]) 
     at = dict(values)
     at.update(compiled.program.dims)
     found: dict[str, float] = {}
+    known: dict[Term, float] = {}
     for row in compiled.rows[phase.name]:
         for term in timing(phase, row):
-            # Numbers first: sympy takes powers of sums of symbols apart.
-            seconds = seconds_of((term.mapped(lambda e: placed(e, at)),))
-            found[row.unit] = found.get(row.unit, 0.0) + seconds
+            like = replace(term, ops=())  # units repeat one another under other names
+            if like not in known:
+                # Numbers first: sympy takes powers of sums of symbols apart.
+                known[like] = seconds_of((like.mapped(lambda e: placed(e, at)),))
+            found[row.unit] = found.get(row.unit, 0.0) + known[like]
     return found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from sympy import Expr
@@ -38,6 +39,10 @@ ROUNDS = (
 EVICTED = (
     "caches that choose what stays choose behind every step, those of chunks included: a chunk "
     "finds what stayed of the tokens in front of it"
+)
+APART = (
+    "{} of a request is in no step of the server: others have it, and what it takes comes before "
+    "times to first tokens"
 )
 LOGITS = "every group has the logits of its last positions, of chunks within a prompt as well"
 
@@ -75,14 +80,26 @@ def stepping(program: Program) -> Stepping:
         InputError: the program's steps are not of this kind.
     """
     program.check_served()
+    if not program.emits:
+        raise InputError(
+            f"{program.name} generates no tokens (it has {_named(program.phases)}): a server's "
+            "steps are prompts and decode steps of a model that does; of others take the latency "
+            "of a batch (costgraph formula, with B)"
+        )
     emitting = [p for p in program.decoding if p.tokens != 0]
     prefill = [p for p in program.phases if p.name == "prefill"]
     if len(emitting) != 1 or len(prefill) != 1:
         raise InputError(
             f"{program.name}: steps of mixed work need one phase of prompts and one of decode "
-            f"steps, not {', '.join(p.name for p in program.phases)}"
+            f"steps, not {_named(program.phases)}"
         )
     first, then = prefill[0], emitting[0]
+    if S not in first.query.free_symbols and (ahead := _ahead(program, first)):
+        raise InputError(
+            f"{program.name} reads prompts in an encoder (it has {_named(ahead)} first): a "
+            "server's steps are of models that decode behind the prompt itself; of others take the "
+            "latency of a batch (costgraph formula, with B)"
+        )
     drafting = tuple((p, p.weight / then.weight) for p in program.decoding if p.tokens == 0)
     reading = tuple(
         p for p in program.phases if p is not first and p.tokens == 0 and _reads(p)
@@ -95,7 +112,7 @@ def stepping(program: Program) -> Stepping:
     if not (_reads(first) and _steps(then) and all(_shift(p).is_number for p, _ in drafting)):
         raise InputError(
             f"{program.name}: prompts or decode steps are not of one token a position (drafts "
-            "ahead of their verification, branches, an encoder, prompts cached in part, or "
+            "ahead of their verification, branches, prompts cached in part, or "
             "positions shared among devices): no steps of mixed work"
         )
     if any(p.rounds != 1 for p in (first, then, *reading)):
@@ -112,7 +129,21 @@ def assumed(program: Program) -> tuple[str, ...]:
         ROUNDS: found.tokens != 1,
         EVICTED: any(isinstance(keeps, Kept) for keeps in caches),
     }
+    ahead = _ahead(program, found.prefill)
+    if apart := [p for p in ahead if all(p is not r for r in found.reading)]:
+        said[APART.format(_named(apart))] = True
     return tuple(text for text, holds in said.items() if holds)
+
+
+def _named(phases: Iterable[Phase]) -> str:
+    """Phases by name: ``the phase forward``."""
+    names = [p.name for p in phases]
+    return f"the phase{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def _ahead(program: Program, first: Phase) -> tuple[Phase, ...]:
+    """What a request runs before the phase in which its prompt is read."""
+    return tuple(takewhile(lambda p: p is not first, program.phases))
 
 
 def _reads(phase: Phase) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from sympy import Expr, Max, Min, Rational, Symbol, ceiling, floor, fraction, together
@@ -67,11 +68,22 @@ class _Printer(PythonCodePrinter):  # type: ignore[misc]
         raise NotImplementedError("LambertW has no place in a compiled formula")
 
 
+def _code(expr: Expr, names: dict[Symbol, str], exact: bool) -> str:
+    """An expression as Python code."""
+    free = expr.free_symbols
+    return _printed(expr, tuple(pair for pair in names.items() if pair[0] in free), exact)
+
+
+@lru_cache(maxsize=4096)
+def _printed(expr: Expr, names: tuple[tuple[Symbol, str], ...], exact: bool) -> str:
+    """The same, kept: stages and shares of a model have many expressions alike."""
+    return str(_Printer(dict(names), exact).doprint(expr))
+
+
 def _term_code(term: Term, names: dict[Symbol, str], exact: bool) -> str:
-    printer = _Printer(names, exact)
 
     def show(expr: Expr) -> str:
-        return str(printer.doprint(expr))
+        return _code(expr, names, exact)
 
     if term.span is None:
         body = _largest(term, names, exact)
@@ -87,16 +99,15 @@ def _largest(term: Term, names: dict[Symbol, str], exact: bool) -> str:
 
 def _arm_code(arm: Arm, names: dict[Symbol, str], exact: bool) -> str:
     if not arm.chain:
-        return str(_Printer(names, exact).doprint(arm.expr))
+        return _code(arm.expr, names, exact)
     return _added([_term_code(t, names, exact) for t in arm.chain])
 
 
 def _summed(term: Term, span: Span, names: dict[Symbol, str], exact: bool) -> str:
     """The arms of a term, combined and added up over its span."""
-    printer = _Printer(names, exact)
 
     def show(expr: Expr) -> str:
-        return str(printer.doprint(expr))
+        return _code(expr, names, exact)
 
     lower, upper = f"int({show(span.lower)})", f"int({show(span.upper)})"
     found = None if term.is_smooth else lines(term.arms, span.symbol)
@@ -133,13 +144,13 @@ def _quadrature(span: Span, terms: Sequence[Term], names: dict[Symbol, str]) -> 
 
     def kept(expr: Expr) -> str:
         """The name of what does not change with ``t``."""
-        text = str(_Printer(names, False).doprint(expr))
+        text = _code(expr, names, False)
         return text if expr.is_number else fixed.setdefault(text, f"c{len(fixed)}")
 
     def shown(expr: Expr) -> str:
         line = affine(expr, span.symbol)
         if line is None:
-            return f"({_Printer(inner, False).doprint(expr)})"
+            return f"({_code(expr, inner, False)})"
         a, b = line
         if b == 0:
             return kept(a)
@@ -149,8 +160,8 @@ def _quadrature(span: Span, terms: Sequence[Term], names: dict[Symbol, str]) -> 
     for term in terms:
         value = _combined([shown(arm.expr) for arm in term.arms], term.norm)
         parts.append(value if term.count == 1 else f"{kept(term.count)}*{value}")
-    printer = _Printer(names, False)
-    bounds = f"int({printer.doprint(span.lower)}), int({printer.doprint(span.upper)})"
+    lower, upper = (_code(expr, names, False) for expr in (span.lower, span.upper))
+    bounds = f"int({lower}), int({upper})"
     made = f"sum_smooth({bounds}, lambda ts: [{_added(parts)} for t in ts])"
     return f"(lambda {', '.join(fixed.values())}: {made})({', '.join(fixed)})"
 
@@ -159,7 +170,7 @@ def _constant(line: Line, names: dict[Symbol, str], exact: bool) -> str:
     """What does not change along a line."""
     parts = [_term_code(t, names, exact) for t in line.fixed]
     if line.a != 0 or not parts:
-        parts.append(str(_Printer(names, exact).doprint(line.a)))
+        parts.append(_code(line.a, names, exact))
     return _added(parts)
 
 
@@ -209,7 +220,7 @@ def source_of(
     plain += [_quadrature(span, found, names) for span, found in sums.items()]
     body = _added(plain or ["0"])
     if numerator is not None:
-        body = f"({_Printer(names, exact).doprint(numerator)})/({body})"
+        body = f"({_code(numerator, names, exact)})/({body})"
     return f"lambda {', '.join(names.values())}: {body}"
 
 

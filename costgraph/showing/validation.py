@@ -169,7 +169,7 @@ def _table(found: Validation, type: str) -> str:
     for p in found.points:
         if p.type == type:
             times = [seconds(x) for x in (p.measured, p.ideal, p.calibrated)]
-            missed = [f"{100 * e:+.0f} %" for e in p.errors]
+            missed = [f"{100 * e:+z.0f} %" for e in p.errors]
             rows.append((p.phase, str(p.batch), str(p.tokens), times[0], times[1], missed[0],
                          times[2], missed[1]))  # fmt: skip
     head = ("phase", "batch", "tokens", "measured", "ideal", "error", "calibrated", "error")

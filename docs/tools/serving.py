@@ -92,7 +92,7 @@ class Setting:
 def pair(form: float, seen: float, digits: int = 0) -> str:
     """Two cells: both times in ms, and what the form is off by."""
     times = f"{1e3 * form:.{digits}f} / {1e3 * seen:.{digits}f} ms"
-    return f"{times} | {100 * (form / seen - 1):+.0f} %"
+    return f"{times} | {100 * (form / seen - 1):+z.0f} %"
 
 
 SETTINGS = (

@@ -11,7 +11,7 @@ from sympy import Rational
 import costgraph as cg
 from costgraph.asking.serving import ChunkedPrefill, Lengths, Queue, StepTimes
 from costgraph.asking.serving.gains import MEANT, Gain, gains
-from costgraph.asking.serving.planner import Planner
+from costgraph.asking.serving.planner import GAIN, Planner
 from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.ways import Traffic, Way
 from costgraph.hardware import load_hardware
@@ -94,6 +94,27 @@ def test_pools_have_their_own(planner):
     assert first.tpot == pytest.approx(pooled.tpot)
     assert then.ttft == pytest.approx(pooled.ttft)
     assert gained["10 % link bandwidth", ""].tpot < pooled.tpot
+    # Of two pools the other one's replicas buy nothing.
+    binding = re.search(r"\((prompts|decodes)\)$", pooled.binds)[1]
+    more = {name: gained["1 replica", name].most / pooled.most for name in ("prompts", "decodes")}
+    assert {name for name, ratio in more.items() if ratio > GAIN} == {binding}
+
+
+@pytest.mark.parametrize(
+    ("ttft", "tpot", "binds"),
+    [(0.5, 0.0009, "tpot"), (0.003, 0.02, "ttft"), (0.05, 0.02, "throughput")],
+)
+def test_a_limit_binds_where_a_looser_one_serves_more(planner, ttft, tpot, binds):
+    """Near the stable rate first tokens meet any limit, and a looser one buys nothing."""
+    traffic = replace(TRAFFIC, ttft=ttft, tpot=tpot)
+    tried = Planner(traffic, planner.ways, (2048,), (64,), 8, pools=False)
+    best = tried.plans()[0]
+    (group,) = best.groups
+    queue = tried.queue(group.way, group.policy)
+    assert tried.largest(queue, traffic)[1] == ("tpot" if binds == "tpot" else "ttft")
+    more = {x: tried.largest(queue, traffic.looser(x))[0] / group.most for x in ("ttft", "tpot")}
+    assert {name for name, ratio in more.items() if ratio > GAIN} == {binds} - {"throughput"}
+    assert best.binds == binds
 
 
 def test_elasticities_above_one_are_those_of_tight_limits(planner, found):

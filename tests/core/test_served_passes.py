@@ -65,7 +65,7 @@ def test_caches_that_servers_follow(passes):
         ),
         ("landmark", "not of one token a position"),
         ("samples", "not of one token a position"),
-        ("refine", "one phase of prompts and one of decode steps, not prefill, refine"),
+        ("refine", "one phase of prompts and one of decode steps, not the phases prefill, refine"),
     ],
 )
 def test_caches_that_servers_do_not_follow_say_why(passes, why):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import costgraph as cg
@@ -21,6 +23,7 @@ from costgraph.asking.serving import (
     simulate,
 )  # fmt: skip
 from costgraph.asking.serving.plan import serve_plan
+from costgraph.compiling.mixing import assumed, stepping
 from costgraph.errors import InputError
 
 ONE = Lengths(10)
@@ -102,3 +105,26 @@ def test_requests_beyond_the_models_positions_are_told_so_before_limits():
     found = planned(prompt=200000, tpot=1e-5)
     with pytest.raises(InputError, match=r"^prompt and answer have .*131072.*; no plan keeps"):
         _ = found.best
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("bert-base", "generates no tokens (it has the phase forward)"),
+        ("vit-base-16", "generates no tokens (it has the phase forward)"),
+        ("dit-xl-2", "generates no tokens (it has the phase denoise)"),
+        ("sdxl-unet", "generates no tokens (it has the phase denoise)"),
+        ("whisper-small", "reads prompts in an encoder (it has the phase encode first)"),
+    ],
+)
+def test_models_that_no_server_steps_through_are_told_why(model, said):
+    with pytest.raises(InputError, match=re.escape(said)) as told:
+        stepping(cg.load_model(model))
+    assert "take the latency of a batch" in str(told.value)
+
+
+def test_phases_that_are_in_no_step_are_said():
+    """The eyes of a model run before its prompt is read."""
+    said = assumed(cg.load_model("llava-1.5-7b"))
+    assert any("the phase vision of a request is in no step" in text for text in said)
+    assert not any("is in no step" in text for text in assumed(cg.load_model("llama-3.2-1b")))

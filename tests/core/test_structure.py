@@ -150,3 +150,11 @@ def test_every_package_is_installed():
         listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
     there = {f"costgraph.{m}".rstrip(".") for m, p in MODULES.items() if p.name == "__init__.py"}
     assert sorted(listed) == sorted(there)
+
+
+def test_changes_that_round_to_none_are_shown_without_a_sign():
+    """``+.1%`` makes ``-0.0%`` of a loss too small to show; ``+z.1%`` does not."""
+    signed = re.compile(r"\{[^{}\"]*:\+[^z{}][^{}]*\}")
+    paths = [*MODULES.values(), *(ROOT / "docs" / "tools").rglob("*.py")]
+    found = {path: signed.findall(path.read_text(encoding="utf-8")) for path in paths}
+    assert not {path.name: texts for path, texts in found.items() if texts}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 import costgraph as cg
+from costgraph.timing.fidelity import alike, apply
 from costgraph.timing.fidelity.alike import Likeness
+from costgraph.timing.fidelity.apply import Calibrated
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,34 @@ def test_times_of_what_is_alike_are_its_own(model, on, passes, fidelity):
             own = tuple(made.timing.terms(phase, row, made.machine))
             assert tuple(timing(phase, row)) == own
             keys.append(likeness.of(phase, row))
-    known = [k for k in keys if k is not None]
-    # Stages repeat one another; layers with experts are looked at one by one.
-    assert len(set(known)) < len(known) or "a3b" in model
+    # Stages repeat one another.
+    assert len(set(keys)) < len(keys)
+
+
+@pytest.mark.parametrize("most", [1024, 3])
+def test_programs_have_what_is_alike_in_common(most, monkeypatch):
+    """Half as many layers in each of twice as many stages: what runs in both is derived once."""
+    monkeypatch.setattr(alike, "MOST", most)
+    asked: list[str] = []
+    derive = Calibrated.terms
+
+    def terms(self, phase, row, machine):
+        asked.append(row.name)
+        return derive(self, phase, row, machine)
+
+    monkeypatch.setattr(Calibrated, "terms", terms)
+    apply._kept.cache_clear()
+    numbers = []
+    for stages in (2, 4):
+        asked.clear()
+        made = cg.compile(
+            "llama-3.2-1b", f"{stages}xh100", f"fuse,parallel{{pp={stages}}}", fidelity="median"
+        )
+        timing = made.timing_on(made.machine)
+        for phase in made.program.phases:
+            for row in made.rows[phase.name]:
+                found = tuple(timing(phase, row))
+                assert found == tuple(derive(made.timing, phase, row, made.machine))
+        numbers.append(len(asked))
+    # Of a second program the first operations of each step alone.
+    assert (numbers[1] == len(made.program.phases)) == (most > 3)

@@ -173,7 +173,7 @@ class Memories:
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
-        """What each unit holds."""
+        """What each unit holds; of those that hold the same, one."""
         found, accounting = stepping(self.compiled.program), self.compiled.accounting
         kept = ((s, e) for s, e in found.prefill.bindings if s not in (q, T))
         chunk = replace(found.prefill, bindings=tuple(kept))
@@ -185,11 +185,11 @@ class Memories:
         made = []
         for held in roofline.memory_parts(found.decode, accounting, at_end=False):
             each = [(x.xreplace(one), x.xreplace(two)) for x in held.activations]
-            lines = tuple((expand(2 * a - b), expand(b - a)) for a, b in each)
-            read = tuple(x.xreplace(one) for x in prompts.get(held.unit, ()))
+            lines = dict.fromkeys((expand(2 * a - b), expand(b - a)) for a, b in each)
+            read = tuple(dict.fromkeys(x.xreplace(one) for x in prompts.get(held.unit, ())))
             weights = held.weights.xreplace(self.own)
-            made.append(Unit(weights, held.caches.xreplace(one), lines, read))
-        return tuple(made)
+            made.append(Unit(weights, held.caches.xreplace(one), tuple(lines), read))
+        return tuple(dict.fromkeys(made))
 
     def _near(self, context: int, read: tuple[int, int], share: float) -> Iterator[Line]:
         def at(expr: Expr) -> float:

@@ -36,6 +36,8 @@ HALVINGS = 12
 IDLE = 2.0**-HALVINGS
 #: Guesses along a line, after which parts are halved.
 LINES = 6
+#: Times as many requests that a limit a tenth looser lets a replica serve, where it binds.
+GAIN = 1.01
 #: A limit on times that none breaks, in seconds.
 ANY = 1e9
 #: Loads of a replica that the front shows.
@@ -214,9 +216,7 @@ class Planner:
                 continue
             replicas = ceil(traffic.rate / most)
             steady = queue.at(traffic.rate / replicas / lanes)
-            full = policy.limit == held(way, traffic, policy)
-            binds = "memory" if why == "throughput" and full else why
-            found = Group(way, policy, replicas, most, steady, binds)
+            found = Group(way, policy, replicas, most, steady, why)
             if best is None or (replicas, -most) < (best.replicas, -best.most):
                 best = found
         if best is None:
@@ -229,7 +229,21 @@ class Planner:
             why = f"{' and '.join(told)} not within limits on {devices}"
             # Of servers that do all, which are tried first, not of one for prompts or decodes.
             self.reasons.setdefault(str(way), why if broken else live)
-        return best
+            return None
+        return replace(best, binds=self._binds(best, traffic))
+
+    def _binds(self, group: Group, traffic: Traffic) -> str:
+        """What keeps a replica from more: a limit on times only where a looser one buys something.
+
+        Near the stable rate times grow without end, and no limit is far from another.
+        """
+        queue = self.queue(group.way, group.policy, traffic)
+        more = GAIN * group.most / group.way.times.lanes
+        limit = group.binds
+        if limit != "throughput" and not self.broken(queue, more, traffic.looser(limit))[0]:
+            return limit
+        full = group.policy.limit == held(group.way, traffic, group.policy)
+        return "memory" if full else "throughput"
 
     def together(self, way: Way, traffic: Traffic) -> Plan | None:
         """The best plan whose replicas do prompts and decodes."""

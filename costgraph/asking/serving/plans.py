@@ -27,7 +27,8 @@ class Group:
         replicas: how many.
         most: requests per second that one may be given.
         steady: means at what it is given.
-        binds: what keeps it from more.
+        binds: what keeps one from more: ``ttft`` or ``tpot`` where a looser limit lets it serve
+            more, else ``throughput``, or ``memory`` where that is full.
     """
 
     way: Way
@@ -103,12 +104,22 @@ class Plan:
         """Requests per second that it could serve within the limits."""
         return min(self.carries, *(g.replicas * g.most for g in self.groups))
 
+    @property
+    def binds(self) -> str:
+        """What keeps it from more: of pools the one that serves least, or what links carry."""
+        least = min(self.groups, key=lambda g: g.replicas * g.most)
+        if not self.pooled:
+            return least.binds
+        if self.carries < least.replicas * least.most:
+            return "network"
+        return f"{least.binds} ({'prompts' if least is self.groups[0] else 'decodes'})"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "devices": self.devices, "usd_per_hour": self.price, "ttft": self.ttft,
             "tpot": self.tpot, "lower_estimates": list(self.low), "brief_answers": self.brief,
-            "most_requests_per_second": self.most,
+            "most_requests_per_second": self.most, "binds": self.binds,
             "groups": [g.to_dict() for g in self.groups],
         }  # fmt: skip
 

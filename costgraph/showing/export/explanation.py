@@ -99,7 +99,7 @@ def explanation_lines(e: Explanation) -> list[str]:
     lines.append("one per cent more of")
     for name, value in e.levers.items():
         if abs(value) >= SMALL:
-            lines.append(f"    {name:<14} changes it by {value:+.2f}%")
+            lines.append(f"    {name:<14} changes it by {value:+z.2f}%")
     idle = [n for n, v in e.levers.items() if abs(v) < SMALL]
     if idle:
         lines.append(f"    {', '.join(idle)}: nothing to speak of")

@@ -127,7 +127,7 @@ def explanation_html(e: Explanation) -> str:
         if part.share >= SMALL
     ]
     levers = [
-        (escape(name), f"{value:+.2f}%") for name, value in e.levers.items() if abs(value) >= SMALL
+        (escape(name), f"{value:+z.2f}%") for name, value in e.levers.items() if abs(value) >= SMALL
     ]
     floors = [
         (escape(f.symbol), escape(value_text(f.value, e.unit)))

@@ -77,7 +77,7 @@ def _row(plan: Plan) -> list[str]:
     return [
         str(plan.devices), price, each(replicas), each(lambda g: policy_text(g.policy)),
         _time(plan.ttft, "ttft" in plan.low), _time(plan.tpot, "tpot" in plan.low),
-        f"{plan.most:.4g}", each(lambda g: g.binds),
+        f"{plan.most:.4g}", plan.binds,
     ]  # fmt: skip
 
 
@@ -85,18 +85,13 @@ def _more(gain: Gain, best: Plan) -> list[str]:
     what = f"{gain.what}{f' ({gain.of})' if gain.of else ''}"
     if gain.most is None:
         return [what, gain.why, "", "", "", "", ""]
-    change = f"{_rounded(gain.most / best.most - 1, 3):+.1%}" if best.most else ""
+    change = f"{gain.most / best.most - 1:+z.1%}" if best.most else ""
     times = (
         "–" if t is None else _time(t, name in gain.low)
         for name, t in (("ttft", gain.ttft), ("tpot", gain.tpot))
     )
-    elastic = "" if gain.elasticity is None else f"{_rounded(gain.elasticity, 2):.2f}"
+    elastic = "" if gain.elasticity is None else f"{gain.elasticity:z.2f}"
     return [what, str(gain.devices), f"{gain.most:.4g}", change, *times, elastic]
-
-
-def _rounded(value: float, digits: int) -> float:
-    """A number so rounded; a zero has no sign."""
-    return round(value, digits) + 0.0
 
 
 def _time(value: float, low: bool) -> str:

@@ -31,7 +31,7 @@ from costgraph.ir.tensor import MEMORY, level_of
 from costgraph.ops.experts import ExpertLinear
 from costgraph.timing import roofline
 from costgraph.timing.fidelity import bands
-from costgraph.timing.fidelity.alike import once
+from costgraph.timing.fidelity.alike import Kept, begins, once
 from costgraph.timing.fidelity.calibration import (
     Calibration,
     Fit,
@@ -54,7 +54,7 @@ from costgraph.timing.fidelity.host import SUFFIX, host_time
 from costgraph.timing.fidelity.labels import attended, packs, run_by
 from costgraph.timing.fidelity.relatives import inherited
 from costgraph.timing.fidelity.repeated import repeated, seen
-from costgraph.timing.fidelity.said import BELOW, JOINT, UNFITTED, assumptions, held_out
+from costgraph.timing.fidelity.said import BELOW, JOINT, assumptions, held_out, trust
 
 ONE, ZERO = Integer(1), Integer(0)
 #: What ``fidelity`` may be, and the quantile of the errors that each stands for.
@@ -84,6 +84,10 @@ class Calibrated:
     served: Framework | None = None
     host: float = 0.0
 
+    def __hash__(self) -> int:
+        # Parameters are in mappings, which have none.
+        return hash((self.name, self.machine, self.file))
+
     def __repr__(self) -> str:
         return f"<Calibrated {self.name} on {self.machine.name}>"
 
@@ -105,7 +109,7 @@ class Calibrated:
 
     def on(self, machine: Machine) -> roofline.Timing:
         """How operations take time on ``machine``: this device, or its symbols."""
-        return once(lambda phase, row: self.terms(phase, row, machine))
+        return once(lambda phase, row: self.terms(phase, row, machine), _kept(self, machine))
 
     def terms(self, phase: Phase, row: Row, machine: Machine) -> Iterator[Term]:
         """The terms of one operation: its floor, and the norm of its arms.
@@ -129,7 +133,7 @@ class Calibrated:
             raise HardwareError(
                 f"reads of {far[0]} by {row.name!r} are not calibrated; ask for fidelity ideal"
             )
-        if self.host and row.graph is phase.graph and row.node is phase.graph.nodes[0]:
+        if self.host and begins(phase, row):
             # Before the first operation: once a step.
             yield Term(ONE, (Arm(exact(self.host), "latency"),), (row.name,))
         arms = roofline.arms(cost, machine)
@@ -435,38 +439,34 @@ class Calibrated:
     def trust(self, phase: Phase, row: Row) -> str:
         """Which fit an operation takes and how good it is (:meth:`.Fit.trust`).
 
-        :data:`UNFITTED` where it takes the roofline's time, and empty if it takes none.
+        :data:`.UNFITTED` where it takes the roofline's time, and empty if it takes none.
         Operations inside a block of experts take the roofline's as well; their errors are those
         of their block's fit.
         """
-        if row.cost.links:
-            found = [self.exchange_fit(part) for part in parts(phase, row, self.machine)]
-            said = (UNFITTED if f is None else f.trust(moved) for f, moved in found)
-            return "; ".join(dict.fromkeys(said))
-        if not row.cost.bytes and not row.cost.flops:
-            return ""
-        if self.served is not None:
-            return self.served.trust(self.machine, step_of(phase))
-        case, fit, moved = self.taken(phase, row)
-        if not case.floor and case.kind == "elementwise":
-            if case.block is None:
-                return UNFITTED
-            _, fit, moved = self.fit(case.block)
-        if case.long is None:
-            return fit.trust(moved)
-        _, wide, lent = self.fit(case.long)
-        return f"{fit.trust(moved)}; further queries: {wide.trust(lent)}"
+        return trust(self, phase, row)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8)
+def _kept(timing: Calibrated, machine: Machine) -> Kept[tuple[str, tuple[Term, ...]]]:
+    """Times of operations on a machine, which programs have in common."""
+    return Kept()
+
+
 def _is_share(a: Expr, b: Expr) -> bool:
     """Whether ``a`` is ``b`` times a number up to one, whatever the signs of their terms.
 
     So are the exponentials of attention of its products: both count pairs of a query and a key,
     ``C·P − C²/2`` in a chunk, which no look at signs compares.
     """
-    (x, one), (y, other) = (expand(e).as_content_primitive() for e in (a, b))
+    (x, one), (y, other) = _primitive(a), _primitive(b)
     return bool(one == other and x <= y)
+
+
+@lru_cache(maxsize=4096)
+def _primitive(expr: Expr) -> tuple[Expr, Expr]:
+    """The number in front of an expression, and the rest."""
+    number, rest = expand(expr).as_content_primitive()
+    return number, rest
 
 
 def _how_to_calibrate(machine: Machine) -> str:

@@ -61,6 +61,18 @@ def grouped_product(graph: Graph) -> Node | None:
     return next((n for n in graph.nodes if _products(graph, n)), None)
 
 
+def around(graph: Graph, node: Node, product: Node) -> tuple[Node, Block] | None:
+    """A block of experts that a node is part of: the product that is timed with it, and the block.
+
+    Of a node without grouped products that is ``product``, the first of its graph. None of others.
+    """
+    if not _products(graph, node):
+        if not is_member(graph, node):
+            return None
+        node = product
+    return node, block_of(graph, node)
+
+
 def is_member(graph: Graph, node: Node) -> bool:
     """True for a node without grouped products that belongs to a block of experts.
 

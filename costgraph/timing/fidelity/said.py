@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from costgraph.counting.count import Row
 from costgraph.ir.program import Phase
 from costgraph.timing.fidelity import bands
-from costgraph.timing.fidelity.alike import Likeness
+from costgraph.timing.fidelity.alike import Kept, Likeness
 from costgraph.timing.fidelity.calibration import Fit
 from costgraph.timing.fidelity.classify import Case
 from costgraph.timing.fidelity.exchanges import parts, served
@@ -68,57 +70,48 @@ OTHER_TYPE = "no timings of {} {} serve {}: it takes the fit of {}, at its own b
 UNFITTED = "ideal: no fit"
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What is said of one operation: by its subject, and what only some operations ask for.
+
+    Attributes:
+        shown: fits with their errors.
+        steps: errors of whole steps.
+        untimed: collectives that no timings serve.
+        few: its queries are few.
+        others, types: kernels and data types of others that its fit is of.
+    """
+
+    shown: tuple[tuple[str, str], ...] = ()
+    steps: tuple[tuple[str, str], ...] = ()
+    untimed: tuple[str, ...] = ()
+    few: bool = False
+    others: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=8)
+def _kept(timing: Calibrated) -> Kept[_Said]:
+    """What is said of operations, which programs have in common."""
+    return Kept()
+
+
 def assumptions(
     timing: Calibrated, steps: Iterable[tuple[Phase, Sequence[Row]]]
 ) -> tuple[str, ...]:
     """Sentences for the formulas: what was fitted, with its error on unseen data."""
-    shown: dict[str, str] = {}
-    whole_steps: dict[str, str] = {}
-    few: tuple[str, ...] = ()
-    untimed: dict[str, None] = {}
-    others: dict[str, None] = {}
-    types: dict[str, None] = {}
-    likeness, done = Likeness(), set[Hashable]()
-    for phase, rows in steps:
-        for row in rows:
-            if (key := likeness.of(phase, row)) in done:
-                continue
-            if key is not None:
-                done.add(key)
-            for part in parts(phase, row, timing.machine):
-                fit, moved = timing.exchange_fit(part)
-                if fit is None:
-                    untimed[part.name] = None
-                    continue
-                shown[part.name] = f"{served(part, fit, moved)}: {held_out(fit)}"
-            if row.cost.links:
-                continue
-            if not row.cost.bytes and not row.cost.flops:
-                continue
-            if timing.served is not None:
-                step = step_of(phase)
-                errors = _percent(timing.served.heldout[step])
-                said = timing.served.trust(timing.machine, step)
-                whole_steps[step] = f"{step} of {said.partition(',')[0]}, runs kept back: {errors}"
-                continue
-            found = timing.taken(phase, row)
-            cases = [found]
-            if found[0].long is not None:
-                cases.append(timing.fit(found[0].long))
-                few = (FEW_QUERIES,)
-            for case, fit, moved in cases:
-                if not case.floor and case.kind == "elementwise":
-                    continue
-                passed = _passed_over(timing, case, fit)
-                if passed is not None:
-                    what = (case.kind, passed, timing.framework, fit.variant)
-                    others[OTHER_KERNELS.format(*what)] = None
-                if (wanted := _missing(case, fit, passed)) is not None:
-                    told = (case.kind, wanted, timing.machine.name, fit.variant)
-                    types[OTHER_TYPE.format(*told)] = None
-                key = f"{case.kind} {fit.variant}"
-                how = "transferred, devices left out" if moved else "fitted, held out"
-                shown[key] = f"{key} {how}: {held_out(fit)} ({fit.trust(moved)})"
+    likeness, kept = Likeness(), _kept(timing)
+    found = dict.fromkeys(
+        kept.of(likeness.of(phase, row), partial(_said, timing, phase, row))
+        for phase, rows in steps
+        for row in rows
+    )
+    shown = {name: text for said in found for name, text in said.shown}
+    whole_steps = {name: text for said in found for name, text in said.steps}
+    untimed, others, types = (
+        dict.fromkeys(text for said in found for text in getattr(said, name))
+        for name in ("untimed", "others", "types")
+    )
     unserved = UNTIMED_IN_BAND if timing.band else UNTIMED
     errors_of = {"whole step": whole_steps, "operation": shown}
     errors_said = (
@@ -129,13 +122,71 @@ def assumptions(
     return (
         "; ".join((_words(timing), *errors_said)),
         IN_SEQUENCE if timing.served is None else WHOLE_RUNS,
-        *few,
+        *((FEW_QUERIES,) if any(said.few for said in found) else ()),
         *others,
         *types,
         *([HOSTED.format(f"{1e3 * timing.host:.2g}", timing.framework)] if timing.host else ()),
         *([unserved.format(", ".join(untimed))] if untimed else ()),
         *(() if others else _without_framework(timing, shown.values())),
     )
+
+
+def _said(timing: Calibrated, phase: Phase, row: Row) -> _Said:
+    """What is said of an operation."""
+    shown: dict[str, str] = {}
+    untimed: list[str] = []
+    for part in parts(phase, row, timing.machine):
+        fit, moved = timing.exchange_fit(part)
+        if fit is None:
+            untimed.append(part.name)
+        else:
+            shown[part.name] = f"{served(part, fit, moved)}: {held_out(fit)}"
+    if row.cost.links or not (row.cost.bytes or row.cost.flops):
+        return _Said(tuple(shown.items()), untimed=tuple(untimed))
+    if timing.served is not None:
+        step = step_of(phase)
+        errors = _percent(timing.served.heldout[step])
+        trusted = timing.served.trust(timing.machine, step).partition(",")[0]
+        return _Said(steps=((step, f"{step} of {trusted}, runs kept back: {errors}"),))
+    found = timing.taken(phase, row)
+    long = found[0].long
+    cases = [found] if long is None else [found, timing.fit(long)]
+    others, types = [], []
+    for case, fit, moved in cases:
+        if not case.floor and case.kind == "elementwise":
+            continue
+        passed = _passed_over(timing, case, fit)
+        if passed is not None:
+            others.append(OTHER_KERNELS.format(case.kind, passed, timing.framework, fit.variant))
+        if (wanted := _missing(case, fit, passed)) is not None:
+            types.append(OTHER_TYPE.format(case.kind, wanted, timing.machine.name, fit.variant))
+        key = f"{case.kind} {fit.variant}"
+        how = "transferred, devices left out" if moved else "fitted, held out"
+        shown[key] = f"{key} {how}: {held_out(fit)} ({fit.trust(moved)})"
+    return _Said(
+        tuple(shown.items()), few=long is not None, others=tuple(others), types=tuple(types)
+    )
+
+
+def trust(timing: Calibrated, phase: Phase, row: Row) -> str:
+    """Which fit an operation takes and how good it is; see :meth:`.Calibrated.trust`."""
+    if row.cost.links:
+        found = [timing.exchange_fit(part) for part in parts(phase, row, timing.machine)]
+        said = (UNFITTED if f is None else f.trust(moved) for f, moved in found)
+        return "; ".join(dict.fromkeys(said))
+    if not row.cost.bytes and not row.cost.flops:
+        return ""
+    if timing.served is not None:
+        return timing.served.trust(timing.machine, step_of(phase))
+    case, fit, moved = timing.taken(phase, row)
+    if not case.floor and case.kind == "elementwise":
+        if case.block is None:
+            return UNFITTED
+        _, fit, moved = timing.fit(case.block)
+    if case.long is None:
+        return fit.trust(moved)
+    _, wide, lent = timing.fit(case.long)
+    return f"{fit.trust(moved)}; further queries: {wide.trust(lent)}"
 
 
 def _missing(case: Case, fit: Fit, passed: str | None) -> str | None:
