@@ -771,7 +771,9 @@ def test_the_command_serves_and_stops(tmp_path: Path) -> None:
         assert '"start":{"model":"gpt2"' in text
         # In the midst of a derivation, too.
         waiting = threading.Thread(
-            target=lambda: server.ask("/part.js?kind=formulas&model=gpt2&on=h100&fidelity=ideal")
+            target=lambda: server.ask(
+                "/part.js?kind=formulas&model=gpt2&on=h100&fidelity=ideal&metric=latency"
+            )
         )
         waiting.start()
         time.sleep(0.3)
