@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 #: The script of every page, in this order, and what a report has beside it.
 SCRIPTS = (
-    "base.js", "turns.js", "bundle.js", "model.js", "controls.js", "room.js", "charts.js",
+    "base.js", "turns.js", "bundle.js", "model.js", "controls.js", "sight.js", "room.js", "charts.js",
     "curve.js", "detail.js", "minimap.js", "load.js", "plans.js", "main.js",
 )  # fmt: skip
 OWN = "report.js"
