@@ -242,7 +242,14 @@ def test_everything_by_keyboard_and_the_address_keeps_it(
     keys.press("Tab")
     assert page.evaluate("document.activeElement.dataset.pass") == "quantize"
     keys.press("Enter")
-    page.wait_for_selector("#option-1-weights")
+    # Who added it goes on with its options.
+    assert page.evaluate("document.activeElement.id") == "option-1-preset"
+    page.focus("#palette-search")
+    keys.press("Control+A")
+    keys.type("page-kv")
+    keys.press("Enter")  # the first that is found
+    assert page.inner_text("#palette-chosen > :last-child h4") == "page-kv"
+    page.click("[aria-label='remove page-kv']")
     page.focus("#option-1-weights")
     keys.type("int4")
     page.focus("#palette-text")

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 #: The script of every page, in this order, and what a report has beside it.
 SCRIPTS = (
-    "base.js", "turns.js", "bundle.js", "model.js", "controls.js", "sight.js", "room.js", "charts.js",
-    "curve.js", "detail.js", "minimap.js", "load.js", "plans.js", "main.js",
+    "base.js", "turns.js", "bundle.js", "model.js", "controls.js", "sight.js", "room.js",
+    "charts.js", "curve.js", "detail.js", "minimap.js", "load.js", "plans.js", "main.js",
 )  # fmt: skip
 OWN = "report.js"
 #: Where the controls start unless something else is said.
