@@ -754,8 +754,11 @@ def test_a_site_needs_no_server(tmp_path: Path, tabs: Callable[..., Tab], capsys
     )  # fmt: skip
     agree(tab.cards(), expected("mixtral-8x7b", "8xh100", both, values))
     assert "a6000 has 1 device" in tab.page.inner_text("#machines")
+    assert "8xh100" in tab.page.inner_text("#notes")
     tab.page.wait_for_selector("#formula math")
     tab.page.wait_for_selector("#graph svg")
+    tab.choose(model=["mixtral-8x7b"], on=["a6000"], passes=[""])
+    assert "8xh100" not in tab.page.inner_text("#notes")  # which it said beside the other
     tab.clean("file://")
     with pytest.raises(SystemExit):
         main(arguments)

@@ -43,8 +43,8 @@ async function loadCatalog() {
 }
 
 // The bundle of one machine alone.
-function rowOf({ bundle, texts }, functions, row) {
-  const alone = { ...bundle, devices: [bundle.devices[row]], variants: [bundle.variants[row]] };
+function rowOf({ bundle, texts, heads }, functions, row) {
+  const alone = { ...bundle, ...(heads && heads[row]), devices: [bundle.devices[row]], variants: [bundle.variants[row]] };
   return adopted(alone, functions, textsOf(texts));
 }
 
