@@ -1,4 +1,4 @@
-"""The explorer in a browser: times to first answer, formula and of a slider, numbers against Python's.
+"""The explorer in a browser: times to answer, to print and of a slider, numbers against Python's.
 
 Needs the extras ``explore`` and ``report-test`` and a Chromium (or the variable ``CHROMIUM``).
 """
