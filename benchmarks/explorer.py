@@ -1,4 +1,4 @@
-"""The explorer in a browser: time to first answer, slider latency, numbers against Python's.
+"""The explorer in a browser: times to answer, to print and of a slider, numbers against Python's.
 
 Needs the extras ``explore`` and ``report-test`` and a Chromium (or the variable ``CHROMIUM``).
 """
@@ -129,20 +129,25 @@ def main() -> None:
         page.goto(address)
         page.wait_for_selector("html[data-ready]")
         print(f"page opened and its first numbers: {time.perf_counter() - begun:.2f} s")
-        print("first answer, slider to numbers and to all (medians), largest difference to Python")
+        print("first answer (CPU seconds of the server), formula, slider to numbers and to all")
+        print("(medians), largest difference to Python")
         for model, on, passes in CASES[:4] if quick else CASES:
             values = {"B": 3, "S": 300, "N": 20, "T": 320, "K": 20, "G": 256}
+            begun, before = time.perf_counter(), time.process_time()
             seconds = choose(page, model, on, passes, values)
+            busy = time.process_time() - before
+            page.wait_for_selector("#formula math", timeout=300_000)
+            printed = time.perf_counter() - begun
+            page.wait_for_selector("#graph svg", timeout=300_000)  # the server rests
             number, difference = worst(page, model, on, passes, values)
-            page.wait_for_selector("#formula math", timeout=300_000)  # the server rests
-            page.wait_for_selector("#graph svg", timeout=300_000)
             numbers, everything = (statistics.median(x) for x in page.evaluate(SLIDE, 18))
             first.append(seconds)
             slides.append(everything)
             compared += number
             largest = max(largest, difference)
             print(
-                f"  {model} on {on}, {passes or 'unmodified'}: {seconds:.2f} s, "
+                f"  {model} on {on}, {passes or 'unmodified'}: {seconds:.2f} s ({busy:.2f}), "
+                f"{printed:.2f} s, "
                 f"{numbers:.0f} ms, {everything:.0f} ms, {number} metrics, {difference:.1e}"
             )
         chromium.close()

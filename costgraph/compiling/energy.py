@@ -137,12 +137,15 @@ def _per_token(compiled: Compiled, terms: tuple[Term, ...]) -> tuple[Term, ...]:
     """
     found, tokens = [], B * compiled.program.generated
     for term in terms:
-        count = term.count / tokens
         if len(term.arms) == 1 and term.span is None and term.count.is_polynomial():
             arm = term.arms[0]
-            found.append(Term(ONE, (Arm(expand(count * arm.expr), arm.resource),), term.ops))
+            # Expanded before it is divided: expanding quotients takes many times as long.
+            parts = Add.make_args(expand(term.count * arm.expr))
+            found.append(
+                Term(ONE, (Arm(Add(*(x / tokens for x in parts)), arm.resource),), term.ops)
+            )
         else:
-            found.append(replace(term, count=count))
+            found.append(replace(term, count=term.count / tokens))
     return tuple(found)
 
 

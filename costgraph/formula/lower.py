@@ -11,7 +11,6 @@ from sympy import (
     Abs,
     Add,
     Basic,
-    Dummy,
     E,
     Expr,
     Integer,
@@ -35,11 +34,11 @@ from sympy.logic.boolalg import And, Boolean, BooleanFalse, BooleanTrue, Not, Or
 from sympy.polys.polyerrors import PolynomialError
 
 from costgraph.errors import InputError
+from costgraph.formula.closed import LOWER, UPPER, closed_form
 from costgraph.formula.dag import Dag
-from costgraph.formula.envelope import dominates
 from costgraph.formula.evaluate import integrated, is_even
 from costgraph.formula.formula import Formula
-from costgraph.formula.sums import Line, affine, lines, power_sum, two_lines
+from costgraph.formula.sums import Line, affine, lines
 from costgraph.formula.terms import Arm, Span, Term, collected, merged
 from costgraph.symbols import N, S
 
@@ -62,7 +61,7 @@ def lower(formulas: Sequence[Formula], *, exact: bool = False) -> tuple[Dag, tup
     Raises:
         InputError: an expression has no counterpart in code.
     """
-    lowering = Lowering()
+    lowering = Lowering(shared=len(formulas) > 1)
     outputs, divisors = [], []
     for formula in formulas:
         whole = exact and formula.unit in ("FLOP", "byte") and formula.numerator is None
@@ -79,10 +78,18 @@ def lower(formulas: Sequence[Formula], *, exact: bool = False) -> tuple[Dag, tup
 
 
 class Lowering:
-    """Expressions and terms as nodes of one graph."""
+    """Expressions and terms as nodes of one graph.
 
-    def __init__(self) -> None:
+    Args:
+        shared: several formulas are lowered: factors stay in front of maxima and sums, which
+            formulas of the same terms (a latency, its price) then have in common.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
         self.dag = Dag()
+        self._shared = shared
+        self._order: dict[Expr, tuple[bool, bool, str]] = {}
+        self._sums: dict[tuple[tuple[Arm, ...], Span, Expr | None], int] = {}
         self._known: dict[Expr, int] = {}
         self._free: dict[Expr, set[Basic]] = {}
         self._loops: dict[tuple[Span, tuple[tuple[Expr, Term], ...]], int] = {}
@@ -116,8 +123,8 @@ class Lowering:
 
     def _scaled(self, term: Term, factor: Expr) -> int:
         """``factor × Max(arms)``, summed over the span."""
-        # Of a norm over a span too, so that formulas share the sum whatever its factor.
-        kept = term.is_smooth and term.span is not None
+        # Of a norm over a span too, whose sum takes longest.
+        kept = self._shared or (term.is_smooth and term.span is not None)
         if kept or (factor < 0 and len(term.arms) > 1):
             return self.dag.product(self.expr(factor), self.summed(term))
         arms = tuple(arm.scaled(factor) for arm in term.arms)
@@ -127,7 +134,10 @@ class Lowering:
         """The term without its count."""
         if term.span is None:
             return self._combined(term)
-        return self._span(term, term.span)
+        key = term.arms, term.span, term.norm
+        if key not in self._sums:
+            self._sums[key] = self._span(term, term.span)
+        return self._sums[key]
 
     def _combined(self, term: Term) -> int:
         """The maximum of the arms, or their norm."""
@@ -222,11 +232,11 @@ class Lowering:
     def closed(self, closed: Expr, span: Span) -> int:
         """A closed form of :func:`closed_form` with the span's bounds put in."""
         # A bound that is not whole is cut first, as in Formula.evaluate.
-        self._known |= {_LOWER: self._bound(span.lower), _UPPER: self._bound(span.upper)}
+        self._known |= {LOWER: self._bound(span.lower), UPPER: self._bound(span.upper)}
         try:
             return self.expr(closed)
         finally:
-            self._forget(_LOWER, _UPPER)
+            self._forget(LOWER, UPPER)
 
     def _forget(self, *symbols: Symbol) -> None:
         """Drops what was lowered under a meaning of the symbols that ends here."""
@@ -303,7 +313,7 @@ class Lowering:
     def _factors(self, factors: list[Expr], coefficient: Rational) -> int:
         """A product, symbols first and in order: products share their beginnings."""
         plain: list[int] = []
-        for factor in sorted(factors, key=lambda f: (not f.free_symbols, not _power(f), str(f))):
+        for factor in sorted(factors, key=self._place):
             base, exponent = factor.as_base_exp()
             if _power(factor):
                 plain += [self.expr(base)] * int(exponent)
@@ -315,6 +325,13 @@ class Lowering:
         for other in plain[1:]:
             node = self.dag.product(node, other)
         return self.dag.product(self.expr(coefficient), node)
+
+    def _place(self, factor: Expr) -> tuple[bool, bool, str]:
+        """Where a factor stands in products; each is asked once, since its text takes long."""
+        if factor not in self._order:
+            name = factor.name if isinstance(factor, Symbol) else str(factor)
+            self._order[factor] = not factor.free_symbols, not _power(factor), name
+        return self._order[factor]
 
     def _pow(self, base: Expr, exponent: Expr) -> int:
         if exponent == Rational(1, 2):
@@ -343,38 +360,6 @@ class Lowering:
             if isinstance(expr, kind):
                 return self.dag.add_node(op, [self.expr(a) for a in expr.args])
         raise InputError(f"no code for the condition {expr}")
-
-
-# Stand for the two bounds of the span that is being lowered.
-_LOWER = Dummy("lower", positive=True)
-_UPPER = Dummy("upper", positive=True)
-
-
-def closed_form(term: Term, span: Span) -> Expr | None:
-    """The sum in terms of its two bounds, or None if there is no such form here.
-
-    A single polynomial arm (Faulhaber), perhaps with rounded quotients, or two
-    affine arms of which one is provably the steeper. Ranges that may be empty are guarded.
-    """
-    local = Span(span.symbol, _LOWER, _UPPER)
-    n = Max(_UPPER - _LOWER + 1, 0)
-    never_empty = dominates(span.upper - span.lower + 1, Integer(0))
-    if never_empty:
-        n = _UPPER - _LOWER + 1
-    if len(term.arms) == 1:
-        line = affine(term.arms[0].expr, span.symbol)
-        if line is not None:
-            return n * line[0] + line[1] * n * (_LOWER + _UPPER) / 2
-        total = power_sum(term.arms[0].expr, local)
-    else:
-        opened = [affine(a.expr, span.symbol) for a in term.arms]
-        first, second, *more = opened
-        if term.is_nested or more or first is None or second is None:
-            return None
-        total = two_lines(local, first, second)
-    if total is None or never_empty:
-        return total
-    return Piecewise((total, _UPPER >= _LOWER), (Integer(0), True))
 
 
 def _power(factor: Expr) -> bool:

@@ -242,7 +242,14 @@ def test_everything_by_keyboard_and_the_address_keeps_it(
     keys.press("Tab")
     assert page.evaluate("document.activeElement.dataset.pass") == "quantize"
     keys.press("Enter")
-    page.wait_for_selector("#option-1-weights")
+    # Who added it goes on with its options.
+    assert page.evaluate("document.activeElement.id") == "option-1-preset"
+    page.focus("#palette-search")
+    keys.press("Control+A")
+    keys.type("page-kv")
+    keys.press("Enter")  # the first that is found
+    assert page.inner_text("#palette-chosen > :last-child h4") == "page-kv"
+    page.click("[aria-label='remove page-kv']")
     page.focus("#option-1-weights")
     keys.type("int4")
     page.focus("#palette-text")
@@ -747,8 +754,11 @@ def test_a_site_needs_no_server(tmp_path: Path, tabs: Callable[..., Tab], capsys
     )  # fmt: skip
     agree(tab.cards(), expected("mixtral-8x7b", "8xh100", both, values))
     assert "a6000 has 1 device" in tab.page.inner_text("#machines")
+    assert "8xh100" in tab.page.inner_text("#notes")
     tab.page.wait_for_selector("#formula math")
     tab.page.wait_for_selector("#graph svg")
+    tab.choose(model=["mixtral-8x7b"], on=["a6000"], passes=[""])
+    assert "8xh100" not in tab.page.inner_text("#notes")  # which it said beside the other
     tab.clean("file://")
     with pytest.raises(SystemExit):
         main(arguments)
@@ -771,7 +781,9 @@ def test_the_command_serves_and_stops(tmp_path: Path) -> None:
         assert '"start":{"model":"gpt2"' in text
         # In the midst of a derivation, too.
         waiting = threading.Thread(
-            target=lambda: server.ask("/part.js?kind=formulas&model=gpt2&on=h100&fidelity=ideal")
+            target=lambda: server.ask(
+                "/part.js?kind=formulas&model=gpt2&on=h100&fidelity=ideal&metric=latency"
+            )
         )
         waiting.start()
         time.sleep(0.3)

@@ -8,12 +8,14 @@ nothing is evaluated from text, and the page's policy needs no exception.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from costgraph.compiling.compilation import compile
@@ -48,6 +50,7 @@ class Asked:
         on: a device or system as ``--on`` takes it.
         passes: a pipeline.
         fidelity: as ``--fidelity`` takes it.
+        metric: of ``formulas``, the one to print; empty for all other kinds.
     """
 
     kind: str
@@ -55,11 +58,13 @@ class Asked:
     on: str
     passes: str = ""
     fidelity: str = "ideal"
+    metric: str = ""
 
     @property
     def key(self) -> str:
         """What the page calls the part: ``JSON.stringify`` of its texts."""
         texts = [self.kind, self.model, self.on, self.passes, self.fidelity]
+        texts += [self.metric] if self.metric else []
         return json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -69,7 +74,40 @@ def received(key: str, value: Any, functions: Sequence[str] = ()) -> str:
     return f"costgraph.receive({json_text(key)}, {json_text(value)}, [\n{code}\n]);\n"
 
 
-def part(asked: Asked, dropped: Mapping[str, Source] | None = None) -> str:
+class Variants:
+    """Compiled variants, those used last: each part of one asks for what the others derived."""
+
+    MOST = 16
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Asked, Compiled] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, asked: Asked, dropped: Mapping[str, Source]) -> Compiled:
+        """The variant of a part; see :func:`compiled`."""
+        key = replace(asked, kind="numbers", metric="")
+        with self._lock:
+            known = self._kept.get(key)
+            if known is not None:
+                self._kept.move_to_end(key)
+                return known
+        made = compiled(asked, dropped)
+        with self._lock:
+            self._kept[key] = made
+            while len(self._kept) > self.MOST:
+                self._kept.popitem(last=False)
+        return made
+
+    def forget(self, model: str) -> None:
+        """Drops those of a model that has changed."""
+        with self._lock:
+            for key in [k for k in self._kept if k.model == model]:
+                del self._kept[key]
+
+
+def part(
+    asked: Asked, dropped: Mapping[str, Source] | None = None, known: Variants | None = None
+) -> str:
     """The script of a part; what is wrong with the input is a part that says so.
 
     No name in a request is the path of a file: only files of the package are read.
@@ -77,12 +115,17 @@ def part(asked: Asked, dropped: Mapping[str, Source] | None = None) -> str:
     Args:
         asked: what the page asks for.
         dropped: models that are no shipped ones, by the names of their files.
+        known: variants that other parts have asked for.
     """
+    known = known or Variants()
     try:
         with outside.confined(*shipped_folders()):
             if asked.kind == "plans":
                 return _plans(asked, source(asked.model, dropped or {}))
-            return _made(asked, compiled(asked, dropped or {}))
+            if asked.kind not in KINDS:
+                wrong = f"unknown kind of part {clip(asked.kind)}{nearest(asked.kind, KINDS)}"
+                raise InputError(wrong)
+            return _made(asked, known.get(asked, dropped or {}))
     except CostgraphError as error:
         return received(asked.key, {"error": str(error)})
 
@@ -93,8 +136,6 @@ def compiled(asked: Asked, dropped: Mapping[str, Source]) -> Compiled:
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
     """
-    if asked.kind not in KINDS:
-        raise InputError(f"unknown kind of part {clip(asked.kind)}{nearest(asked.kind, KINDS)}")
     return compile(
         source(asked.model, dropped),
         asked.on,
@@ -135,7 +176,7 @@ def _made(asked: Asked, variant: Compiled) -> str:
         return received(asked.key, {"pictures": pictures(variant)})
     if asked.kind == "formulas":
         contents = Contents()
-        found = formulas(variant, contents)
+        found = formulas(variant, contents, asked.metric)
         return received(asked.key, {"formulas": found, "texts": contents.texts})
     if asked.kind == "load":
         scripts = Scripts()

@@ -30,6 +30,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import uvicorn
@@ -40,11 +41,12 @@ from starlette.routing import Route
 
 from costgraph.errors import CostgraphError, InputError
 from costgraph.files.outside import size_text
+from costgraph.models import families
 from costgraph.progress import listening
 from costgraph.showing.explorer import catalog, page
 from costgraph.showing.explorer.catalog import Start
 from costgraph.showing.explorer.dropped import Dropped, largest
-from costgraph.showing.explorer.parts import KINDS, Asked, Source, part, received
+from costgraph.showing.explorer.parts import KINDS, Asked, Source, Variants, part, received
 from costgraph.showing.explorer.reading import pipeline_value
 
 HOST = "127.0.0.1"
@@ -126,6 +128,7 @@ class Parts:
 
     def __init__(self, dropped: Dropped) -> None:
         self._dropped = dropped
+        self._variants = Variants()
         self._kept: OrderedDict[Asked, str] = OrderedDict()
         self._size = 0
         self._far: dict[Asked, tuple[int, int]] = {}
@@ -139,7 +142,7 @@ class Parts:
                 return self._kept[asked]
         try:
             with listening(lambda _, done, total: self._far.update({asked: (done, total)})):
-                made = part(asked, self._dropped)
+                made = part(asked, self._dropped, self._variants)
         finally:
             self._far.pop(asked, None)
         with self._lock:
@@ -155,6 +158,7 @@ class Parts:
 
     def forget(self, model: str) -> None:
         """Drops what was derived of a model that has changed."""
+        self._variants.forget(model)
         with self._lock:
             for asked in [a for a in self._kept if a.model == model]:
                 self._size -= len(self._kept.pop(asked))
@@ -174,6 +178,8 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
     parts = Parts(dropped)
     for on, passes in itertools.product(start.on, start.passes):
         workers["numbers"].spare(partial(parts.get, Asked("numbers", start.model, on, passes)))
+    for file in families.FILES:  # one by one: a request waits for one at most, and reads none
+        workers["numbers"].spare(partial(import_module, f"{families.__name__}.{file}"))
     known = catalog.everything()
     texts = {"index": page.index(True), "script": page.script(), "style": page.style()}
 

@@ -32,7 +32,7 @@ from costgraph.showing.explorer.parts import Asked, received, source, written
 from costgraph.showing.report.code import Scripts
 from costgraph.showing.report.contents import Contents, formulas, pictures
 from costgraph.showing.report.load import load_of
-from costgraph.showing.report.page import bundle, start
+from costgraph.showing.report.page import bundle, headed, start
 from costgraph.showing.report.plans import plans_of
 
 #: What a site holds unless something else is said.
@@ -186,7 +186,13 @@ def _pair(
     contents, data, _ = bundle(rows, start([c for (c,) in rows], {}), Contents(later=True))
     printing = Contents()
     more = [_later(writer, made, printing) for (made,) in rows]
-    value = {"bundle": data, "texts": contents.texts, "machines": places, "later": more}
+    value = {
+        "bundle": data,
+        "heads": [headed(made.setting) for (made,) in rows],  # nothing of a machine not chosen
+        "texts": contents.texts,
+        "machines": places,
+        "later": more,
+    }
     writer.write(f"parts/{model}-{number}.js", received(asked.key, value, contents.scripts.texts))
     scripts = Scripts()
     loads = [load_of(made, scripts) for (made,) in rows]

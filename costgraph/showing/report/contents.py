@@ -11,7 +11,7 @@ from sympy import Expr, Integer, Max, Symbol
 
 from costgraph.compiling.compiled import Compiled
 from costgraph.counting.count import Row
-from costgraph.errors import CostgraphError
+from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import ZERO, merged, remade
 from costgraph.ir.program import Phase, Program
@@ -213,9 +213,26 @@ def _timing(term: Term, values: Values) -> tuple[Any, ...]:
     return values.index(term.count), norm, arms
 
 
-def formulas(compiled: Compiled, contents: Contents) -> dict[str, dict[str, int]]:
-    """The printed formulas of one pipeline on one device: indices among the contents' texts."""
-    return contents.printed.of(compiled, metrics_of(compiled))
+def formulas(
+    compiled: Compiled, contents: Contents, metric: str | None = None
+) -> dict[str, dict[str, int]]:
+    """The printed formulas of one pipeline on one device: indices among the contents' texts.
+
+    Args:
+        compiled: the pipeline on the device.
+        contents: collects the texts.
+        metric: the one to print; by default all.
+
+    Raises:
+        InputError: there is no such metric.
+        CostgraphError: the model or the device does not have it.
+    """
+    if metric is None:
+        return contents.printed.of(compiled, metrics_of(compiled))
+    if metric not in compiled.metrics:
+        hint = nearest(metric, compiled.metrics)
+        raise InputError(f"{compiled.program.name} has no metric {clip(metric)}{hint}")
+    return contents.printed.of(compiled, {metric: getattr(compiled, metric)})
 
 
 def pictures(compiled: Compiled) -> list[dict[str, Any]]:

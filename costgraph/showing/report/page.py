@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 #: The script of every page, in this order, and what a report has beside it.
 SCRIPTS = (
-    "base.js", "turns.js", "bundle.js", "model.js", "controls.js", "room.js", "charts.js",
-    "curve.js", "detail.js", "minimap.js", "load.js", "plans.js", "main.js",
+    "base.js", "turns.js", "bundle.js", "model.js", "controls.js", "sight.js", "room.js",
+    "charts.js", "curve.js", "detail.js", "minimap.js", "load.js", "plans.js", "main.js",
 )  # fmt: skip
 OWN = "report.js"
 #: Where the controls start unless something else is said.
@@ -273,13 +273,9 @@ def bundle(
     made = iter([contents.variant(c) for c in counted(every, "variants written")])
     variants = [[next(made) for _ in row] for row in grid]
     devices = [hardware_figures(row[0], contents.symbols) for row in grid]
-    # What a variant rests on stands with it.
-    about = {k: v for k, v in setting.to_dict().items() if k not in ("assumptions", "not_done")}
     meanings = option_symbols(c for row in grid for c in row)
     data = {
-        "setting": about,
-        "remarks": [*setting.cautions, *setting.remarks],
-        "conventions": list(setting.conventions),
+        **headed(setting),
         "controls": controls(contents.symbols, devices, plain(point), meanings),
         "devices": devices,
         "pipelines": [pipeline_label(c) for c in grid[0]],
@@ -289,6 +285,16 @@ def bundle(
         "load": dict(LOAD),
     }
     return contents, data, setting
+
+
+def headed(setting: Setting) -> dict[str, Any]:
+    """What a page says of its variants together; what one rests on stands with it."""
+    about = {k: v for k, v in setting.to_dict().items() if k not in ("assumptions", "not_done")}
+    return {
+        "setting": about,
+        "remarks": [*setting.cautions, *setting.remarks],
+        "conventions": list(setting.conventions),
+    }
 
 
 def assemble(title: str, data: dict[str, Any], texts: Sequence[str], functions: str) -> str:

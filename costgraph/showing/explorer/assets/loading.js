@@ -43,16 +43,16 @@ async function loadCatalog() {
 }
 
 // The bundle of one machine alone.
-function rowOf({ bundle, texts }, functions, row) {
-  const alone = { ...bundle, devices: [bundle.devices[row]], variants: [bundle.variants[row]] };
+function rowOf({ bundle, texts, heads }, functions, row) {
+  const alone = { ...bundle, ...(heads && heads[row]), devices: [bundle.devices[row]], variants: [bundle.variants[row]] };
   return adopted(alone, functions, textsOf(texts));
 }
 
 // Where variants come from: a server derives each part of each one.
 const fromServer = {
   part(...texts) {
-    const [kind, model, on, passes, fidelity] = texts;
-    return once(JSON.stringify(texts), `part.js?${new URLSearchParams({ kind, model, on, passes, fidelity })}`);
+    const [kind, model, on, passes, fidelity, metric = ""] = texts;
+    return once(JSON.stringify(texts), `part.js?${new URLSearchParams({ kind, model, on, passes, fidelity, metric })}`);
   },
   // Tells now and then how far a part is, until it is there.
   async followed(loaded, told, ...texts) {
@@ -64,9 +64,9 @@ const fromServer = {
     const { value, functions } = await this.part("numbers", ...variant);
     return value.error ? { error: value.error } : rowOf(value, functions, 0);
   },
-  async formulas(...variant) {
-    const { value } = await this.part("formulas", ...variant);
-    return value.error ? {} : printed(value.formulas, textsOf(value.texts));
+  async formula(metric, ...variant) {
+    const { value } = await this.part("formulas", ...variant, metric);
+    return value.error ? {} : printed(value.formulas, textsOf(value.texts))[metric];
   },
   async picture(index, ...variant) {
     const { value } = await this.part("pictures", ...variant);
@@ -103,10 +103,9 @@ const fromFiles = {
     if (row === undefined) return { error: `this page does not hold the machine ${on}` };
     return typeof row === "string" ? { error: row } : rowOf(value, functions, row);
   },
-  async formulas(...variant) {
-    const { formulas } = await this.later(...variant), names = Object.keys(formulas);
-    const found = await Promise.all(names.map((name) => this.shared(formulas[name])));
-    return Object.fromEntries(names.map((name, i) => [name, Object.fromEntries(Object.entries(found[i]).map(([detail, html]) => [detail, textsOf([html])(0)]))]));
+  async formula(metric, ...variant) {
+    const name = (await this.later(...variant)).formulas[metric], found = name ? await this.shared(name) : {};
+    return Object.fromEntries(Object.entries(found).map(([detail, html]) => [detail, textsOf([html])(0)]));
   },
   async load(model, on, passes) {
     const { value } = await this.pair(model, on, passes), name = `${model}-${CATALOG.pipelines.indexOf(passes)}`;
@@ -132,7 +131,7 @@ async function loadVariant(...variant) {
   const bundle = await source.numbers(...variant);
   if (bundle.error) return bundle;
   const [[one]] = bundle.variants, failed = (problem) => fail(problem.message);
-  one.more = (then) => source.formulas(...variant).then((found) => { one.formulas = found; then(); }, failed);
+  one.more = (metric, then) => source.formula(metric, ...variant).then((found) => { one.formulas = { ...one.formulas, [metric]: found }; then(); }, failed);
   one.moreLoad = (then) => source.load(...variant).then((found) => { one.load = found; then(); }, failed);
   if (served || CATALOG.plans) one.morePlans = (then, told) => source.plans(told, ...variant).then((found) => then(found), (problem) => { then(null); failed(problem); });
   one.written = (metric) => source.written(metric, ...variant);

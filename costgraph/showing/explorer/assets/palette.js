@@ -45,11 +45,20 @@ function changed(build = true) {
   takeText(false);
 }
 
+// Who adds a pass by the keyboard goes on with its options.
+function addPass(name, keyboard) {
+  palette.items.push([name, []]);
+  changed();
+  const box = $("palette-chosen").lastElementChild;
+  box.scrollIntoView({ block: "nearest" });
+  if (keyboard) (box.querySelector(".option :is(input, select)") || box.querySelector("summary")).focus();
+}
+
 function drawKnown() {
   const words = $("palette-search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const found = CATALOG.passes.filter((p) => { const text = `${p.name} ${p.title}`.toLowerCase(); return words.every((w) => text.includes(w)); });
   $("palette-known").replaceChildren(...found.map((p) => h("li", {},
-    h("button", { type: "button", "data-pass": p.name, onclick: () => { palette.items.push([p.name, []]); changed(); $("palette-chosen").lastElementChild.scrollIntoView({ block: "nearest" }); } }, `+ ${p.name}`),
+    h("button", { type: "button", "data-pass": p.name, onclick: (e) => addPass(p.name, e.detail === 0) }, `+ ${p.name}`),
     h("span", { class: "hint" }, p.title))));
 }
 
@@ -101,6 +110,10 @@ function optionField(option, given, index) {
 
 function wirePalette() {
   $("palette-search").addEventListener("input", drawKnown);
+  $("palette-search").addEventListener("keydown", (e) => {
+    const first = $("palette-known").querySelector("button");
+    if (e.key === "Enter" && $("palette-search").value.trim() && first) addPass(first.dataset.pass, true);
+  });
   $("palette-text").addEventListener("input", () => takeText());
   const close = () => { reading++; $("palette").close(); };
   $("palette-close").addEventListener("click", close);

@@ -24,13 +24,20 @@ function nearest(stops, value) {
   return best;
 }
 
-// Parts out of sight rest until the slider does (report.css).
+// Parts out of sight rest until the slider does (sight.js, report.css).
 const PAUSE = 300; // milliseconds
 let pause = 0;
 function moving() {
   document.documentElement.dataset.moving = "true";
   clearTimeout(pause);
-  pause = setTimeout(() => { delete document.documentElement.dataset.moving; }, PAUSE);
+  pause = setTimeout(moved, PAUSE);
+}
+
+// The slider rests: what waited for it is drawn.
+function moved() {
+  clearTimeout(pause);
+  delete document.documentElement.dataset.moving;
+  if (rested) update();
 }
 
 const digitsOf = (value) => String(Number(value.toPrecision(6)));

@@ -99,19 +99,23 @@ function keepFocus(work) {
 }
 
 function drawFormula() {
-  const one = variant(), formulas = one.formulas;
+  const one = variant(), formulas = one.formulas || {};
   $("assumptions").replaceChildren(...one.assumptions.map((a) => h("li", {}, a)));
-  if (!formulas) { // an explorer asks for what is long to print when it is to be read
-    $("formula").replaceChildren(h("p", { class: "hint" }, "Printing the formulas …"));
-    one.more(() => { if (variant() === one) drawFormula(); });
+  const names = one.metrics.map(([n]) => n).filter((n) => one.more || Object.keys(formulas[n] || {}).length);
+  state.metric = options($("formula-metric"), names.map((n) => [n, TITLES[n] || n]), state.metric);
+  const waits = names.length > 0 && !(state.metric in formulas);
+  busy("formula", waits);
+  $("formula-detail").disabled = waits;
+  if (waits) { // an explorer asks for what is long to print when it is to be read, a metric at a time
+    const metric = state.metric;
+    $("formula").replaceChildren(h("p", { class: "hint" }, `Printing the formula of the ${TITLES[metric] || metric} …`));
+    one.more(metric, () => { if (variant() === one && state.metric === metric) drawFormula(); });
     return;
   }
-  const names = Object.keys(formulas).filter((n) => Object.keys(formulas[n]).length);
-  if (!names.length) $("formula").replaceChildren(h("p", { class: "hint" }, "No metric of this pipeline is printed here: costgraph formula says why."));
-  state.metric = options($("formula-metric"), names.map((n) => [n, TITLES[n] || n]), state.metric);
   const details = Object.keys(formulas[state.metric] || {});
   const chosen = options($("formula-detail"), details.map((d) => [d, d === "ops" ? "by operations" : "summary: bounds per resource"]), state.detail);
-  if (chosen) $("formula").replaceChildren(own(formulas[state.metric][chosen]));
+  $("formula").replaceChildren(chosen ? own(formulas[state.metric][chosen])
+    : h("p", { class: "hint" }, `${names.length ? "This metric" : "No metric of this pipeline"} has no formula to print here: costgraph formula says why.`));
 }
 
 function drawRates() {

@@ -29,6 +29,7 @@ function drawNumbers() {
 
 // All at once, where somebody else is about to read the page.
 function finish() {
+  moved();
   if (waiting) { cancelAnimationFrame(waiting); waiting = 0; draw(); }
   proceed(Infinity);
 }
@@ -42,28 +43,37 @@ function busy(id, now) {
 // What takes longer: one step, operation by operation, the curve, plans and the load. Yields wherever
 // the page may go on to something else.
 function* drawRest() {
+  rested = false;
   if (!works(state.pipeline)) return;
   const now = step(phase());
   $("step-total").textContent = now.busy < now.total * (1 + 1e-9) ? `all operations: ${shown(now.total, "s")}`
     : `the step: ${shown(now.total, "s")}; its operations, some of which run at the same time: ${shown(now.busy, "s")}`;
   $("step-total").dataset.value = now.total;
-  drawGraph();
   drawPanel(now.rows);
-  paintGraph(now.rows);
-  paintMap();
-  yield;
-  keepFocus(() => drawRoofline(now.rows));
-  yield;
-  drawTable(now.rows);
+  if (!rests("graph")) {
+    drawGraph();
+    paintGraph(now.rows);
+    paintMap();
+    yield;
+  }
+  if (!rests("roofline")) {
+    keepFocus(() => drawRoofline(now.rows));
+    yield;
+  }
+  if (!rests("ops")) drawTable(now.rows);
   busy("steps", false);
   yield;
-  yield* drawCurve();
-  busy("curves", false);
-  yield;
+  if (!rests("curves")) {
+    yield* drawCurve();
+    busy("curves", false);
+    yield;
+  }
   drawPlans();
   yield;
-  yield* drawLoad();
-  busy("load", variant().load === null);
+  if (!rests("load")) {
+    yield* drawLoad();
+    busy("load", variant().load === null);
+  }
 }
 
 function setup() {
@@ -110,6 +120,7 @@ function wire() {
   wireControls();
   wireGraph();
   wireMap();
+  wireSight();
   // On paper nothing can be opened; what the print opened closes again.
   const closed = [];
   window.addEventListener("beforeprint", () => {

@@ -14,7 +14,7 @@ turns.port1.onmessage = () => { called = false; proceed(performance.now() + TURN
 // Goes on with the work until a moment; one turn at least.
 function proceed(until) {
   while (work) {
-    if (work.next().done) { work = null; document.documentElement.dataset.drawn = "true"; }
+    if (work.next().done) { work = null; if (!rested) document.documentElement.dataset.drawn = "true"; }
     if (performance.now() >= until) return;
   }
 }
