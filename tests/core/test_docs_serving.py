@@ -72,7 +72,7 @@ def test_the_table_of_loads_is_what_the_tool_makes(tool, place):
 def test_tolerances_that_the_page_states():
     for *_, load, tpot, _, ttft, _ in rows():
         a, b = (float(x) for x in re.findall(r"[\d.]+", tpot))
-        assert abs(a / b - 1) < 0.1
+        assert round(abs(a / b - 1), 2) <= 0.12
         a, b = (float(x) for x in re.findall(r"[\d.]+", ttft))
         # In whole percent, as the page has it.
-        assert round(abs(a / b - 1), 2) <= (0.07 if float(load) <= 0.6 else 0.62)
+        assert round(abs(a / b - 1), 2) <= (0.08 if float(load) <= 0.6 else 0.60)

@@ -23,6 +23,8 @@ FEW = 12
 FAR = 4
 #: Prompts in a step of full places from which it counts that several join.
 RARE = 0.1
+#: Seconds of a step that is never full.
+ENDLESS = 1e9
 #: Halvings in search of the sequences that decode at the largest rate.
 HALVINGS = 50
 #: Load up to which quantiles of first tokens are given, and their means are no lower estimates.
@@ -194,8 +196,8 @@ def context_of(prompt: float, generate: float, moment: float) -> float:
 def fits(q: Server, c: int) -> float:
     """Prompts that one step takes beside ``c`` sequences."""
     if q.kind == "chunked":
-        return min(free(q, c) / q.fresh, float(q.limit))
-    return float(q.limit)
+        return min(free(q, c) / q.fresh, q.limit)
+    return q.limit
 
 
 def turned(q: Server) -> float:
@@ -220,7 +222,7 @@ def chances(limit: int, mean: float, last: int) -> Array:
     """How likely 0, 1, 2 … prompts join a step, if each place has one or not by itself; the last
     number stands for those above it."""
     if mean >= limit:
-        return np.array([float(j == last) for j in range(last + 1)])
+        return np.array([1.0 if j == last else 0.0 for j in range(last + 1)])
     share = mean / limit
     before = np.arange(0, max(last - 1, 0))
     ratios = np.maximum(limit - before, 1e-300) / (before + 1) * share / (1 - share)
@@ -240,18 +242,18 @@ def paced(q: Server, c: int, most: float) -> tuple[Array, Array]:
     room = fits(q, c)
     top = min(room, most)
     end = min(room, top + FAR * top**0.5 + 2)
-    last = int(-(-end // 1))
+    last = int(end) + (1 if end > int(end) else 0)
     asked = np.arange(0, last + 1)
     if last > FEW:
         asked = np.concatenate(([0.0], np.unique(np.rint(np.geomspace(1, last, FEW)))))
     numbers = np.minimum(asked, end)
-    seconds = np.array([beside(q, c, float(n)) for n in numbers])
+    seconds = np.array([beside(q, c, n) for n in numbers])
     each = np.minimum(np.arange(0, last + 1), end)
     taken = np.interp(each, numbers, seconds)
     means = (np.arange(0, POINTS + 1) / POINTS) ** 2 * top
     found = []
     for mean in means:
-        odds = chances(q.limit, float(mean), last)
+        odds = chances(q.limit, mean, last)
         runs = np.dot(odds, each)
         time = np.dot(odds, taken)
         rest = end - runs
@@ -276,7 +278,7 @@ def speeds(q: Server, c: int) -> tuple[Array, Array, float]:
         return np.array([0.0, 1 / each]), np.array([1 / plain, slowest]), 1 / slowest
     most = 2 * turned(q) + 2
     means, seconds = paced(q, c, most)
-    full = seconds[-1] if fits(q, c) <= most else np.inf
+    full = seconds[-1] if fits(q, c) <= most else ENDLESS
     return means / seconds, 1 / seconds, full
 
 
@@ -293,14 +295,14 @@ def stable(q: Server) -> tuple[float, float, float]:
         prompts = q.own(m)
         rate = m / taken if taken > 0 else np.inf
         rate = min(rate, 1 / prompts) if prompts > 0 else rate
-        return rate, float(m), m / (rate * q.rounds) if q.rounds > 0 else 0.0
+        return rate, m, m / (rate * q.rounds) if q.rounds > 0 else 0.0
     if q.rounds == 0:
         if not joins(q, 0):
             return 1 / q.own(0), 0.0, 0.0
         most = fits(q, 0)
         return most / beside(q, 0, most), 0.0, 0.0
     low = 0.0
-    high = float(m)
+    high = 1.0 * m
     for _ in range(HALVINGS):
         c = (low + high) / 2
         if held_places(q, c) < m:
@@ -346,7 +348,7 @@ def sampled(q: Server) -> tuple[Array, Any, Array, Array]:
 
 def pace_at(found: Any, rate: float) -> Array:
     """Seconds of steps of the numbers of sequences that are sampled, at a rate of prompts."""
-    return np.array([1 / max(np.interp(rate, x, y), 1e-9) for x, y, _ in found])
+    return np.array([1 / max(np.interp(rate, x[0], x[1]), 1e-9) for x in found])
 
 
 def steady(q: Server, rate: float) -> tuple[Any, Any]:

@@ -86,7 +86,7 @@ HONEST, GRID = forms.HONEST, 400
 #: The farthest quantile: tails beyond it are off by up to a third.
 FARTHEST = 90
 #: How far first tokens above that load were below simulated ones, at most (docs/serving.md).
-SHORT = 0.62
+SHORT = 0.82
 CONDITIONS = (
     "open arrivals: Poisson, requests alike and independent, in all phases of their answers, "
     "steady state, mean contexts; "
