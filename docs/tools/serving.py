@@ -60,6 +60,11 @@ class Setting:
     answer: int
     limit: int
 
+    @property
+    def name(self) -> str:
+        """The model, and its tokens."""
+        return f"{self.model}, {self.prompt} to {self.answer}"
+
     @cached_property
     def times(self) -> StepTimes:
         """Times of its steps."""
@@ -85,7 +90,7 @@ class Setting:
         queue = self.queue(policy)
         steady = queue.at(load * queue.stable_rate)
         tpot, ttft = self.simulated(policy, steady.rate)
-        cells = (self.model, policy.name, f"{queue.stable_rate:.2f}", str(load))
+        cells = (self.name, policy.name, f"{queue.stable_rate:.2f}", str(load))
         return f"| {' | '.join(cells)} | {pair(steady.tpot, tpot, 1)} | {pair(steady.ttft, ttft)} |"
 
 
@@ -98,6 +103,7 @@ def pair(form: float, seen: float, digits: int = 0) -> str:
 SETTINGS = (
     Setting("llama-3.1-8b", "h100", "fuse", 1024, 256, 64),
     Setting("llama-3.1-70b", "4xh100", "fuse,parallel{tp=4}", 2048, 128, 96),
+    Setting("llama-3.1-8b", "h100", "fuse", 200, 40, 64),
 )
 
 

@@ -50,11 +50,11 @@ def rows():
     return [[c.strip() for c in x.strip("|").split("|")] for x in table[1].splitlines()[2:]]
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", [0, 1, 2])
 def test_the_table_of_loads_is_what_the_tool_makes(tool, place):
     """Closed forms of every row; the simulation where its load is :data:`AGAIN`."""
     setting = tool.SETTINGS[place]
-    known = [row for row in rows() if row[0] == setting.model]
+    known = [row for row in rows() if row[0] == setting.name]
     made = [(p, load) for p in setting.policies() for load in tool.LOADS]
     assert [(row[1], row[3]) for row in known] == [(p.name, str(load)) for p, load in made]
     for (policy, load), row in zip(made, known, strict=True):
@@ -72,7 +72,7 @@ def test_the_table_of_loads_is_what_the_tool_makes(tool, place):
 def test_tolerances_that_the_page_states():
     for *_, load, tpot, _, ttft, _ in rows():
         a, b = (float(x) for x in re.findall(r"[\d.]+", tpot))
-        assert abs(a / b - 1) < 0.1
+        assert round(abs(a / b - 1), 2) <= 0.12
         a, b = (float(x) for x in re.findall(r"[\d.]+", ttft))
         # In whole percent, as the page has it.
-        assert round(abs(a / b - 1), 2) <= (0.07 if float(load) <= 0.6 else 0.62)
+        assert round(abs(a / b - 1), 2) <= (0.08 if float(load) <= 0.6 else 0.60)

@@ -66,7 +66,7 @@ OTHER_PYTHON = (
     "def f(x):\n    return sorted(x)\n",
     "def f(x):\n    return [y for y in x if y > 1]\n",
     "def f(x):\n    return None\n",
-    "def f(x):\n    return not x\n",
+    "def f(x):\n    return -x\n",
     "x = [1]\n",
 )
 

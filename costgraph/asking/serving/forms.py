@@ -16,6 +16,17 @@ import numpy as np
 ROUNDS = 8
 #: Numbers of sequences at which steps are taken; those between are interpolated.
 SAMPLES = 25
+#: Points of a step's time over the prompts in it, and numbers of prompts at which it is taken.
+POINTS = 12
+FEW = 12
+#: Standard deviations above the mean up to which numbers of prompts are told apart.
+FAR = 4
+#: Prompts in a step of full places from which it counts that several join.
+RARE = 0.1
+#: Seconds of a step that is never full.
+ENDLESS = 1e9
+#: Halvings in search of the sequences that decode at the largest rate.
+HALVINGS = 50
 #: Load up to which quantiles of first tokens are given, and their means are no lower estimates.
 HONEST = 0.6
 #: Share of a device's memory that servers give to weights and caches (vLLM's default).
@@ -64,6 +75,8 @@ class Server(Protocol):
     def further(self) -> float: ...
     @property
     def rounds(self) -> float: ...
+    @property
+    def decoding(self) -> float: ...
     @property
     def context(self) -> float: ...
     @property
@@ -180,64 +193,183 @@ def context_of(prompt: float, generate: float, moment: float) -> float:
     return prompt + generate * moment / 2
 
 
-def stable(q: Server) -> tuple[float, float]:
-    """Requests per second below which a server's queue does not grow without end.
-
-    By its places for sequences that decode, and by its time for prompts: the smaller counts.
-    """
-    m = q.limit
-    taken = q.rounds * q.step(m) + m * extra(q, m)
-    prompts = q.own(m)
-    if joins(q, m):
-        prompts = max(prompts, crowded(q))
-    return m / taken if taken > 0 else np.inf, 1 / prompts if prompts > 0 else np.inf
-
-
-def crowded(q: Server) -> float:
-    """Seconds of a step for each prompt in it, where all places are taken and several join.
-
-    One prompt beside decodes may cost next to nothing while weights are read; many together do
-    not. Each place is a prompt's in one of its request's steps. Zero where they come one by one.
-    """
-    many = q.limit / (q.rounds + 1)
-    c = max(int(q.limit - many), 0)
+def fits(q: Server, c: int) -> float:
+    """Prompts that one step takes beside ``c`` sequences."""
     if q.kind == "chunked":
-        many = min(many, free(q, c) / q.fresh)
-    if many <= 1:
-        return 0.0
-    whole = int(many)
-    rest = round((many - whole) * q.fresh)
+        return min(free(q, c) / q.fresh, q.limit)
+    return q.limit
+
+
+def turned(q: Server) -> float:
+    """Prompts in a step where all places are taken: each place is one in a step of its request."""
+    return q.limit / (q.rounds + 1)
+
+
+def beside(q: Server, c: int, prompts: float) -> float:
+    """Seconds of a step of ``c`` sequences and so many prompts, of the last one perhaps a part."""
+    whole = int(prompts)
     chunks = [(q.fresh, q.S) for _ in range(whole)]
+    rest = round((prompts - whole) * q.fresh)
     if rest > 0:
         chunks = [*chunks, (rest, q.S - q.fresh + rest)]
+    if c == 0 and len(chunks) == 0:
+        return 0.0
     found: float = q.times.step(c, q.context, chunks)
-    return found / many
+    return found
 
 
-def sampled(q: Server) -> tuple[Array, Array, Array, Array]:
-    """Numbers of sequences, and the steps and prompts beside them; all places."""
+def chances(limit: int, mean: float, last: int) -> Array:
+    """How likely 0, 1, 2 … prompts join a step, if each place has one or not by itself; the last
+    number stands for those above it."""
+    if mean >= limit:
+        return np.array([1.0 if j == last else 0.0 for j in range(last + 1)])
+    share = mean / limit
+    before = np.arange(0, max(last - 1, 0))
+    ratios = np.maximum(limit - before, 1e-300) / (before + 1) * share / (1 - share)
+    logs = np.cumsum(np.log(np.maximum(ratios, 1e-300)))
+    start = limit * np.log(1 - share)
+    found = np.exp(np.concatenate(([start], start + logs)))
+    return np.concatenate((found, [max(1 - np.sum(found), 0.0)]))
+
+
+def paced(q: Server, c: int, most: float) -> tuple[Array, Array]:
+    """Mean prompts in a step of ``c`` sequences, up to ``most`` if they fit, and its mean seconds.
+
+    One prompt beside decodes may cost next to nothing while weights are read; several do not. So
+    a mean over how many there are is more than what the mean number takes. Prompts that find a
+    step full run in later ones, which fill up.
+    """
+    room = fits(q, c)
+    top = min(room, most)
+    end = min(room, top + FAR * top**0.5 + 2)
+    last = int(end) + (1 if end > int(end) else 0)
+    asked = np.arange(0, last + 1)
+    if last > FEW:
+        asked = np.concatenate(([0.0], np.unique(np.rint(np.geomspace(1, last, FEW)))))
+    numbers = np.minimum(asked, end)
+    seconds = np.array([beside(q, c, n) for n in numbers])
+    each = np.minimum(np.arange(0, last + 1), end)
+    taken = np.interp(each, numbers, seconds)
+    means = (np.arange(0, POINTS + 1) / POINTS) ** 2 * top
+    found = []
+    for mean in means:
+        odds = chances(q.limit, mean, last)
+        runs = np.dot(odds, each)
+        time = np.dot(odds, taken)
+        rest = end - runs
+        if rest > 1e-9:
+            time += max(mean - runs, 0.0) * (taken[-1] - time) / rest
+        found = [*found, time]
+    return means, np.array(found)
+
+
+def speeds(q: Server, c: int) -> tuple[Array, Array, float]:
+    """Steps a second of ``c`` sequences at rates of prompts, for straight lines between them.
+
+    A rate of ``λ`` brings ``x = λ·τ`` prompts into each step of ``τ(x)`` seconds. Last, the
+    seconds of a step that is full of prompts.
+    """
+    plain = q.step(c)
+    if not joins(q, c) or turned(q) < RARE:
+        each, held = own(q, c), extra(q, c)
+        if each <= 0:
+            return np.array([0.0, 1.0]), np.array([1 / plain, 1 / plain]), plain
+        slowest = max(1 - held / each, 1e-9) / plain
+        return np.array([0.0, 1 / each]), np.array([1 / plain, slowest]), 1 / slowest
+    most = 2 * turned(q) + 2
+    means, seconds = paced(q, c, most)
+    full = seconds[-1] if fits(q, c) <= most else ENDLESS
+    return means / seconds, 1 / seconds, full
+
+
+def stable(q: Server) -> tuple[float, float, float]:
+    """The rate below which a server's queue does not grow without end, in requests per second.
+
+    And the sequences that decode there, and the seconds of a step: ``λ* = c/(R·τ)``. Places that
+    prompts hold while they are read have no sequence that decodes, so where a step's budget is
+    short of prompts ``c`` is far below the places.
+    """
+    m = q.limit
+    if q.kind != "chunked" and q.kind != "continuous":
+        taken = q.rounds * q.step(m) + m * extra(q, m)
+        prompts = q.own(m)
+        rate = m / taken if taken > 0 else np.inf
+        rate = min(rate, 1 / prompts) if prompts > 0 else rate
+        return rate, m, m / (rate * q.rounds) if q.rounds > 0 else 0.0
+    if q.rounds == 0:
+        if not joins(q, 0):
+            return 1 / q.own(0), 0.0, 0.0
+        most = fits(q, 0)
+        return most / beside(q, 0, most), 0.0, 0.0
+    low = 0.0
+    high = 1.0 * m
+    for _ in range(HALVINGS):
+        c = (low + high) / 2
+        if held_places(q, c) < m:
+            low = c
+        else:
+            high = c
+    many = low
+    c = max(round(many), 1)
+    x = many / q.rounds
+    if joins(q, c):
+        means, seconds = paced(q, c, x)
+        tau = np.interp(x, means, seconds)
+    else:
+        room = free(q, c) / q.fresh
+        full = min(x / room, 1.0)
+        tau = (1 - full) * q.step(c) + full * q.own(c) * room
+    return x / tau, many, tau
+
+
+def held_places(q: Server, c: float) -> float:
+    """Places that are taken while ``c`` sequences decode: theirs and those of prompts being read.
+
+    A prompt is read in as many steps as it fills, and waits for those in front (M/D/1).
+    """
+    x = c / q.rounds
+    if q.kind != "chunked":
+        return c + x
+    room = max(q.budget - c, 1.0)
+    load = x * q.fresh / room
+    if load >= 1:
+        return np.inf
+    return c + x * max(1.0, q.fresh / room) * (1 + load / (2 * (1 - load)))
+
+
+def sampled(q: Server) -> tuple[Array, Any, Array, Array]:
+    """Numbers of sequences, the speeds of steps of so many, prompts that can be read beside them
+    in a second, and all places."""
     sample = np.unique(np.rint(np.geomspace(1, q.limit, SAMPLES)))
-    steps = np.array([q.step(int(c)) for c in sample])
-    extras = np.array([extra(q, int(c)) for c in sample])
-    return sample, steps, extras, np.arange(1, q.servers * q.limit + 1)
+    found = [speeds(q, int(c)) for c in sample]
+    most = np.array([1 / max(q.own(int(c)), 1e-300) for c in sample])
+    return sample, found, most, np.arange(1, q.servers * q.limit + 1)
+
+
+def pace_at(found: Any, rate: float) -> Array:
+    """Seconds of steps of the numbers of sequences that are sampled, at a rate of prompts."""
+    return np.array([1 / max(np.interp(rate, x[0], x[1]), 1e-9) for x in found])
 
 
 def steady(q: Server, rate: float) -> tuple[Any, Any]:
     """The steady state at a rate below the largest, as ``places`` and ``first`` have it."""
     k = q.servers
     share = rate / k
-    sample, steps, extras, numbers = q.tables
-    paces = steps / np.maximum(1 - share * extras, 1e-9)
+    sample, found, most, numbers = q.tables
+    paces = pace_at(found, share)
     pace = np.interp(np.maximum(numbers / k, 1), sample, paces)
+    # Beside more sequences than leave room for the prompts that come, fewer come through.
+    come = np.interp(np.maximum((numbers - 1) / k, 1), sample, np.minimum(most / share, 1))
+    full = np.interp(np.maximum(numbers / k, 1), sample, np.array([x[2] for x in found]))
     late = 0.0
     # What a first token waits for depends on how many decode, and they on it.
     for _ in range(ROUNDS):
-        many = places(q, rate, pace, late)
+        many = places(q, rate * come, pace, np.minimum(q.rounds * pace + late, q.rounds * full))
         inside = many[1] / k
-        mean = max(1, round(inside)) if inside >= 0.5 else 0
+        mean = max(1, round(min(inside, q.decoding))) if inside >= 0.5 else 0
         tau = np.interp(max(inside, 1), sample, paces)
-        begun = first(q, share, mean, many[0], tau)
-        held = extra(q, max(mean, 1))
+        held = holding(q, max(mean, 1), share, tau)
+        begun = first(q, share, mean, many[0], tau, held)
         last = late
         # Who has one token is gone when the prompt is done; in a step that all join, they wait.
         stays = q.further > 0 or joins(q, mean)
@@ -247,7 +379,14 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
     return many, begun
 
 
-def places(q: Server, rate: float, pace: Array, late: float) -> tuple[float, ...]:
+def holding(q: Server, c: int, rate: float, tau: float) -> float:
+    """``X``: seconds for which a prompt keeps ``c`` sequences from decoding, on average."""
+    if not joins(q, c) or turned(q) < RARE:
+        return extra(q, c)
+    return max((tau - q.step(c)) / (rate * tau), 0.0)
+
+
+def places(q: Server, rate: Array, pace: Array, stays: Array) -> tuple[float, ...]:
     """How many sequences decode, and who waits for a place.
 
     The share of time without any, their mean, the mean of those that wait, variance and mean of
@@ -255,8 +394,8 @@ def places(q: Server, rate: float, pace: Array, late: float) -> tuple[float, ...
     """
     m = len(pace)
     numbers = np.arange(1, m + 1)
-    ratios = rate * (q.rounds * pace + late) / numbers
-    last = min(rate * q.rounds * pace[-1] / m, 1 - 1e-9)
+    ratios = rate * stays / numbers
+    last = min(rate[-1] * q.rounds * pace[-1] / m, 1 - 1e-9)
     logs = np.concatenate(([0.0], np.cumsum(np.log(np.maximum(ratios, 1e-300)))))
     weights = np.exp(logs - np.max(logs))
     # The geometric queue above the limit, its number and its mean.
@@ -276,17 +415,18 @@ def places(q: Server, rate: float, pace: Array, late: float) -> tuple[float, ...
     return empty, inside, waiting / whole, variance, mean, full
 
 
-def first(q: Server, rate: float, mean: int, empty: float, tau: float) -> tuple[float, ...]:
+def first(
+    q: Server, rate: float, mean: int, empty: float, tau: float, held: float
+) -> tuple[float, ...]:
     """What a first token waits for, with a place.
 
     Its own steps, up to so much of the step in progress, for prompts in front with a probability,
-    and the time in which prompts come behind it.
+    and the time in which prompts come behind it. ``held`` is what each prompt adds to a step.
     """
     plain = q.step(max(mean, 1))
     running = q.through(mean)
     alone = q.own(mean)
     if joins(q, mean):
-        held = extra(q, max(mean, 1))
         busy = min(rate * held, 1 - 1e-9)
         length = (1 - empty) * (tau + rate * held**2 / (1 - busy**2))
         mine = plain + held if mean > 0 else running

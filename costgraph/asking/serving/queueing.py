@@ -1,22 +1,31 @@
 """Open arrivals in closed form: stability, utilisation, mean times.
 
-Requests come as a Poisson process of ``λ`` a second; a prompt keeps the server for ``X``
-seconds more than the step that it joins would take without it (a step of its own: ``P``).
-So steps of ``c`` sequences follow each other every
+Requests come as a Poisson process of ``λ`` a second. ``x = λ·τ`` prompts are in each step of
+``c`` sequences, and with ``t(c, j)`` the seconds of one with ``j`` prompts
 
-    τ(c) = t(c) / (1 − λ·X(c))
+    τ(c) = E[t(c, j)],   j binomial over the m places with mean x:
 
-seconds, and ``c`` sequences get ``c/τ(c)`` tokens a second between them, in equal shares:
+several prompts in a step cost more than as often one. Those that find the budget full run in
+later steps, which fill up. Where prompts have steps one by one, or share full ones, a prompt keeps
+``c`` sequences from decoding for ``X(c)`` seconds, and ``τ(c) = t(c) / (1 − λ·X(c))``.
+
+``c`` sequences get ``c/τ(c)`` tokens a second between them, in equal shares:
 processor sharing with a rate that depends on the number there. Its distribution depends on
 the answers' mean length ``N`` alone (Cohen, Acta Informatica 12, 1979; insensitivity):
 
     π(c) ∝ Π_{i ≤ c} λ·((N − 1)·τ(i) + R) / i,
 
-with ``R`` the seconds that prompts behind a request take when its own is done. That holds up
-to the limit ``m`` of sequences; who finds them all there waits, with a geometric number of
-others: an approximation, as ``R`` is. Hence by Little's law
+with ``R`` the seconds that prompts behind a request take when its own is done. Beside more
+sequences than leave room in a step for the prompts that come, as many come through as have room.
+That holds up to the limit ``m`` of sequences; who finds them all there waits, with a geometric
+number of others: an approximation, as ``R`` is. Hence by Little's law
 
-    tpot = E[min(n, m)] / (λ·(N − 1)),   stable for   λ < λ* = m / ((N − 1)·t(m) + m·X(m)).
+    tpot = E[min(n, m)] / (λ·(N − 1)),   stable for   λ < λ* = c / ((N − 1)·τ(c)),
+
+at the ``c`` that leaves places for the prompts that are being read: each is read in ``s`` steps (a
+whole prompt in one, chunks in ``S/(budget − c)`` and those in front, M/D/1), so
+``c + s·x = m`` with ``x = c/(N − 1)``. Sequences are taken in all phases of their answers; requests
+all alike that begin together stay in step, and a server may stand fewer.
 
 The first token waits for the step in progress, for prompts in front and for a place. Where
 prompts have the server one by one (``Q`` seconds each, in a row),
@@ -24,7 +33,8 @@ prompts have the server one by one (``Q`` seconds each, in a row),
     ttft = G + λ·E[Q²] / (2·(1 − λ·Q)) + (1 − π(0))·t/2 + E[(n − m)⁺]/λ
 
 (M/G/1 with vacations, which decode steps are), with ``G`` the steps in which a prompt runs.
-Where all that wait join the next step, its length follows from how many came in the last one:
+Where all that wait join the next step, its length follows from how many came in the last one, with
+``X = (τ − t)/x`` what each adds on average:
 
     E[L] = τ,   Var[L] = λ·X²·τ / (1 − λ²·X²),   Λ = E[L²]/E[L],
     ttft = Λ/2 + t + X + λ·X·Λ + E[(n − m)⁺]/λ       (Λ = 0 where the server is empty).
@@ -76,9 +86,10 @@ HONEST, GRID = forms.HONEST, 400
 #: The farthest quantile: tails beyond it are off by up to a third.
 FARTHEST = 90
 #: How far first tokens above that load were below simulated ones, at most (docs/serving.md).
-SHORT = 0.62
+SHORT = 0.82
 CONDITIONS = (
-    "open arrivals: Poisson, requests alike and independent, steady state, mean contexts; "
+    "open arrivals: Poisson, requests alike and independent, in all phases of their answers, "
+    "steady state, mean contexts; "
     "sequences that decode share the server equally (exact below the limit of sequences), those "
     "above it wait in a geometric queue"
 )
@@ -206,7 +217,16 @@ class Queue:
     @cached_property
     def stable_rate(self) -> float:
         """``λ*``: requests per second below which the queue does not grow without end."""
-        return float(self.servers * min(forms.stable(self)))
+        return float(self.servers * self._limit[0])
+
+    @cached_property
+    def _limit(self) -> tuple[float, float, float]:
+        return forms.stable(self)
+
+    @property
+    def decoding(self) -> float:
+        """Sequences that decode on a replica at the largest rate."""
+        return self._limit[1]
 
     @property
     def brief(self) -> bool:
@@ -227,8 +247,7 @@ class Queue:
         """Seconds per token that no number of sequences gets below at a rate: a lower bound."""
         if not self.further:
             return 0.0
-        _, steps, extras, _ = self.tables
-        paces = steps / np.maximum(1 - rate / self.servers * extras, 1e-9)
+        paces = forms.pace_at(self.tables[1], rate / self.servers)
         return self.rounds * float(paces.min()) / self.further
 
     def at(self, rate: float) -> Steady:

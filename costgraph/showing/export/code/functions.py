@@ -159,6 +159,8 @@ class _Printer:
     def _unaryop(self, node: ast.UnaryOp) -> str:
         if isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
             return f"-{self.expression(node.operand)}"
+        if isinstance(node.op, ast.Not):
+            return f"!({self.expression(node.operand)})"
         raise _refused(node)
 
     def _boolop(self, node: ast.BoolOp) -> str:

@@ -65,8 +65,10 @@ function serverOf(one, device) {
     through: remembered((c) => FORMS.through(q, c)), own: remembered((c) => FORMS.own(q, c)),
     get tables() { return (this.known ||= FORMS.sampled(this)); },
   };
-  const [places, prompts] = FORMS.stable(q);
-  return Object.assign(q, { why: "", places, prompts, largest: Math.min(places, prompts) });
+  const [largest, many, tau] = FORMS.stable(q);
+  // So many that are read in each step leave its budget no room for more.
+  const filled = policy === "chunked" && many / q.rounds * q.fresh >= 0.95 * (chunk - many);
+  return Object.assign(q, { why: "", largest, decoding: many, tau, byPrompts: q.rounds === 0 || filled });
 }
 
 // Means at a rate; nothing where the queue has no end.
@@ -192,19 +194,22 @@ const mrow = (...parts) => mathml("mrow", ...parts.flat().map((p) => (typeof p !
 
 // The limit of stability as a formula with its numbers, and what bounds it.
 function drawStability(q, found) {
-  const m = q.limit, t = q.step(m), X = FORMS.extra(q, m), Q = q.own(m), gain = q.gain, rounds = gain === 1 ? [digits(q.further, 12)] : [`${digits(q.further, 12)}/${digits(gain)}`];
+  const m = q.limit, gain = q.gain, single = q.rounds === 0;
   const star = () => mathml("msup", mathml("mi", "λ"), mathml("mo", "*"));
-  const call = (name) => mrow(name, "(", "m", ")");
+  const rounds = gain === 1 ? [digits(q.further, 12)] : [`${digits(q.further, 12)}/${digits(gain)}`];
   const first = gain === 1 ? mrow("(", "N", "−", "1", ")") : mathml("mfrac", mrow("N", "−", "1"), mathml("mi", "g"));
-  const one = mathml("mfrac", mathml("mi", "m"), mrow(first, "·", call("t"), "+", "m", "·", call("X")));
-  const other = mathml("mfrac", mathml("mn", "1"), call("Q"));
-  const numbers = mathml("mfrac", mathml("mn", digits(m, 12)), mrow(rounds, "·", shown(t, "s"), "+", digits(m, 12), "·", shown(X, "s")));
-  const formula = mathml("math", mrow(star(), "=", mathml("mi", "min"), "(", one, ",", other, ")", "=", mathml("mi", "min"), "(", numbers, ",", mathml("mfrac", mathml("mn", "1"), mathml("mtext", shown(Q, "s"))), ")", "=", mathml("mn", digits(q.largest)), mathml("mtext", "\u00a0per second")));
+  const value = [mathml("mn", digits(q.largest)), mathml("mtext", "\u00a0per second")];
+  const terms = single ? [] : [
+    mathml("mfrac", mathml("mi", "c"), mrow(first, "·", "τ")), "=",
+    mathml("mfrac", mathml("mn", digits(q.decoding)), mrow(rounds, "·", shown(q.tau, "s"))), "="];
+  const formula = mathml("math", mrow(star(), "=", ...terms, ...value));
   formula.setAttribute("display", "block");
   const bound = boundOfStep(m, Math.round(q.context));
-  const what = q.places <= q.prompts ? `its ${digits(m, 12)} places${q.room !== null && q.limit === q.room ? ", all that memory holds," : ""} bound the rate${q.room !== null && q.limit < q.room ? `, and memory holds ${roomText(q.room)}` : ""}` : "prompts alone bound the rate: there is no time for more of them";
+  const places = `its ${digits(m, 12)} places${q.room !== null && q.limit === q.room ? ", all that memory holds," : ""} bound the rate${q.room !== null && q.limit < q.room ? `, and memory holds ${roomText(q.room)}` : ""}`;
+  const what = q.byPrompts ? "prompts bound the rate: steps have no room for more of them" : places;
+  const legend = single ? "Answers of one token: requests are prompts." : `c: the sequences of m = ${digits(m, 12)} places that decode where all are taken, the others being read; τ: a step there with the prompts in it, on average, at context ${digits(q.context)}${gain === 1 ? "" : `, a round of g = ${digits(gain)} tokens`}.`;
   put($("load-why"), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Limit of stability" }, formula),
-    h("p", { class: "note" }, `m places; t(m): a decode step of m sequences at context ${digits(q.context)}${gain === 1 ? "" : `, a round of g = ${digits(gain)} tokens`}, as the formula of the time per output token says; X(m): what a prompt adds to the steps of those that decode; Q(m): a prompt in a row of prompts.`),
+    h("p", { class: "note" }, legend),
     h("p", {}, `What bounds: ${what}${bound ? `; its decode steps are ${percent(bound.share)} bound by ${bound.by}` : ""}.`),
     found && found.low ? h("p", { class: "note" }, `~ above ${`${100 * FORMS.HONEST} %`} of λ* waits for the first token are mostly lower estimates: costgraph serve-simulate has them.`) : null);
 }

@@ -1,0 +1,70 @@
+"""The largest rate is what a simulated server completes where more come than it stands."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import costgraph as cg
+from costgraph.asking.serving import (
+    ChunkedPrefill,
+    Continuous,
+    Lengths,
+    Pool,
+    StepTimes,
+    poisson,
+    simulate,
+)
+from costgraph.asking.serving.policies import Policy
+from costgraph.asking.serving.queueing import Queue
+
+pytest.importorskip("simpy")
+
+
+@cache
+def _times() -> StepTimes:
+    return StepTimes(cg.compile("llama-3.1-8b", "h100", "fuse"), 4096)
+
+
+def _completed(queue: Queue) -> float:
+    """Requests a second in the middle of a rush of 1.7 times the largest rate."""
+    come = poisson(1.7 * queue.stable_rate, 1600, queue.prompt, queue.generate, 3)
+    done = np.sort([s.done for s in simulate(come, Pool(queue.times, queue.policy)).served])
+    first, last = int(0.4 * len(done)), int(0.8 * len(done))
+    return float((last - first) / (done[last] - done[first]))
+
+
+@pytest.mark.parametrize(
+    ("policy", "prompt", "generate", "within"),
+    [
+        # Several short prompts in a step.
+        (ChunkedPrefill(64, 512), 200, 40, 0.03),
+        (Continuous(64), 200, 40, 0.03),
+        (Continuous(64), 100, 10, 0.03),
+        # A budget that is short of prompts: few of the places decode.
+        (ChunkedPrefill(64, 512), 2048, 64, 0.03),
+        (ChunkedPrefill(512, 8192), 1000, 8, 0.03),
+        # Few places, several chunks, and longer answers.
+        (ChunkedPrefill(8, 512), 2048, 64, 0.04),
+        (ChunkedPrefill(64, 512), 1024, 256, 0.03),
+    ],
+)
+def test_the_largest_rate_is_what_is_completed_in_a_rush(
+    policy: Policy, prompt: int, generate: int, within: float
+) -> None:
+    lengths = Lengths(prompt, "uniform", 0.3), Lengths(generate, "uniform", 0.5)
+    queue = Queue(_times(), policy, *lengths)
+    assert queue.stable_rate == pytest.approx(_completed(queue), rel=within)
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8])
+@pytest.mark.parametrize("policy", [ChunkedPrefill(64, 512), Continuous(64)])
+def test_times_with_several_prompts_in_a_step(policy: Policy, load: float) -> None:
+    queue = Queue(_times(), policy, Lengths(200), Lengths(40, "uniform", 0.5))
+    steady = queue.at(load * queue.stable_rate)
+    come = poisson(steady.rate, 3000, queue.prompt, queue.generate, 3)
+    seen = simulate(come, Pool(queue.times, policy)).after(0.2)
+    assert steady.tpot == pytest.approx(float(seen.tpot.mean()), rel=0.05)
+    assert 0.7 < steady.ttft / float(seen.ttft.mean()) < 1.02
