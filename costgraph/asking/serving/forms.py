@@ -251,16 +251,18 @@ def paced(q: Server, c: int, most: float) -> tuple[Array, Array]:
     each = np.minimum(np.arange(0, last + 1), end)
     taken = np.interp(each, numbers, seconds)
     means = (np.arange(0, POINTS + 1) / POINTS) ** 2 * top
-    found = []
-    for mean in means:
-        odds = chances(q.limit, mean, last)
-        runs = np.dot(odds, each)
-        time = np.dot(odds, taken)
-        rest = end - runs
-        if rest > 1e-9:
-            time += max(mean - runs, 0.0) * (taken[-1] - time) / rest
-        found = [*found, time]
-    return means, np.array(found)
+    return means, np.array([expected(q.limit, mean, each, taken) for mean in means])
+
+
+def expected(limit: int, mean: float, each: Array, taken: Array) -> float:
+    """The mean of what steps of ``each`` number of prompts take, the last of them full."""
+    odds = chances(limit, mean, len(each) - 1)
+    runs = np.dot(odds, each)
+    time: float = np.dot(odds, taken)
+    rest = each[-1] - runs
+    if rest > 1e-9:
+        time += max(mean - runs, 0.0) * (taken[-1] - time) / rest
+    return time
 
 
 def speeds(q: Server, c: int) -> tuple[Array, Array, float]:
@@ -314,7 +316,7 @@ def stable(q: Server) -> tuple[float, float, float]:
     x = many / q.rounds
     if joins(q, c):
         means, seconds = paced(q, c, x)
-        tau = np.interp(x, means, seconds)
+        tau: float = np.interp(x, means, seconds)
     else:
         room = free(q, c) / q.fresh
         full = min(x / room, 1.0)
