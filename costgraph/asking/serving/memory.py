@@ -256,5 +256,9 @@ def _number(expr: Expr) -> float:
         )
     if not expr.is_number:
         names = ", ".join(sorted(s.name for s in expr.free_symbols))
-        raise InputError(f"what a sequence takes of memory depends on {names}: give a number")
+        given = " ".join(f"--set {name}=…" for name in names.split(", "))
+        raise InputError(
+            f"what a sequence takes of memory depends on {names}: give a number, {given} "
+            f"(of compile: {names.replace(', ', '=…, ')}=…)"
+        )
     return float(expr)

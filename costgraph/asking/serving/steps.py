@@ -44,7 +44,7 @@ SPREAD = (
     "replicas share a server's step: each sequence is whole on one of {}, a prompt's chunk on that "
     "with the fewest tokens; the step takes what the most decodes and the most tokens of any "
     "take on one, an upper bound; rows of experts are those of all replicas, but where one kernel "
-    "exchanges them too; caches fill replicas evenly, and cross between pools request by request"
+    "exchanges them too; caches fill replicas evenly, and cross from one to one between pools"
 )
 
 
@@ -139,6 +139,7 @@ class StepTimes:
         return cls(compiled, longest, lanes, stretch, prompts)
 
     def __post_init__(self) -> None:
+        stepping(self.compiled.program)  # no steps at all, before positions
         whole(self.longest, "the longest context")
         if not self.compiled.program.replicas.is_Integer:
             raise InputError(
