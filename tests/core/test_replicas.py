@@ -61,6 +61,28 @@ def test_rows_of_experts_are_those_of_all_replicas(degrees):
     assert steps.decode(d, 500) == pytest.approx(float(compiled.tpot(B=d, T=500)), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("model", "passes", "fidelity"),
+    [
+        ("deepseek-v2-lite", "fuse,parallel{ep=4}", "ideal"),  # prompts and decodes differ in graph
+        ("qwen3-30b-a3b", "parallel{ep=4}", "ideal"),
+        ("qwen3-30b-a3b", "fuse,parallel{tp=2,dp=2,ep=4}", "calibrated"),
+        ("mixtral-8x7b", "fuse,parallel{ep=4},overlap{by=kernels}", "ideal"),
+    ],
+)
+def test_replicas_that_are_equally_full_take_what_formulas_say(model, passes, fidelity):
+    compiled = cg.compile(model, "4xh100", passes, fidelity=fidelity)
+    steps = StepTimes.of(compiled, LONGEST)
+    d = steps.replicas
+    prompts, decodes = steps.step(0, 0, ((1000, 1000),) * d), steps.decode(d, 500)
+    assert prompts == pytest.approx(float(compiled.ttft(B=d, S=1000)), rel=1e-9)
+    assert decodes == pytest.approx(float(compiled.tpot(B=d, T=500)), rel=1e-9)
+    # One alone: at least its part of what all share, at most what all take.
+    assert prompts / d < steps.prompt(1000) < prompts
+    assert decodes / d < steps.decode(1, 500) < decodes
+    assert steps.decode(d + 1, 500) > decodes
+
+
 def test_of_chunks_that_differ_the_replica_with_fewest_tokens_takes_the_next():
     one, two = times("llama-3.2-1b"), times("llama-3.2-1b", "2xh100", "parallel{dp=2}")
     # 1000 | 300, 300, 300 in order: the second and all later ones go to the emptier.
