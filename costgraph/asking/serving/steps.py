@@ -44,7 +44,9 @@ SPREAD = (
     "replicas share a server's step: each sequence is whole on one of {}, a prompt's chunk on that "
     "with the fewest tokens; the step takes what the most decodes and the most tokens of any "
     "take on one, an upper bound; rows of experts are those of all replicas, but where one kernel "
-    "exchanges them too; caches fill replicas evenly, and cross from one to one between pools"
+    "exchanges them too; caches fill replicas evenly, and cross from one to one between pools; "
+    "rates that closed forms stand are of prompts read one after the other, lower estimates where "
+    "several replicas read at once"
 )
 
 
