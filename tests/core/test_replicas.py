@@ -9,6 +9,7 @@ import pytest
 import costgraph as cg
 from costgraph.asking.serving import Pool, PrefillFirst, Request, StepTimes, simulate
 from costgraph.asking.serving.dealt import fullest
+from costgraph.asking.serving.loop import first_tokens
 from costgraph.errors import InputError
 
 LONGEST = 4096
@@ -118,6 +119,14 @@ def test_one_request_is_served_as_on_one_replica():
     said = " ".join(times("llama-3.1-8b", "8xh100", "fuse,parallel{dp=8}").assumed)
     assert "each sequence is whole on one of 8" in said
     assert "replicas" not in " ".join(times("llama-3.1-8b", passes="fuse").assumed)
+
+
+def test_first_tokens_as_measured_are_left_out():
+    asked = (Request(0.0, 500, 64),) * 8
+    for passes, there in (("fuse", True), ("fuse,parallel{dp=2}", False)):
+        made = cg.compile("llama-3.2-1b", "2xh100" if not there else "h100", passes,
+                          fidelity="calibrated@vllm")  # fmt: skip
+        assert (first_tokens(made, asked, 4) is not None) is there
 
 
 def test_a_number_of_replicas_is_needed():

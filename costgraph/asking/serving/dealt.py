@@ -17,8 +17,8 @@ class Times(Protocol):
     or ``shared`` with sequences that decode; ``together`` all at once, where parts overlap. Tokens
     are those of all replicas, and ``most`` those of the one that has most."""
 
-    replicas: int
-
+    @property
+    def replicas(self) -> int: ...
     @property
     def overlaps(self) -> bool: ...
     def decode(self, decodes: int, context: float) -> float: ...

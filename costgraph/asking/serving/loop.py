@@ -175,10 +175,12 @@ def first_tokens(
     """Mean seconds to the first token as a framework's servers were measured, and what is said.
 
     Of requests of a closed loop with ``each`` in flight on a server, at their mean lengths; None
-    where no framework is named whose servers were timed.
+    where no framework is named whose servers were timed, or replicas share a step.
     """
     timing = compiled.timing
     if timing is None or timing.band or timing.framework not in served_frameworks():
+        return None
+    if compiled.program.replicas != 1:  # the form is of a prompt on all of a server's devices
         return None
     prompt, answer = (
         max(least, round(sum(getattr(r, of) for r in requests) / len(requests)))

@@ -255,10 +255,10 @@ def _number(expr: Expr) -> float:
             "prompts are equally long"
         )
     if not expr.is_number:
-        names = ", ".join(sorted(s.name for s in expr.free_symbols))
-        given = " ".join(f"--set {name}=…" for name in names.split(", "))
+        names = sorted(s.name for s in expr.free_symbols)
         raise InputError(
-            f"what a sequence takes of memory depends on {names}: give a number, {given} "
-            f"(of compile: {names.replace(', ', '=…, ')}=…)"
+            f"what a sequence takes of memory depends on {', '.join(names)}: give a number, "
+            f"{' '.join(f'--set {name}=…' for name in names)} "
+            f"(of compile: {', '.join(f'{name}=…' for name in names)})"
         )
     return float(expr)

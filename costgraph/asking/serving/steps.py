@@ -163,22 +163,19 @@ class StepTimes:
     @cached_property
     def replicas(self) -> int:
         """Among how many replicas the sequences of a step are dealt."""
-        return int(self.compiled.program.replicas)
+        return self.memories.replicas
 
-    def _group(self, sequences: Expr, new: Expr, context: Expr) -> Group:
-        """Equal sequences in a step, with what the fullest of several replicas has of them."""
-        if self.replicas == 1:
-            return Group(sequences, new, context)
-        most = {c: self.replicas * c_most, ONE: Integer(self.replicas)}[sequences]
-        return Group(sequences, new, context, (most, new.xreplace({C: C_most})))
+    def _fullest(self, sequences: Expr, new: Expr) -> tuple[Expr, Expr] | None:
+        """What the fullest replica has, were all as full; None where there is one."""
+        return None if self.replicas == 1 else (self.replicas * sequences, new)
 
     @cached_property
     def _decoding(self) -> Group:
-        return self._group(c, ONE, T)
+        return Group(c, ONE, T, self._fullest(c_most, ONE))
 
     @cached_property
     def _chunk(self) -> Group:
-        return self._group(ONE, C, P)
+        return Group(ONE, C, P, self._fullest(ONE, C_most))
 
     def _terms(self, mix: Mix, only: Collection[str] | None = None) -> tuple[Term, ...]:
         """What a step takes, operation by operation."""
