@@ -142,6 +142,12 @@ def _lengths(command: argparse.ArgumentParser, required: bool = False) -> None:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """How the model is read and timed, and symbols that are fixed."""
+    for letter, name in (("S", "prompt"), ("N", "generate")):
+        if getattr(arguments, name) is None and vocabulary.text_of(arguments, letter) is not None:
+            # Else dropped: lengths are read from their own options alone.
+            trace = getattr(arguments, "trace", None) is not None
+            instead = "a trace says that itself" if trace else f"give --{name}"
+            raise InputError(f"--set {letter}: {instead}")
     return {**vocabulary.conventions(arguments), **vocabulary.values(arguments, but="SN")}
 
 
@@ -208,7 +214,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
     pool = _limited(
         Pool(
             times, _policy(arguments), arguments.replicas, paging=paging,
-            polls=arguments.polls, prompt=max(r.prompt for r in requests),
+            polls=arguments.polls if arguments.decode_replicas is None else 1,
+            prompt=max(r.prompt for r in requests),
         ),
         arguments.limit, requests,
     )  # fmt: skip

@@ -28,10 +28,8 @@ from costgraph.timing import roofline
 if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
 
-ASSUMED = (
-    "mixed step: weights are read once for all groups, products see the tokens of all; attention "
-    "runs once for the groups that decode and once for the others"
-)
+ASSUMED = "mixed step: weights are read once for all groups, products see the tokens of all"
+ATTENTION = "attention runs once for the groups that decode and once for the others"
 ROUNDS = (
     "sequences that decode draft and verify: a step is a round, drafts run before the "
     "verification, which prompts join; rounds are counted by their expected number"
@@ -120,12 +118,12 @@ def stepping(program: Program) -> Stepping:
     return Stepping(first, then, drafting, reading)
 
 
-def assumed(program: Program) -> tuple[str, ...]:
-    """What steps of a program rest on."""
+def assumed(program: Program, attention: str = ATTENTION) -> tuple[str, ...]:
+    """What steps of a program rest on, and how often ``attention`` runs in one."""
     found = stepping(program)
     caches = (op.keeps for op, _ in operations(found.prefill.graph) if isinstance(op, KVAppend))
     said = {
-        f"{ASSUMED}; {LOGITS}": True,
+        f"{ASSUMED}; {attention}; {LOGITS}": True,
         ROUNDS: found.tokens != 1,
         EVICTED: any(isinstance(keeps, Kept) for keeps in caches),
     }
@@ -192,6 +190,11 @@ def step_items(
 
 
 def _part(group: Group, phase: Phase) -> Part:
+    if group.fullest is not None:
+        sequences, new = group.fullest
+        mean = replace(group, fullest=None)
+        most = replace(mean, sequences=sequences, new=new)
+        return replace(_part(most, phase), mean=_part(mean, phase))
     inside = {k: v for k, v in phase.bindings if k not in (q, T)}
     kept = replace(phase, bindings=tuple((k, v) for k, v in inside.items() if k != B))
     share = inside.get(B, B).xreplace({B: group.sequences})

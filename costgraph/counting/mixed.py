@@ -29,8 +29,12 @@ from costgraph.errors import InputError, MissingRuleError
 from costgraph.formula.least import bound
 from costgraph.hardware.links import Messages
 from costgraph.ir.cost import Cost
+from costgraph.ir.graph import Graph, Node
+from costgraph.ir.op import Op
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ops.attending import pattern_of
+from costgraph.ops.collectives import AllToAll, Exchange, Received
+from costgraph.ops.fused import Fused
 from costgraph.symbols import B, T, q
 
 if TYPE_CHECKING:
@@ -46,6 +50,8 @@ class Part:
 
     Attributes:
         steps: its sequences decode, one token at a time or by verifying several.
+        mean: where the part is what the fullest of several replicas has of a group, what each
+            has of it on average: rows that come from all of them are as many.
     """
 
     sequences: Expr
@@ -53,6 +59,7 @@ class Part:
     context: Expr
     phase: Phase
     steps: bool = True
+    mean: Part | None = None
 
     @property
     def values(self) -> dict[Expr, Expr]:
@@ -143,6 +150,32 @@ def looks_back(row: Row) -> bool:
     return any(a.has(T) for a in amounts)
 
 
+def _of_all(row: Row) -> bool:
+    """True of operations on rows that all replicas sent: not of the exchanges themselves."""
+    sent = row.graph.once(_sent)
+    return any(i in sent for i in row.node.inputs) and not _exchanges(row.node)
+
+
+def _sent(graph: Graph) -> frozenset[str]:
+    """Tensors whose rows come from all replicas: between the exchanges to experts and back."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        sent = any(i in found for i in node.inputs)
+        there = any(isinstance(op, AllToAll | Received) for op in _operations(node))
+        if sent != there:
+            found.update(t.name for t in node.outputs)
+    return frozenset(found)
+
+
+def _exchanges(node: Node) -> bool:
+    return any(isinstance(op, Exchange) for op in _operations(node))
+
+
+def _operations(node: Node) -> tuple[Op, ...]:
+    body = node.op.body.nodes if isinstance(node.op, Fused) else (node,)
+    return tuple(n.op for n in body)
+
+
 def _read(row: Row) -> tuple[Tensor, ...]:
     return row.graph.operands(row.node)
 
@@ -223,7 +256,7 @@ def _matched(
                 del rest[one.name]
         elif twin is not None and not looks_back(row) and _of_last(row, twin):
             # Weights once; of a group without drafts the last positions alone.
-            last = [replace(p, new=ONE) for p in longer]
+            last = [replace(p, new=ONE, mean=None) for p in longer]
             made.append(_row(row, (*stepping, *last)))
             del rest[row.name]
         elif twin is not None and _shapes(row, ONE) == _shapes(twin):
@@ -289,6 +322,8 @@ def _beside(row: Row, parts: Sequence[Part]) -> MixedRow:
 
 
 def _row(row: Row, parts: Sequence[Part], label: str = "") -> MixedRow:
+    if any(p.mean for p in parts) and _of_all(row):
+        parts = [p.mean or p for p in parts]
     sequences = Add(*(p.sequences for p in parts))
     tokens = Add(*(p.sequences * p.new for p in parts))
     positions = Add(*(p.sequences * p.context for p in parts))

@@ -222,7 +222,7 @@ class Formula:
         for limit in self.limits:
             if limit.symbols <= mine or not all(s.name in values for s in limit.symbols):
                 continue
-            broken = limit.broken({s: exact(values[s.name]) for s in limit.symbols})
+            broken = limit.broken({s: exact(values[s.name], s.name) for s in limit.symbols})
             if broken is not None:
                 raise InputError(f"{self.name}: {broken}")
 
@@ -439,7 +439,7 @@ class Formula:
         return {"text/plain": self.text(), "text/latex": self._repr_latex_()}
 
 
-def exact(value: Value | Expr) -> Expr:
+def exact(value: Value | Expr, where: str = "a value") -> Expr:
     """A number as an exact sympy number; expressions pass.
 
     Raises:
@@ -447,7 +447,7 @@ def exact(value: Value | Expr) -> Expr:
     """
     if isinstance(value, Expr):
         return value
-    return Rational(bounded(value, "a value", BEYOND))
+    return Rational(bounded(value, where, BEYOND))
 
 
 def only_formulas(what: str, *given: object) -> None:

@@ -28,11 +28,14 @@ class Group:
         sequences: how many.
         new: tokens that each of them processes in the step.
         context: positions that its last token sees, cached ones and new ones.
+        fullest: where replicas share the step, sequences and their new tokens, were all
+            replicas as full as the one that has most of the group; None: each has the mean.
     """
 
     sequences: Expr
     new: Expr
     context: Expr
+    fullest: tuple[Expr, Expr] | None = None
 
     def __post_init__(self) -> None:
         if self.new.is_number and self.context.is_number and self.new > self.context:
@@ -87,7 +90,8 @@ class Mix:
         """What sizes are left as, by name."""
         found: set[Symbol] = set()
         for g in self.groups:
-            found |= g.sequences.free_symbols | g.new.free_symbols | g.context.free_symbols
+            for size in (g.sequences, g.new, g.context, *(g.fullest or ())):
+                found |= size.free_symbols
         return tuple(sorted(found, key=lambda s: s.name))
 
     @cached_property
@@ -98,8 +102,14 @@ class Mix:
         def f(e: Expr) -> Expr:
             return e.xreplace(names)
 
-        groups = (Group(f(g.sequences), f(g.new), f(g.context)) for g in self.groups)
-        return Mix(tuple(groups)), {dummy: s for s, dummy in names.items()}
+        groups = tuple(
+            Group(
+                f(g.sequences), f(g.new), f(g.context),
+                None if g.fullest is None else (f(g.fullest[0]), f(g.fullest[1])),
+            )
+            for g in self.groups
+        )  # fmt: skip
+        return Mix(groups), {dummy: s for s, dummy in names.items()}
 
     def where(self, decodes: bool) -> tuple[Group, ...]:
         """The groups that decode, or those that do not."""

@@ -20,32 +20,12 @@ from costgraph.errors import InputError, clip, nearest
 from costgraph.formula.least import bound
 from costgraph.formula.terms import Limit, Span, Stated, beyond
 from costgraph.ir.graph import Graph
+from costgraph.ir.resident import Resident as Resident
 from costgraph.ir.tensor import Tensor
 from costgraph.symbols import K, N, S, T, q
 from costgraph.views import view_text
 
 ONE = Integer(1)
-
-
-@dataclass(frozen=True)
-class Resident:
-    """A graph that stays in memory while another one runs.
-
-    Attributes:
-        graph: as it runs in its own phase.
-        caches: its caches are there as well as its weights.
-        shared: names of weights that the running graph holds already.
-        part: it holds weights of the model itself (a decoder beside the encoder's phase).
-    """
-
-    graph: Graph
-    caches: bool = False
-    shared: tuple[str, ...] = ()
-    part: bool = False
-
-    def weights(self) -> Iterator[tuple[Tensor, Expr]]:
-        """Its weights that the running graph does not hold, with their counts."""
-        return ((t, count) for t, count in self.graph.weights() if t.name not in self.shared)
 
 
 @dataclass(frozen=True)
@@ -204,6 +184,8 @@ class Program:
         devices: how many run it together. Graphs are those of one device, or of one
             device of each stage.
         stages: how many stages of devices there are, one after the other.
+        replicas: among how many replicas a step's sequences are dealt: ``B`` of a phase is bound
+            to the mean of one.
         groups: how many groups of sequences are at work at once, where that is not a device
             each: in a row of devices one is at work on each group.
         reading: options that the model was read with, other than the usual ones.
@@ -230,6 +212,7 @@ class Program:
     fixed: tuple[tuple[Symbol, Expr], ...] = ()
     devices: Expr = ONE
     stages: int = 1
+    replicas: Expr = ONE
     groups: Expr | None = None
     ahead: Program | None = field(default=None, compare=False, repr=False)
     borrowed: tuple[str, ...] = ()
@@ -477,6 +460,7 @@ class Program:
             self,
             phases=tuple(fixed(p) for p in self.phases),
             limits=tuple(x.mapped(f) for x in self.limits),
+            replicas=f(self.replicas),
             fixed=(*self.fixed, *values.items()),
         )
 

@@ -203,6 +203,12 @@ def _both(
     return [Phase(name, graph, bindings, pair.target.span, tokens, weight, resident)]
 
 
+def dealt(schedule: Callable[[Pairing], list[Phase]], pair: Pairing) -> list[Phase]:
+    """The phases of a schedule, for the sequences of the target's step: a replica's, a group's."""
+    batch, rounds = pair.target.substitution.get(B, B), pair.target.rounds
+    return [replace(p.with_binding(B, batch), rounds=rounds) for p in schedule(pair)]
+
+
 def drafting_phases(pair: Pairing, weight: Expr) -> list[Phase]:
     """The draft's steps, ``weight`` rounds of them per value of the span."""
     step = pair.drafting.step

@@ -25,7 +25,7 @@ from costgraph.passes.decoding.drafting import Asked, Drafting
 from costgraph.passes.decoding.drafts import MODEL, source_of
 from costgraph.passes.decoding.measured import percents, shares
 from costgraph.passes.decoding.rounds import Round, triggered
-from costgraph.passes.decoding.schedules import SCHEDULES, Pairing, in_front
+from costgraph.passes.decoding.schedules import SCHEDULES, Pairing, dealt, in_front
 from costgraph.passes.decoding.sharing import still_shared, weights_at
 from costgraph.passes.decoding.structures import MOST_DRAFTED, round_of
 from costgraph.passes.decoding.target import keeps_state, logits_of, stepping
@@ -240,7 +240,7 @@ class Speculative(Pass):
         schedule, said = SCHEDULES[self.schedule]
         phases: list[Phase] = []
         for phase in program.phases:
-            phases += schedule(pair) if phase is target else in_front(phase, drafting, apart)
+            phases += dealt(schedule, pair) if phase is target else in_front(phase, drafting, apart)
         made = replace(program, phases=tuple(phases)).assuming(*said, *self._said())
         if apart is not None:
             made = replace(made, devices=2 * program.devices, stages=2)

@@ -96,7 +96,8 @@ class Plan:
             )
         if self.degrees.dp != 1:
             found.append(
-                "replicas: a batch that they do not divide counts as their mean, not as the fullest"
+                "replicas: formulas take a batch that they do not divide as their mean, not as the "
+                "fullest"
             )
         if self.micro != 1:
             found.append(
@@ -128,6 +129,7 @@ class Plan:
             phases=phases,
             devices=self.degrees.devices,
             stages=self.stages,
+            replicas=self.degrees.dp,
             limits=(*program.limits, *self._limits),
         ).assuming(*self.assumptions)
         return made, tuple(misses)

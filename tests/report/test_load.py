@@ -107,7 +107,7 @@ def policy_of(name: str, limit: int, chunk: int) -> Policy:
 CASES = (
     ("llama-3.2-1b", "rtx-4090", ("fuse", "fuse,quantize{weights=int4}"), "calibrated"),
     ("llama-3-8b", "h100", ("fuse,speculative{draft=llama-3.2-1b,gamma=4,alpha=0.7}",), "ideal"),
-    ("mixtral-8x7b", "8xh100", ("fuse,parallel{tp=4,dp=2}",), "calibrated"),
+    ("mixtral-8x7b", "8xh100", ("fuse,parallel{tp=4,dp=2,ep=8}",), "calibrated"),
     ("deepseek-v2-lite", "a100", ("fuse",), "ideal"),
 )
 POINTS = (

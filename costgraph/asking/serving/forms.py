@@ -7,7 +7,6 @@ JavaScript. What they mean stands in :mod:`.queueing`, :mod:`.steps` and :mod:`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,23 +34,6 @@ MEMORY_SHARE = 0.9
 MANY = 2147483648
 
 Array = Any
-
-
-class Times(Protocol):
-    """Seconds of a step's parts: ``decode`` of sequences at a context, and what of it looks at
-    positions ``beside`` a chunk; of a chunk ``looking`` at positions, what it has ``alone`` beside,
-    or ``shared`` with sequences that decode; ``together`` all at once, where parts overlap."""
-
-    longest: int
-
-    @property
-    def overlaps(self) -> bool: ...
-    def decode(self, decodes: int, context: float) -> float: ...
-    def beside(self, decodes: int, context: float) -> float: ...
-    def looking(self, tokens: int, end: int) -> float: ...
-    def alone(self, tokens: int) -> float: ...
-    def shared(self, decodes: int, tokens: int) -> float: ...
-    def together(self, decodes: int, context: float, tokens: int, end: int) -> float: ...
 
 
 class Server(Protocol):
@@ -94,25 +76,6 @@ class Server(Protocol):
 def placed(context: float, longest: int) -> int:
     """The nearest context of a table."""
     return min(max(round(context), 1), longest)
-
-
-def stepped(t: Times, decodes: int, context: float, chunks: Sequence[Sequence[int]]) -> float:
-    """Seconds of a step: ``chunks`` are tokens, and the position at which they end."""
-    if len(chunks) == 0:
-        return t.decode(decodes, context)
-    tokens = 0
-    furthest = 0
-    for count, end in chunks:
-        tokens += count
-        furthest = max(furthest, end)
-    if decodes > 0 and t.overlaps:
-        return t.together(decodes, context, tokens, max(tokens, furthest))
-    total = 0.0
-    for count, end in chunks:
-        total += t.looking(count, end)
-    if decodes == 0:
-        return total + t.alone(tokens)
-    return total + t.shared(decodes, tokens) + t.beside(decodes, context)
 
 
 def chunked(t: Any, tokens: int, chunk: int, decodes: int, context: float, cached: int) -> float:

@@ -244,7 +244,7 @@ def _evaluated(
     assert link is not None
     link = replace(link, bytes_per_second=link.bytes_per_second * state.network)
     pools = Apart(traffic, link)
-    carries = pools.carries(prompts.replicas, decodes.replicas)
+    carries = pools.carries(prompts.links, decodes.links)
     first, begun = _loaded(planner, prompts, state.asked(0))
     then, steady = _loaded(planner, decodes, pools.decodes)
     if traffic.rate >= carries:  # caches wait without end

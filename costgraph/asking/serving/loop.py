@@ -37,7 +37,7 @@ from sympy import Integer, Rational, Symbol
 
 from costgraph.errors import InputError
 from costgraph.formula import Formula
-from costgraph.formula.terms import Arm, Term, merged
+from costgraph.formula.terms import Arm, Limit, Term, merged
 from costgraph.symbols import B, N, symbol
 from costgraph.timing import roofline
 from costgraph.timing.fidelity.first_token import first_token, served_frameworks
@@ -53,6 +53,7 @@ ONE = Integer(1)
 HALF = Rational(1, 2)
 #: Requests in flight.
 c: Symbol = symbol("c")
+IN_FLIGHT = Limit(ONE, c, "a request is in flight in every formula")
 MEAN_FIELD = (
     "closed loop in steady state, mean field: c equal requests in flight, one prefill or one "
     "decode step of all of them at a time, no host time"
@@ -79,7 +80,8 @@ class Serving:
     @cached_property
     def prefill(self) -> Formula:
         """``P``: seconds until the first token of one request alone, over ``S``."""
-        return self.compiled.ttft.substitute({B: ONE})
+        alone = self.compiled.ttft.substitute({B: ONE})
+        return replace(alone, limits=(*alone.limits, IN_FLIGHT))
 
     @cached_property
     def step(self) -> Formula:
@@ -173,10 +175,12 @@ def first_tokens(
     """Mean seconds to the first token as a framework's servers were measured, and what is said.
 
     Of requests of a closed loop with ``each`` in flight on a server, at their mean lengths; None
-    where no framework is named whose servers were timed.
+    where no framework is named whose servers were timed, or replicas share a step.
     """
     timing = compiled.timing
     if timing is None or timing.band or timing.framework not in served_frameworks():
+        return None
+    if compiled.program.replicas != 1:  # the form is of a prompt on all of a server's devices
         return None
     prompt, answer = (
         max(least, round(sum(getattr(r, of) for r in requests) / len(requests)))

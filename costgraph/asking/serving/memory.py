@@ -132,8 +132,15 @@ class Memories:
         """
         key = context, read
         if key not in self._taken:
-            self._taken[key] = max(line.taken for line in self.lines(context, read))
+            taken = max(line.taken for line in self.lines(context, read))
+            # One that no replica has room for does not fit, however many there are.
+            self._taken[key] = taken if taken > WHOLE else ceil(taken / self.replicas)
         return self._taken[key]
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that share steps: a memory is one replica's, and lines count its sequences."""
+        return int(self.compiled.program.replicas)
 
     def most(
         self, context: int, read: tuple[int, int] = NOTHING, share: float = MEMORY_SHARE
@@ -145,7 +152,7 @@ class Memories:
         """
         key = context, read, share
         if key not in self._most:
-            self._most[key] = min(line.most for line in self.lines(*key))
+            self._most[key] = self.replicas * min(line.most for line in self.lines(*key))
         return self._most[key]
 
     def lines(
@@ -167,6 +174,12 @@ class Memories:
         return {} if self.prompts is None else {S: Integer(self.prompts)}
 
     @property
+    def _sequences(self) -> tuple[dict[Expr, Expr], dict[Expr, Expr]]:
+        """One sequence, and two, on every replica."""
+        one, two = ({B: Integer(b * self.replicas), **self.own} for b in (1, 2))
+        return one, two
+
+    @property
     def asks_prompt(self) -> bool:
         """Whether what a sequence takes hangs on the length of its own prompt, not known here."""
         return any(unit.caches.has(S) for unit in self.units)
@@ -181,7 +194,7 @@ class Memories:
             held.unit: held.activations
             for held in roofline.memory_parts(chunk, accounting, at_end=False)
         }
-        one, two = ({B: Integer(b), **self.own} for b in (1, 2))
+        one, two = self._sequences
         made = []
         for held in roofline.memory_parts(found.decode, accounting, at_end=False):
             each = [(x.xreplace(one), x.xreplace(two)) for x in held.activations]
@@ -224,7 +237,7 @@ class Memories:
             if size is None:
                 continue
             need = roofline.level_memory(decode, level, at_end=False)
-            one, two = (need.xreplace({B: Integer(b), **self.own}) for b in (1, 2))
+            one, two = (need.xreplace(at) for at in self._sequences)
             found.append((level, size, 2 * one - two, two - one))
         return tuple(found)
 
@@ -242,6 +255,10 @@ def _number(expr: Expr) -> float:
             "prompts are equally long"
         )
     if not expr.is_number:
-        names = ", ".join(sorted(s.name for s in expr.free_symbols))
-        raise InputError(f"what a sequence takes of memory depends on {names}: give a number")
+        names = sorted(s.name for s in expr.free_symbols)
+        raise InputError(
+            f"what a sequence takes of memory depends on {', '.join(names)}: give a number, "
+            f"{' '.join(f'--set {name}=…' for name in names)} "
+            f"(of compile: {', '.join(f'{name}=…' for name in names)})"
+        )
     return float(expr)

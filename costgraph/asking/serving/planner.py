@@ -72,9 +72,9 @@ class Apart:
         return decodes.tpot + self._each(self._crossing + decodes.place)
 
     def carries(self, prompts: int, decodes: int) -> float:
-        """Requests per second whose caches fit the links between so many replicas.
+        """Requests per second whose caches fit so many links of either pool.
 
-        The link of one replica carries its share of the caches of all requests.
+        Each carries its share of the caches of all requests.
         """
         busy = self.link.occupied(self.traffic.prompt.mean)
         return min(prompts, decodes) / busy if busy > 0 else inf
@@ -283,7 +283,7 @@ class Planner:
         if decodes is None:
             return None
         tpot = pools.tpot(decodes.steady)
-        carries = pools.carries(prompts.replicas, decodes.replicas)
+        carries = pools.carries(prompts.links, decodes.links)
         plan = Plan((prompts, decodes), prompts.steady.ttft, tpot, carries)
         within = traffic.rate < carries and tpot <= traffic.tpot
         return plan if within and plan.devices <= self.most else None

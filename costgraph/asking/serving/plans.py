@@ -43,6 +43,11 @@ class Group:
         """Devices of all replicas."""
         return self.replicas * self.way.devices
 
+    @property
+    def links(self) -> int:
+        """Links that take caches of different requests at the same time."""
+        return self.replicas * self.way.times.replicas
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {

@@ -54,6 +54,11 @@ class Pool:
             raise InputError(
                 f"caches of {self.policy.name} batches are held to their end: no paging"
             )
+        if self.polls > 1 and self.policy.holds:
+            raise InputError(
+                f"{self.policy.name} batches take nobody before their end: no looks for new "
+                "requests while decoding (polls)"
+            )
 
     @property
     def lanes(self) -> int:

@@ -46,12 +46,15 @@ def simulate(
 
     Raises:
         InputError: a request does not fit in memory, there are fewer than a closed loop keeps in
-            flight, or SimPy is not installed.
+            flight, servers look for requests when none come, or SimPy is not installed.
     """
     simpy = _engine()
     given = list(requests)
     if not given:
         raise InputError("there are no requests to serve")
+    if pool.polls > 1 and (closed is not None or decode is not None):
+        idle = "servers of prompts do not decode" if decode else "requests come as others end"
+        raise InputError(f"{idle}: no looks for new requests while decoding (polls)")
     if closed is None and given[-1].arrival > LONGEST:
         raise InputError(
             f"requests arrive over {given[-1].arrival:.3g} s: at most {LONGEST:.0e} are simulated"
@@ -130,13 +133,13 @@ class _Moving:
         self, env: Any, later: Sequence[Server], lanes: int, transfer: Transfer | None
     ) -> None:
         self.env, self.later, self.transfer = env, later, transfer
-        self.ends = [_engine().Resource(env) for _ in range(len(later) // lanes)]
+        self.ends = [_ports(server.pool, env) for server in later[::lanes]]
         self.coming = [0] * len(later)
         self.lanes = lanes
 
-    def sender(self) -> Callable[[Served], None]:
+    def sender(self, pool: Pool) -> Callable[[Served], None]:
         """What one more replica of prompts hands requests on with."""
-        start = _engine().Resource(self.env)
+        start = _ports(pool, self.env)
 
         def hand(served: Served) -> None:
             self.env.process(self._sent(served, start))
@@ -159,12 +162,17 @@ class _Moving:
         self.later[place].give(served)
 
 
+def _ports(pool: Pool, env: Any) -> Any:
+    """A server's links: of replicas that share its steps one each."""
+    return _engine().Resource(env, pool.times.replicas)
+
+
 def _started(
     env: Any, pool: Pool, tally: Tally, first: int, moving: _Moving | None = None
 ) -> list[Server]:
     made: list[Server] = []
     for replica in range(pool.servers):
-        hands_on = None if moving is None else moving.sender()
+        hands_on = None if moving is None else moving.sender(pool)
         for lane in range(pool.times.lanes):
             number = first + replica * pool.times.lanes + lane
             made.append(Server(env, number, pool, tally, hands_on))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sympy import Expr, Integer, Rational, Symbol
 
-from costgraph.asking.serving import forms
+from costgraph.asking.serving import dealt, forms
 from costgraph.asking.serving.memory import MEMORY_SHARE, NOTHING, Memories
 from costgraph.compiling.breakdown import unit_seconds
 from costgraph.compiling.mixing import assumed as mixed_assumed
@@ -18,7 +18,7 @@ from costgraph.compiling.mixing import operation_terms, stepping
 from costgraph.errors import InputError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import merged
-from costgraph.ir.mix import Mix
+from costgraph.ir.mix import Group, Mix
 from costgraph.number import whole
 from costgraph.symbols import B, S, T, symbol
 
@@ -29,12 +29,24 @@ if TYPE_CHECKING:
 
 #: Sequences that decode, their context, tokens of a chunk, and where the chunk ends.
 c, C, P = symbol("c"), symbol("C"), symbol("P")
+#: Sequences that decode, and tokens of chunks, on the replica that has most of them.
+c_most, C_most = symbol("c_most"), symbol("C_most")
+ONE = Integer(1)
+ATTENTION = (
+    "attention runs once for all sequences that decode, and for chunks of several prompts one "
+    "after the other"
+)
 ASSUMED = (
-    "sequences that decode count at their mean context, to the nearest token; chunks of several "
-    "prompts in one step attend one after the other; no host time between steps"
+    "sequences that decode count at their mean context, to the nearest token; no host time between "
+    "steps"
 )
 SPREAD = (
-    "sequences of a step are spread evenly over its replicas, as fractions where there are fewer"
+    "replicas share a server's step: each sequence is whole on one of {}, a prompt's chunk on that "
+    "with the fewest tokens; the step takes what the most decodes and the most tokens of any "
+    "take on one, an upper bound; rows of experts are those of all replicas, but where one kernel "
+    "exchanges them too; caches fill replicas evenly, and cross from one to one between pools; "
+    "rates that closed forms stand are of prompts read one after the other, lower estimates where "
+    "several replicas read at once"
 )
 
 
@@ -109,10 +121,10 @@ class StepTimes:
     prompts: int | None = None
     _rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     _single: dict[tuple[int, int], float] = field(default_factory=dict)
-    _joint: dict[tuple[int, int], float] = field(default_factory=dict)
+    _joint: dict[tuple[int, int, int], float] = field(default_factory=dict)
     _beside: dict[tuple[int, int], float] = field(default_factory=dict)
     _chunks: dict[tuple[int, int], float] = field(default_factory=dict)
-    _whole: dict[tuple[int, int, int, int], float] = field(default_factory=dict)
+    _whole: dict[tuple[int, int, int, int, int], float] = field(default_factory=dict)
     _caches: dict[int, float] = field(default_factory=dict)
 
     @classmethod
@@ -129,7 +141,12 @@ class StepTimes:
         return cls(compiled, longest, lanes, stretch, prompts)
 
     def __post_init__(self) -> None:
+        stepping(self.compiled.program)  # no steps at all, before positions
         whole(self.longest, "the longest context")
+        if not self.compiled.program.replicas.is_Integer:
+            raise InputError(
+                f"dp={self.compiled.program.replicas}: steps need a number of replicas"
+            )
         at = {T: Integer(self.longest), S: Integer(self.longest)}
         for limit in self.compiled.program.limits:
             if broken := limit.broken(at):
@@ -138,10 +155,27 @@ class StepTimes:
     @property
     def assumed(self) -> tuple[str, ...]:
         """What its times and room rest on."""
-        spread = any(B in limit.symbols for limit in self.compiled.program.limits)
-        mixed, timing = mixed_assumed(self.compiled.program), self.compiled.timing
-        said = ((SPREAD,) if spread else (), (LANES,) if self.lanes > 1 else ())
+        mixed, timing = mixed_assumed(self.compiled.program, ATTENTION), self.compiled.timing
+        spread = (SPREAD.format(self.replicas),) if self.replicas > 1 else ()
+        said = (spread, (LANES,) if self.lanes > 1 else ())
         return (*mixed, *(() if timing is None else timing.mixes), ASSUMED, *said[0], *said[1])
+
+    @cached_property
+    def replicas(self) -> int:
+        """Among how many replicas the sequences of a step are dealt."""
+        return self.memories.replicas
+
+    def _fullest(self, sequences: Expr, new: Expr) -> tuple[Expr, Expr] | None:
+        """What the fullest replica has, were all as full; None where there is one."""
+        return None if self.replicas == 1 else (self.replicas * sequences, new)
+
+    @cached_property
+    def _decoding(self) -> Group:
+        return Group(c, ONE, T, self._fullest(c_most, ONE))
+
+    @cached_property
+    def _chunk(self) -> Group:
+        return Group(ONE, C, P, self._fullest(ONE, C_most))
 
     def _terms(self, mix: Mix, only: Collection[str] | None = None) -> tuple[Term, ...]:
         """What a step takes, operation by operation."""
@@ -154,28 +188,32 @@ class StepTimes:
 
     @cached_property
     def _decode_terms(self) -> tuple[Formula, Formula]:
-        terms = self._terms(Mix.of(("c", 1, "T")))
+        terms = self._terms(Mix((self._decoding,)))
         return _told(terms, T)
 
     @cached_property
     def _prompt_terms(self) -> tuple[Formula, Formula]:
         """What looks at positions, and the rest, of a chunk alone."""
-        terms = self._terms(Mix.of((1, "C", "P")))
+        terms = self._terms(Mix((self._chunk,)))
         return _told(terms, P)
 
     @cached_property
     def _fresh(self) -> Formula:
         """What looks at positions, of a whole prompt: of equal sizes more is known to be less."""
         looking = {op for t in self._prompt_terms[0].terms for op in t.ops}
-        return _part(self._terms(Mix.of((1, "C", "C")), looking))
+        context = C_most if self.replicas > 1 else C
+        return _part(self._terms(Mix((replace(self._chunk, context=context),)), looking))
 
     @cached_property
     def _joint_terms(self) -> tuple[Formula, Formula, Formula | None]:
         """What decodes and a chunk share, what of decodes looks at positions beside a chunk; the
         whole step where its parts overlap."""
-        terms = self._terms(Mix.of(("c", 1, "T"), (1, "C", "P")))
+        terms = self._terms(Mix((self._decoding, self._chunk)))
         (decodes, _), (chunk, _) = _told(terms, T), _told(terms, P)
-        if any(t.symbols & {T, c} and t.symbols & {P, C} for t in (*decodes.terms, *chunk.terms)):
+        if any(
+            t.symbols & {T, c, c_most} and t.symbols & {P, C, C_most}
+            for t in (*decodes.terms, *chunk.terms)
+        ):
             return _part(()), _part(()), _part(terms)
         looking = {op for t in (*decodes.terms, *chunk.terms) for op in t.ops}
         return _part(t for t in terms if not looking.issuperset(t.ops)), decodes, None
@@ -203,7 +241,9 @@ class StepTimes:
         if found is None:
             attention, others = self._decode_terms
             contexts = np.arange(1, self.longest + 1)
-            each = _at(others, c=decodes) + _at(attention, c=decodes, T=contexts)
+            most = self._most(decodes)
+            each = _at(others, c=decodes, c_most=most)
+            each = each + _at(attention, c=decodes, c_most=most, T=contexts)
             each = np.broadcast_to(each, contexts.shape)
             found = self._rows[decodes] = np.concatenate(([0.0], np.cumsum(each)))
         return found
@@ -218,9 +258,11 @@ class StepTimes:
         """Seconds of one decode step at a mean context."""
         key = (decodes, self.place(context))
         if key not in self._single:
-            attention, others = self._decode_terms
-            alone = float(_at(others, c=decodes)) + float(_at(attention, c=decodes, T=key[1]))
-            self._single[key] = alone
+            most = self._most(decodes)
+            attention, others = (
+                float(_at(part, c=decodes, c_most=most, T=key[1])) for part in self._decode_terms
+            )
+            self._single[key] = others + attention
         return self._single[key]
 
     def place(self, context: float) -> int:
@@ -235,7 +277,10 @@ class StepTimes:
             context: their mean context, the new token included.
             chunks: (tokens, position at which it ends) of each prompt's chunk.
         """
-        return forms.stepped(self, decodes, context, chunks)
+        return dealt.stepped(self, decodes, context, chunks)
+
+    def _most(self, decodes: int) -> int:
+        return dealt.fullest(decodes, self.replicas)
 
     def beside(self, decodes: int, context: float) -> float:
         """Seconds of what looks at positions, of decodes in a step with a prompt.
@@ -244,7 +289,8 @@ class StepTimes:
         """
         key = (decodes, self.place(context))
         if key not in self._beside:
-            self._beside[key] = float(_at(self._joint_terms[1], c=decodes, T=key[1]))
+            most, beside = self._most(decodes), self._joint_terms[1]
+            self._beside[key] = float(_at(beside, c=decodes, c_most=most, T=key[1]))
         return self._beside[key]
 
     @property
@@ -252,41 +298,52 @@ class StepTimes:
         """Whether parts of decodes and of chunks run at the same time."""
         return self._joint_terms[2] is not None
 
-    def together(self, decodes: int, context: float, tokens: int, end: int) -> float:
+    def together(self, decodes: int, context: float, tokens: int, end: int, most: int) -> float:
         """Seconds of a whole step, where parts overlap."""
         whole = self._joint_terms[2]
         assert whole is not None
-        key = (decodes, self.place(context), tokens, end)
+        key = (decodes, self.place(context), tokens, end, most)
         if key not in self._whole:
-            self._whole[key] = float(_at(whole, c=key[0], T=key[1], C=key[2], P=key[3]))
+            self._whole[key] = self._joined(whole, *key)
         return self._whole[key]
 
-    def alone(self, tokens: int) -> float:
-        """Seconds of what looks at no positions, of prompts without decodes."""
-        return self._joined(self._prompt_terms[1], 0, tokens)
+    def alone(self, tokens: int, most: int) -> float:
+        """Seconds of what looks at no positions, of prompts without decodes.
 
-    def shared(self, decodes: int, tokens: int) -> float:
+        ``most`` of the tokens are on the replica that has most of them.
+        """
+        return self._shared(self._prompt_terms[1], 0, tokens, most)
+
+    def shared(self, decodes: int, tokens: int, most: int) -> float:
         """Seconds of what looks at no positions, of decodes and prompts together."""
-        return self._joined(self._joint_terms[0], decodes, tokens)
+        return self._shared(self._joint_terms[0], decodes, tokens, most)
 
-    def _joined(self, terms: Formula, decodes: int, tokens: int) -> float:
-        key = (decodes, tokens)
+    def _shared(self, terms: Formula, decodes: int, tokens: int, most: int) -> float:
+        key = (decodes, tokens, most)
         if key not in self._joint:
-            self._joint[key] = float(_at(terms, c=decodes, C=tokens))
+            self._joint[key] = self._joined(terms, decodes, 0, tokens, 0, most)
         return self._joint[key]
+
+    def _joined(
+        self, terms: Formula, decodes: int, context: int, tokens: int, end: int, most: int
+    ) -> float:
+        sequences = self._most(decodes)
+        found = _at(terms, c=decodes, c_most=sequences, T=context, C=tokens, C_most=most, P=end)
+        return float(found)
 
     def looking(self, tokens: int, end: int) -> float:
         """Seconds of what looks at positions, of a chunk; of a whole prompt its own kernels."""
         key = (tokens, end)
         if key not in self._chunks:
             terms = self._fresh if tokens == end else self._prompt_terms[0]
-            self._chunks[key] = float(_at(terms, C=tokens, P=end))
+            self._chunks[key] = float(_at(terms, C=tokens, C_most=tokens, P=end))
         return self._chunks[key]
 
     @property
     def parts(self) -> tuple[tuple[Formula, ...], ...]:
         """The formulas behind all of these, for who evaluates them elsewhere.
 
+        Where replicas share a step, over ``c_most`` and ``C_most`` as well, of the fullest.
         Of decode steps over ``c`` and ``T``: what looks at positions, and the rest; of prompts
         over ``C`` and ``P``: of a chunk the same two, and what looks at positions in a whole
         prompt; of both what they share and what looks at positions of decodes, or the whole step

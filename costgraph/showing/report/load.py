@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
-from costgraph.asking.serving import forms
+from costgraph.asking.serving import dealt, forms
 from costgraph.asking.serving.caches import RESERVED
 from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
 from costgraph.asking.serving.queueing import BRIEF, CONDITIONS, LOW
@@ -39,10 +39,12 @@ HELD = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {RESERVED
 @cache
 def queue_script() -> str:
     """JavaScript that defines ``FORMS``, the functions of :mod:`costgraph.asking.serving.forms`,
-    and ``LOADED``, what the controls take."""
+    ``DEALT``, those of :mod:`costgraph.asking.serving.dealt`, and ``LOADED``, what the controls
+    take."""
     library = (files("costgraph.showing.report") / "assets" / "arrays.js").read_text("utf-8")
-    functions = javascript_functions(forms, library)
-    return f"const FORMS = {functions};\nconst LOADED = {json.dumps(ALLOWED)};\n"
+    named = {"FORMS": forms, "DEALT": dealt}
+    functions = (f"const {k} = {javascript_functions(v, library)};\n" for k, v in named.items())
+    return f"{''.join(functions)}const LOADED = {json.dumps(ALLOWED)};\n"
 
 
 def starting(
@@ -73,7 +75,7 @@ def load_of(compiled: Compiled, scripts: Scripts) -> dict[str, Any]:
     """Functions of a server's steps and memory, or why there are none.
 
     Steps are those of :class:`.StepTimes`, over sequences ``c`` at context ``T``, tokens ``C`` of a
-    chunk that ends at ``P``, and the page's figures.
+    chunk that ends at ``P``, those on the fullest of several replicas, and the page's figures.
     """
     try:
         return {"queue": _queue(compiled, scripts), "why": ""}
@@ -93,6 +95,7 @@ def _queue(compiled: Compiled, scripts: Scripts) -> dict[str, Any]:
         "prompt": scripts.add(prompt),
         "joint": scripts.add(joint),
         "overlaps": times.overlaps,
+        "replicas": times.replicas,
         "gain": values.index(stepping(program).tokens),
         "memory": _memory(times, values),
         "said": [CONDITIONS, LOW, BRIEF, HELD, *times.assumed],

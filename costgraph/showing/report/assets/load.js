@@ -16,23 +16,25 @@ const remembered = (f) => {
 
 // Seconds of a server's steps at the page's sizes and figures.
 function timesOf(queue, longest, device) {
-  const of = (f) => remembered((...at) => listed(run(f, Object.fromEntries(["c", "T", "C", "P"].map((name, i) => [name, at[i]])), device)));
-  const decode = of(queue.decode), prompt = of(queue.prompt), joint = of(queue.joint);
+  const of = (f) => remembered((...at) => listed(run(f, Object.fromEntries(["c", "T", "C", "P", "c_most", "C_most"].map((name, i) => [name, at[i]])), device)));
+  const decodes = of(queue.decode), prompts = of(queue.prompt), both = of(queue.joint), { replicas } = queue;
+  const fullest = (c) => DEALT.fullest(c, replicas), place = (context) => FORMS.placed(context, longest);
+  const joint = (c, T, n, end, most) => both(c, T, n, end, fullest(c), most);
   const times = {
-    longest, overlaps: queue.overlaps,
-    decode: (c, context) => { const [looking, others] = decode(c, FORMS.placed(context, longest)); return looking + others; },
-    beside: (c, context) => joint(c, FORMS.placed(context, longest), 1, 1)[1],
-    looking: (n, end) => prompt(0, 0, n, end)[n === end ? 2 : 0],
-    alone: (n) => prompt(0, 0, n, n)[1],
-    shared: (c, n) => joint(c, 1, n, n)[0],
-    together: (c, context, n, end) => joint(c, FORMS.placed(context, longest), n, end)[0],
-    step: (c, context, chunks) => FORMS.stepped(times, c, context, chunks),
+    longest, overlaps: queue.overlaps, replicas,
+    decode: (c, context) => { const [looking, others] = decodes(c, place(context), 0, 0, fullest(c), 0); return looking + others; },
+    beside: (c, context) => joint(c, place(context), 1, 1, 1)[1],
+    looking: (n, end) => prompts(0, 0, n, end, 0, n)[n === end ? 2 : 0],
+    alone: (n, most) => prompts(0, 0, n, n, 0, most)[1],
+    shared: (c, n, most) => joint(c, 1, n, n, most)[0],
+    together: (c, context, n, end, most) => joint(c, place(context), n, end, most)[0],
+    step: (c, context, chunks) => DEALT.stepped(times, c, context, chunks),
   };
   return times;
 }
 
 // Sequences whose caches fit beside a step that reads a chunk; null where no capacity is stated.
-function roomFor({ memory, values }, device, tokens, prompt, whole) {
+function roomFor({ memory, values, replicas }, device, tokens, prompt, whole) {
   const size = valueOf("M", null, device);
   if (!Number.isFinite(size)) return null;
   const at = (T, q) => listed(run(values, { T, q }, device)), held = at(whole, tokens), reading = at(prompt, tokens);
@@ -41,7 +43,7 @@ function roomFor({ memory, values }, device, tokens, prompt, whole) {
     return [FORMS.caching(size, FORMS.MEMORY_SHARE, weights, caches), ...u.decode.map(([once, each]) => FORMS.living(size, weights, held[once], held[each], chunk, caches, 1))];
   });
   for (const [, there, once, each] of memory.far) lines.push([there, held[once], held[each]]);
-  return Math.min(...lines.map((line) => FORMS.fitting(...line)));
+  return replicas * Math.min(...lines.map((line) => FORMS.fitting(...line)));
 }
 
 // The queue of a pipeline on a device, as FORMS takes it; or why there is none.
