@@ -45,8 +45,8 @@ SPREAD = (
     "with the fewest tokens; the step takes what the most decodes and the most tokens of any "
     "take on one, an upper bound; rows of experts are those of all replicas, but where one kernel "
     "exchanges them too; caches fill replicas evenly, and cross from one to one between pools; "
-    "rates that closed forms stand are of prompts read one after the other, lower estimates where "
-    "several replicas read at once"
+    "where a step's budget is short of one prompt, rates that closed forms stand are of chunks on "
+    "one replica, lower estimates"
 )
 
 
