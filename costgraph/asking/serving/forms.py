@@ -98,6 +98,11 @@ def free(q: Server, c: int) -> int:
     return q.fresh
 
 
+def mixes(q: Server) -> bool:
+    """Whether prompts run beside sequences that decode."""
+    return q.kind == "chunked" or q.kind == "continuous"
+
+
 def joins(q: Server, c: int) -> bool:
     """Whether all prompts that wait join the next step, as a rule."""
     if q.kind == "chunked":
@@ -235,10 +240,10 @@ def speeds(q: Server, c: int) -> tuple[Array, Array, float]:
     seconds of a step that is full of prompts.
     """
     plain = q.step(c)
-    if not joins(q, c) or turned(q) < RARE:
+    if not mixes(q) or fits(q, c) < 1 or turned(q) < RARE:
         each, held = own(q, c), extra(q, c)
         if each <= 0:
-            return np.array([0.0, 1.0]), np.array([1 / plain, 1 / plain]), plain
+            return np.array([0.0, 1.0]), np.array([1 / plain, 1 / plain]), ENDLESS
         slowest = max(1 - held / each, 1e-9) / plain
         return np.array([0.0, 1 / each]), np.array([1 / plain, slowest]), 1 / slowest
     most = 2 * turned(q) + 2
@@ -255,15 +260,15 @@ def stable(q: Server) -> tuple[float, float, float]:
     short of prompts ``c`` is far below the places.
     """
     m = q.limit
-    if q.kind != "chunked" and q.kind != "continuous":
+    if not mixes(q):
         taken = q.rounds * q.step(m) + m * extra(q, m)
         prompts = q.own(m)
         rate = m / taken if taken > 0 else np.inf
         rate = min(rate, 1 / prompts) if prompts > 0 else rate
         return rate, m, m / (rate * q.rounds) if q.rounds > 0 else 0.0
     if q.rounds == 0:
-        if not joins(q, 0):
-            return 1 / q.own(0), 0.0, 0.0
+        if fits(q, 0) < 1 or not joins(q, 0):
+            return min(1 / q.own(0), m / q.through(0)), 0.0, 0.0
         most = fits(q, 0)
         return most / beside(q, 0, most), 0.0, 0.0
     low = 0.0
@@ -277,14 +282,24 @@ def stable(q: Server) -> tuple[float, float, float]:
     many = low
     c = max(round(many), 1)
     x = many / q.rounds
-    if joins(q, c):
+    if fits(q, c) >= 1:
         means, seconds = paced(q, c, x)
         tau: float = np.interp(x, means, seconds)
     else:
-        room = free(q, c) / q.fresh
-        full = min(x / room, 1.0)
-        tau = (1 - full) * q.step(c) + full * q.own(c) * room
-    return x / tau, many, tau
+        tau = read(q, c, x)
+    # What one place serves, others do not lessen.
+    return max(x / tau, 1 / (q.through(0) + q.rounds * q.step(1))), many, tau
+
+
+def read(q: Server, c: int, x: float) -> float:
+    """Mean seconds of a step of ``c`` sequences where prompts take several steps: those that are
+    alone have the steps of one, and the more there are the more steps are full."""
+    room = free(q, c) / q.fresh
+    full = min(x / room, 1.0)
+    plain = q.step(c)
+    steps = int(1 / room) + (1 if 1 / room > int(1 / room) else 0)
+    single = plain + x * (q.through(c) - steps * plain)
+    return (1 - full) * single + full * ((1 - full) * plain + full * q.own(c) * room)
 
 
 def held_places(q: Server, c: float) -> float:
@@ -299,7 +314,8 @@ def held_places(q: Server, c: float) -> float:
     load = x * q.fresh / room
     if load >= 1:
         return np.inf
-    return c + x * max(1.0, q.fresh / room) * (1 + load / (2 * (1 - load)))
+    others = 1 - 1 / q.limit
+    return c + x * max(1.0, q.fresh / room) * (1 + others * load / (2 * (1 - load)))
 
 
 def sampled(q: Server) -> tuple[Array, Any, Array, Array]:
@@ -321,7 +337,7 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
     k = q.servers
     share = rate / k
     sample, found, most, numbers = q.tables
-    paces = pace_at(found, share)
+    paces, plains = pace_at(found, share), pace_at(found, 0.0)
     pace = np.interp(np.maximum(numbers / k, 1), sample, paces)
     # Beside more sequences than leave room for the prompts that come, fewer come through.
     come = np.interp(np.maximum((numbers - 1) / k, 1), sample, np.minimum(most / share, 1))
@@ -333,22 +349,26 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
         inside = many[1] / k
         mean = max(1, round(min(inside, q.decoding))) if inside >= 0.5 else 0
         tau = np.interp(max(inside, 1), sample, paces)
-        held = holding(q, max(mean, 1), share, tau)
+        plain = np.interp(max(inside, 1), sample, plains)
+        held = holding(q, max(mean, 1), share, tau, plain)
         begun = first(q, share, mean, many[0], tau, held)
         last = late
         # Who has one token is gone when the prompt is done; in a step that all join, they wait.
         stays = q.further > 0 or joins(q, mean)
         late = share * begun[4] * held / max(1 - share * held, 1e-9) if stays else 0.0
+        if q.kind == "decode-only":  # who comes waits for the step in progress
+            late = begun[1] / 2
         if abs(late - last) <= 1e-12 * late:
             break
     return many, begun
 
 
-def holding(q: Server, c: int, rate: float, tau: float) -> float:
-    """``X``: seconds for which a prompt keeps ``c`` sequences from decoding, on average."""
+def holding(q: Server, c: int, rate: float, tau: float, plain: float) -> float:
+    """``X``: seconds for which a prompt keeps ``c`` sequences from decoding, on average: what
+    ``tau`` seconds of a step have more than one without prompts."""
     if not joins(q, c) or turned(q) < RARE:
         return extra(q, c)
-    return max((tau - q.step(c)) / (rate * tau), 0.0)
+    return max((tau - plain) / (rate * tau), 0.0)
 
 
 def places(q: Server, rate: Array, pace: Array, stays: Array) -> tuple[float, ...]:
