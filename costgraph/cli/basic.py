@@ -230,12 +230,16 @@ def _print_latex(
     """LaTeX, with what it is about above and what it rests on below, as comments."""
     from costgraph.showing.export.bibtex import citing
     from costgraph.showing.export.latex import displayed
+    from costgraph.showing.export.readable import about
 
     text = displayed(text, arguments.label, arguments.caption)
-    setting = formula.setting
-    about, said = ([], []) if setting is None else (setting.lines(), setting.foot())
+    said = [] if formula.setting is None else formula.setting.foot()
     said = [*said, *([citing(cited)] if cited else [])]
-    print("\n".join([*(f"% {line}" for line in about), text, *(f"% {line}" for line in said)]))
+    print(
+        "\n".join(
+            [*(f"% {line}" for line in about(formula)), text, *(f"% {line}" for line in said)]
+        )
+    )
 
 
 def _analyze(arguments: argparse.Namespace) -> int:

@@ -141,6 +141,10 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_no_word(monkeypatch, columns):
         ("sweep gpt2 --on h100 -T 9 -o x.csv --format json", "the suffix of -o"),
         ("compare gpt2 --on h100 -o x.xlsx", "x.xlsx"),
         ("models a b", "more than is taken: 'b'"),
+        (
+            "plot waterfall gpt2 --on h100 --context 9 --passes fuse -o x.svg",
+            "nothing asked here depends on T (context",
+        ),
         ("plot curve gpt2 --on h100 --over Xx -o x.svg", "has no symbol 'Xx'; known: B, T"),
         ("plot curve --over Xx gpt2 --on h100 -o x.svg", "has no symbol 'Xx'; known: B, T"),
         ("plot curve --over T gpt2 opt-1.3b --on h100 -o x.svg", "is taken: 'opt-1.3b'"),
