@@ -54,7 +54,7 @@ def _formula_command(commands: Any) -> None:
     vocabulary.add_format(
         command, "csv", "latex", "tex", "html", *LANGUAGES,
         text="text (default), json, csv (a term a row), latex, tex (a document that compiles), "
-        f"html (MathML with a legend), or a standalone function: {', '.join(LANGUAGES)}",
+        f"html (a page: MathML with a legend), or a standalone function: {', '.join(LANGUAGES)}",
     )  # fmt: skip
     command.add_argument(
         "--detail",
@@ -147,7 +147,9 @@ def _formula(arguments: argparse.Namespace) -> int:
     if arguments.detail or how in ("tex", "html"):
         named = compiled.readable(arguments.metric, arguments.detail or "ops", **given)
         if how == "html":
-            print(named.mathml())
+            from costgraph.showing.export.readable import named_page
+
+            print(named_page(named), end="")
         elif how == "text":
             print(named.text())
         elif how == "tex":

@@ -25,6 +25,7 @@ from costgraph.showing.export.layout import (
     to_mathml,
     to_text,
 )
+from costgraph.showing.export.standalone import page_html
 from costgraph.symbols import MEANINGS, symbol
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ _SMALL = (
     (Rational(1, 10**3), "ms"), (Rational(1, 10**6), "µs"), (Rational(1, 10**9), "ns"),
 )  # fmt: skip
 _SIGNS = {"<=": "&#x2264;"}
+_STYLE = (
+    "body{font-family:Helvetica,Arial,sans-serif;margin:1.5rem;color:#111}"
+    ".legend td{padding:.1rem .8rem .1rem 0}"
+)
 
 
 def line_node(line: Line) -> Node:
@@ -249,6 +254,11 @@ def named_html(found: Named) -> str:
     )
 
 
+def named_page(found: Named) -> str:
+    """:func:`named_html` as a document of its own."""
+    return page_html(about(found.formula)[0], named_html(found), _STYLE)
+
+
 def _rows_html(found: Named) -> str:
     above = cells = ""
     for row in equations(found):
@@ -285,4 +295,4 @@ def _row_html(name: Symbol, value: str, meaning: str = "") -> str:
     return "<tr>" + "".join(f'<td style="text-align:left">{c}</td>' for c in cells) + "</tr>"
 
 
-__all__ = ["about", "equations", "math", "named_html", "named_text"]
+__all__ = ["about", "equations", "math", "named_html", "named_page", "named_text"]
