@@ -237,11 +237,8 @@ def _print_latex(
     text = displayed(text, arguments.label, arguments.caption)
     said = [] if formula.setting is None else formula.setting.foot()
     said = [*said, *([citing(cited)] if cited else [])]
-    print(
-        "\n".join(
-            [*(f"% {line}" for line in about(formula)), text, *(f"% {line}" for line in said)]
-        )
-    )
+    above, below = ([f"% {line}" for line in lines] for lines in (about(formula), said))
+    print("\n".join([*above, text, *below]))
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
