@@ -110,9 +110,10 @@ def options_table(options: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _values(option: Mapping[str, Any]) -> str:
     """What an option takes: words, and what else."""
-    kind = [] if option["kind"] == "word" and option["choices"] else [option["kind"]]
+    words = [str(word) for word in option["choices"] if word != ""]
+    kind = [] if option["kind"] == "word" and words else [option["kind"]]
     most = [f"at most {option['maximum']}"] if 0 < option.get("maximum", 0) < 10**6 else []
-    return ", ".join([*map(str, option["choices"]), *kind, *most])
+    return ", ".join([*words, *kind, *most])
 
 
 def device_page() -> str:

@@ -69,6 +69,7 @@ def test_the_reference_has_everything():
     models = re.findall(r"^\| `(.+?)`", pages["reference/models.md"], re.MULTILINE)
     assert models == sorted(entries())
     exported = re.findall(r'heading: "(.+)"', pages["reference/python.md"])
+    assert not re.search(r"\| , ", pages["reference/passes.md"])  # no empty word among choices
     assert set(exported) == set(costgraph.__all__) - {"__version__"}
     for name in exported:
         assert getattr(costgraph, name).__doc__
