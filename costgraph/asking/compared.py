@@ -224,7 +224,9 @@ class Comparison:
                 yield f"{where}does not fit into {' and '.join(c.full)}"
 
     def __repr__(self) -> str:
-        return f"<Comparison of {len(self.columns)} pipelines: {self.setting.text()}>"
+        many = len(self.columns)
+        what = "pipeline" if many == 1 else "pipelines"
+        return f"<Comparison of {many} {what}: {self.setting.text()}>"
 
     def __str__(self) -> str:
         return view_text("comparison_text", self)

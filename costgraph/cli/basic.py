@@ -54,7 +54,7 @@ def _formula_command(commands: Any) -> None:
     vocabulary.add_format(
         command, "csv", "latex", "tex", "html", *LANGUAGES,
         text="text (default), json, csv (a term a row), latex, tex (a document that compiles), "
-        f"html (MathML with a legend), or a standalone function: {', '.join(LANGUAGES)}",
+        f"html (a page: MathML with a legend), or a standalone function: {', '.join(LANGUAGES)}",
     )  # fmt: skip
     command.add_argument(
         "--detail",
@@ -147,7 +147,9 @@ def _formula(arguments: argparse.Namespace) -> int:
     if arguments.detail or how in ("tex", "html"):
         named = compiled.readable(arguments.metric, arguments.detail or "ops", **given)
         if how == "html":
-            print(named.mathml())
+            from costgraph.showing.export.readable import named_page
+
+            print(named_page(named), end="")
         elif how == "text":
             print(named.text())
         elif how == "tex":
@@ -230,12 +232,13 @@ def _print_latex(
     """LaTeX, with what it is about above and what it rests on below, as comments."""
     from costgraph.showing.export.bibtex import citing
     from costgraph.showing.export.latex import displayed
+    from costgraph.showing.export.readable import about
 
     text = displayed(text, arguments.label, arguments.caption)
-    setting = formula.setting
-    about, said = ([], []) if setting is None else (setting.lines(), setting.foot())
+    said = [] if formula.setting is None else formula.setting.foot()
     said = [*said, *([citing(cited)] if cited else [])]
-    print("\n".join([*(f"% {line}" for line in about), text, *(f"% {line}" for line in said)]))
+    above, below = ([f"% {line}" for line in lines] for lines in (about(formula), said))
+    print("\n".join([*above, text, *below]))
 
 
 def _analyze(arguments: argparse.Namespace) -> int:

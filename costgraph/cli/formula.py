@@ -164,9 +164,11 @@ def _explain(arguments: argparse.Namespace) -> int:
     formula = getattr(compiled, arguments.metric)
     missing = [s.name for s in formula.symbols if s.name not in _known(formula, values)]
     if missing:
+        from costgraph.ir.workload import USUAL, lengths
         from costgraph.symbols import SIZES
 
-        usual = {**dict.fromkeys(SIZES, "1024"), "B": "1"}
+        sizes = {**dict.fromkeys(SIZES, 1024), **USUAL}
+        usual = {**sizes, **lengths([formula], values, sizes)}
         example = ",".join(f"{n}={usual.get(n, '…')}" for n in missing)
         raise InputError(f"{unbound('explain', missing, formula.meanings)}; add --at '{example}'")
     found = compiled.explain(arguments.metric, **values)

@@ -72,8 +72,11 @@ def workload(
     told = checked(given)
     for name in told:
         if name not in known | _ALWAYS:
-            what = f"{name} ({LEGEND[name]})" if name in LEGEND else clip(name)
-            raise InputError(f"{_model(every)} has no symbol {what}{_hint(name, known)}")
+            if name in LEGEND:  # the model may well have it, and only nothing asked here
+                what = f"{_model(every)}: nothing asked here depends on {name} ({LEGEND[name]})"
+            else:
+                what = f"{_model(every)} has no symbol {clip(name)}"
+            raise InputError(f"{what}{_hint(name, known)}")
     values = filled(told, known, usual)
     values |= lengths(every, told, values)
     missing = sorted(known - set(values) - set(free))

@@ -139,7 +139,7 @@ GALLERY: dict[str, list[tuple[str, str, str]]] = {
             "compare-waterfall.svg",
             "compare llama-3-8b --on h100,h200 --passes 'fuse,quantize{weights=int4},page-kv' "
             "--waterfall",
-            "The same of several pipelines or devices, a panel each; --ablation for the other.",
+            "The same of several pipelines or devices, a panel each; `--ablation` for the other.",
         ),
         (
             "pareto.svg",

@@ -110,9 +110,10 @@ def options_table(options: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _values(option: Mapping[str, Any]) -> str:
     """What an option takes: words, and what else."""
-    kind = [] if option["kind"] == "word" and option["choices"] else [option["kind"]]
+    words = [str(word) for word in option["choices"] if word != ""]
+    kind = [] if option["kind"] == "word" and words else [option["kind"]]
     most = [f"at most {option['maximum']}"] if 0 < option.get("maximum", 0) < 10**6 else []
-    return ", ".join([*map(str, option["choices"]), *kind, *most])
+    return ", ".join([*words, *kind, *most])
 
 
 def device_page() -> str:
@@ -258,10 +259,18 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Code in tables as it is typed, and docstrings without the roles of Sphinx."""
+    """Code as it is typed, in tables and with options whole; docstrings without Sphinx's roles."""
     html = re.sub(r"<td[^>]*>.*?</td>", _typed, html, flags=re.DOTALL)
+    html = re.sub(r"<code[^>]*>.*?</code>", _unbroken, html, flags=re.DOTALL)
     made = page is not None and page.url.startswith("reference/")
     return re.sub(r":[a-z]+:(?=<code)", "", html) if made else html
+
+
+def _unbroken(found: re.Match[str]) -> str:
+    """Code whose options no line breaks behind their strokes (site.css)."""
+    option = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+    whole = r'<span class="whole">\g<0></span>'
+    return re.sub(r"(?<=>)[^<]+", lambda text: option.sub(whole, text[0]), found[0])
 
 
 #: Code of more characters may be broken behind commas and other signs.

@@ -69,6 +69,7 @@ def test_the_reference_has_everything():
     models = re.findall(r"^\| `(.+?)`", pages["reference/models.md"], re.MULTILINE)
     assert models == sorted(entries())
     exported = re.findall(r'heading: "(.+)"', pages["reference/python.md"])
+    assert not re.search(r"\| , ", pages["reference/passes.md"])  # no empty word among choices
     assert set(exported) == set(costgraph.__all__) - {"__version__"}
     for name in exported:
         assert getattr(costgraph, name).__doc__
@@ -79,6 +80,8 @@ def test_the_reference_has_everything():
         r"<td><code>t4\|2</code> a \| b</td><p><code>\|</code></p>", *[None] * 3
     )
     assert typed == r"<td><code>t4|2</code> a \| b</td><p><code>\|</code></p>"
+    option = tool.on_page_content("<code><b>a</b> --on x-- -T</code> --on", *[None] * 3)
+    assert option == '<code><b>a</b> <span class="whole">--on</span> x-- -T</code> --on'
     listed = set(re.findall(r"^## \[.+\]\((.+)\)$", pages["reference/index.md"], re.MULTILINE))
     assert {f"reference/{page}" for page in listed} == set(pages) - {"reference/index.md"}
 

@@ -128,7 +128,11 @@ def test_details_and_formats(capsys):
     assert ops.splitlines()[1] == r"\begin{aligned}"
     page = out(capsys, "formula", "gpt2", "--on", "a6000", "--format", "tex")
     assert page.startswith(r"\documentclass")
+    assert "gpt2 on a6000, tpot in s, no passes" in page
     html = out(capsys, "formula", "gpt2", "--on", "a6000", "--format", "html")
+    assert html.startswith("<!DOCTYPE html>")  # with its characters' code: units have µ
+    assert "<meta charset='utf-8'>" in html
+    assert html.count("gpt2 on a6000, tpot in s, no passes") == 2
     assert "<math" in html
     with pytest.raises(SystemExit):
         main(["formula", "gpt2", "--on", "a6000", "--detail", "ops", "--format", "json"])

@@ -134,6 +134,7 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_no_word(monkeypatch, columns):
         ("formula gpt2 --on h100 --passes fuse --passes quantize", "takes one pipeline, its"),
         ("analyze gpt2 --on h100 -T 1:9", "give one value; sweep takes several"),
         ("explain gpt2 --on h100 --at B=1,T=1:9", "give one value; sweep takes several"),
+        ("explain gpt2 --on h100 --metric latency", "add --at 'B=1,N=128,S=512'"),  # it has room
         ("formula gpt2 --on h100 --set T=1,2", "give one value; sweep takes several"),
         ("formula gpt2 --on h100 --at B=1", "--at: tpot: no value for T"),
         ("formula gpt2 --on h100 --set Tt=4", "no symbol 'Tt'; did you mean 'T'"),
@@ -141,6 +142,10 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_no_word(monkeypatch, columns):
         ("sweep gpt2 --on h100 -T 9 -o x.csv --format json", "the suffix of -o"),
         ("compare gpt2 --on h100 -o x.xlsx", "x.xlsx"),
         ("models a b", "more than is taken: 'b'"),
+        (
+            "plot waterfall gpt2 --on h100 --context 9 --passes fuse -o x.svg",
+            "nothing asked here depends on T (context",
+        ),
         ("plot curve gpt2 --on h100 --over Xx -o x.svg", "has no symbol 'Xx'; known: B, T"),
         ("plot curve --over Xx gpt2 --on h100 -o x.svg", "has no symbol 'Xx'; known: B, T"),
         ("plot curve --over T gpt2 opt-1.3b --on h100 -o x.svg", "is taken: 'opt-1.3b'"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costgraph.cli import main
-from costgraph.showing.export.fitting import fitted, least, wrapped
+from costgraph.showing.export.fitting import cards, fitted, least, wrapped
 
 WIDE = 1000
 #: A command, and the cells of its table that must stand whole in a narrow one.
@@ -116,3 +116,10 @@ def test_numbers_keep_their_units_and_their_commas():
     assert wrapped("memory 80.25 GB > 80 GB at B=102", 10) == "memory\n80.25 GB >\n80 GB at\nB=102"
     assert wrapped("q_proj+k_proj,v_proj", 8) == "q_proj+\nk_proj,\nv_proj"
     assert least("131,072; 0 past 4096") == len("131,072;")
+
+
+def test_blocks_of_rows_stay_within_their_width():
+    text = cards(("name", "source"), [("a b c d e f g h i j", "one two three four five six")], 16)
+    assert text == (
+        "name: a b c\n    d e f g h i\n    j\n  source: one\n    two three\n    four five\n    six"
+    )

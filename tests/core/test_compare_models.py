@@ -119,7 +119,7 @@ def test_models_without_tokens_have_no_length():
         ("llama-2-7b:N=1,N=2", "'N' is given twice"),
         ("llama-2-7", "did you mean 'llama-2-7b'"),
         ("bert-base:S=600", "exceeds 512"),
-        ("bert-base:S=100,N=9", "bert-base has no symbol N"),
+        ("bert-base:S=100,N=9", "bert-base: nothing asked here depends on N"),
     ],
 )
 def test_what_cannot_stand_beside_is_refused_in_one_line(beside, said, capsys):

@@ -400,6 +400,13 @@ def test_print_is_light_and_complete(html: str, opening: Callable[..., Opened]) 
     assert page.page.is_hidden("#value-B-slider")
     assert page.page.is_visible("#sort-total")
     assert page.page.is_visible("#phase")
+    # No name of a field without it; of a choice only where it is taken.
+    assert page.page.is_hidden("label[for=filter]")
+    assert page.page.is_visible("label[for=curve-log]")
+    page.page.evaluate("document.getElementById('curve-log').checked = false")
+    assert page.page.is_hidden("label[for=curve-log]")
+    whole = "getComputedStyle(document.getElementById('bars')).breakInside"
+    assert page.page.evaluate(whole) == "avoid-page"  # with what its colours mean
     for moment, seen in (("beforeprint", True), ("afterprint", False)):
         page.page.evaluate("moment => dispatchEvent(new Event(moment))", moment)
         assert page.page.is_visible("#assumptions") is seen

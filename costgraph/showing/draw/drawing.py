@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from costgraph.showing.draw.diff import trace_scene
 from costgraph.showing.draw.fold import LIMIT, near_changes, within
 from costgraph.showing.draw.scene import Scene, Vertex, clean
 from costgraph.showing.export.plain_json import json_text
+from costgraph.showing.export.standalone import page_html
 from costgraph.undone import lines as undone_lines
 
 if TYPE_CHECKING:
@@ -84,14 +84,7 @@ class Drawing:
     def html(self) -> str:
         """A page of its own with the picture inside; no scripts."""
         picture = re.sub(r"\A.*?(?=<svg)", "", self.svg, flags=re.DOTALL)
-        title = html.escape(self.scene.title)
-        return (
-            "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-            "<meta http-equiv='Content-Security-Policy' "
-            "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-            f"{picture}\n</body>\n</html>\n"
-        )
+        return page_html(self.scene.title, picture, _STYLE)
 
     @property
     def json(self) -> str:

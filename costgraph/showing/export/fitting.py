@@ -97,7 +97,7 @@ def cards(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str
         for index, (name, cell) in enumerate(zip(head, row, strict=True)):
             whole = " ".join(cell.split("\n"))
             text = f"{name}: {whole}" if name else whole
-            first, *rest = wrapped(text, max(width - (2 if index else 0), 1)).split("\n")
+            first, *rest = wrapped(text, max(width - 4, 1)).split("\n")  # as far as the rest
             lines += ["  " * bool(index) + first, *("    " + part for part in rest)]
     return "\n".join(lines)
 

@@ -79,7 +79,7 @@ def _print_quality(name: str) -> None:
 
 def _values(option: Option) -> str:
     """What an option takes, in words."""
-    words = list(option.choices)
+    words = [word for word in option.choices if word]
     if not words or option.is_number:
         ends = f", at most {option.maximum}" if option.maximum < MOST else ""
         words.append(option.kind + ends)

@@ -2,6 +2,7 @@ r"""Formulas in named constants as LaTeX: a block of equations, or pages that co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,14 @@ from costgraph.showing.export.bibtex import bibliography, citing
 from costgraph.showing.export.breaking import broken, measure
 from costgraph.showing.export.escaping import text_latex
 from costgraph.showing.export.layout import Name, Node, of_expr, to_latex
-from costgraph.showing.export.readable import Equation, amount_text, equations, rate_text, underived
+from costgraph.showing.export.readable import (
+    Equation,
+    about,
+    amount_text,
+    equations,
+    rate_text,
+    underived,
+)
 from costgraph.symbols import MEANINGS
 
 if TYPE_CHECKING:
@@ -60,13 +68,13 @@ def named_latex(
         first, *rest = broken(row.right, room, room - INDENT)
         lines.append(f"{_left(row)}{first}")
         lines.extend(rf"&\qquad {part}" for part in rest)
+        lines.extend([_source(row, room - INDENT)] if row.source else [])
     setting = found.formula.setting
     said = () if setting is None else (*setting.assumptions, *setting.remarks)
     said = (*((underived(found),) if underived(found) else ()), *said)
     told = "\n".join(rf"\item {text_latex(a)}" for a in said)
     items = f"\\begin{{itemize}}\n{told}\n\\end{{itemize}}\n" if told else ""
-    about = [] if setting is None else [text_latex(line) for line in setting.lines()]
-    title = "".join(rf"\noindent {line}\par{chr(10)}" for line in about)
+    title = "".join(rf"\noindent {text_latex(line)}\par{chr(10)}" for line in about(found.formula))
     table = "\n".join((_TABLE, *_legend(found), r"\end{longtable}"))
     listed = _cited(references, bib)
     return f"{_HEAD}{title}{_block('align*', lines)}\n\n{table}\n{items}{listed}\\end{{document}}\n"
@@ -94,6 +102,12 @@ def _left(row: Equation) -> str:
     if not row.left:
         return f"&{{}}{sign} "
     return r" \le ".join(map(to_latex, row.left)) + f" {sign}{{}}& "
+
+
+def _source(row: Equation, room: float) -> str:
+    """The operations that a line is of, under it in small type."""
+    told = re.sub(r"(\+|\\_)", r"\1\\allowbreak ", text_latex(row.source))
+    return rf"&\qquad \parbox{{{room:.0f}pt}}{{\raggedright\footnotesize {told}}}"
 
 
 def _legend(found: Named) -> list[str]:

@@ -25,9 +25,11 @@ from costgraph.showing.export.layout import (
     to_mathml,
     to_text,
 )
+from costgraph.showing.export.standalone import page_html
 from costgraph.symbols import MEANINGS, symbol
 
 if TYPE_CHECKING:
+    from costgraph.formula.formula import Formula
     from costgraph.formula.naming import Constant, Line, Named, Side
 
 _UNITS = {"byte": "B", "FLOP": "FLOP", "s": "s"}
@@ -35,6 +37,10 @@ _SMALL = (
     (Rational(1, 10**3), "ms"), (Rational(1, 10**6), "µs"), (Rational(1, 10**9), "ns"),
 )  # fmt: skip
 _SIGNS = {"<=": "&#x2264;"}
+_STYLE = (
+    "body{font-family:Helvetica,Arial,sans-serif;margin:1.5rem;color:#111}"
+    ".legend td{padding:.1rem .8rem .1rem 0}"
+)
 
 
 def line_node(line: Line) -> Node:
@@ -138,6 +144,12 @@ def _series_rows(head: Node, lines: tuple[Line, ...]) -> Iterator[Equation]:
         yield Equation(left, sign, line_node(line), _source(line))
 
 
+def about(formula: Formula) -> list[str]:
+    """What a formula is of and its unit, a line each with what must be said."""
+    shown = f"{formula.name} in {formula.unit}"
+    return [shown] if formula.setting is None else formula.setting.lines(shown)
+
+
 def _head(found: Named) -> str:
     arguments = ", ".join(s.name for s in found.formula.symbols)
     return f"{found.formula.name}({arguments})"
@@ -146,7 +158,7 @@ def _head(found: Named) -> str:
 def named_text(found: Named) -> str:
     """The formula, then its legend."""
     formula = found.formula
-    about = [] if formula.setting is None else formula.setting.lines()
+    lead = [] if formula.setting is None else formula.setting.lines()
     out = [f"{_head(found)} [{formula.unit}] ="]
     if found.detail == "summary":
         names = [name for name, _ in bound_nodes(found)]
@@ -170,7 +182,7 @@ def named_text(found: Named) -> str:
             out.append(f"  {part.symbol} ({part.name}) =")
             out.extend(_series_text(part.lines))
     out.extend(_legend_text(found))
-    return "\n".join([*about, *out])
+    return "\n".join([*lead, *out])
 
 
 def _series_text(lines: tuple[Line, ...]) -> Iterator[str]:
@@ -222,7 +234,7 @@ def math(node: Node, display: bool = False) -> str:
 def named_html(found: Named) -> str:
     """Formula and legend as HTML with MathML; all text is escaped."""
     setting = found.formula.setting
-    about = "" if setting is None else f"<p>{'<br/>'.join(map(escape, setting.lines()))}</p>"
+    above = f"<p>{'<br/>'.join(map(escape, about(found.formula)))}</p>"
     rows = _rows_html(found)
     legend = "".join(_row_html(p.symbol, "", escape(p.name)) for p in found.parts)
     legend += "".join(_legend_row(c) for c in found.constants)
@@ -236,10 +248,15 @@ def named_html(found: Named) -> str:
     why = (underived(found),) if underived(found) else ()
     notes = "".join(f"<li>{escape(n)}</li>" for n in (*found.notes, *why, *said))
     return (
-        f'<div class="costgraph-formula">{about}{rows}<table class="legend">{legend}</table>'
+        f'<div class="costgraph-formula">{above}{rows}<table class="legend">{legend}</table>'
         + (f"<ul>{notes}</ul>" if notes else "")
         + "</div>"
     )
+
+
+def named_page(found: Named) -> str:
+    """:func:`named_html` as a document of its own."""
+    return page_html(about(found.formula)[0], named_html(found), _STYLE)
 
 
 def _rows_html(found: Named) -> str:
@@ -278,4 +295,4 @@ def _row_html(name: Symbol, value: str, meaning: str = "") -> str:
     return "<tr>" + "".join(f'<td style="text-align:left">{c}</td>' for c in cells) + "</tr>"
 
 
-__all__ = ["equations", "math", "named_html", "named_text"]
+__all__ = ["about", "equations", "math", "named_html", "named_page", "named_text"]
