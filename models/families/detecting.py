@@ -18,6 +18,7 @@ from costgraph.models.detecting import Detr, NamedBoxes, Yolos
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.patchwise import BASE
 from costgraph.models.families.seeing import SIGLIP
+from costgraph.models.families.stages import taken_of
 from costgraph.models.families.vision import (
     LARGEST_ENTRY,
     clip_reader,
@@ -155,8 +156,13 @@ def _detr(fields: Fields, first: bool = False, kind: type[Detr] = Detr) -> Readi
     boxes = (class_of(fields.values) or "").endswith("ForObjectDetection")
     # Conditional DETR has no label for nothing.
     labels = Integer(labels_of(fields) + (kind is Detr)) if boxes else None
+    network = resnet(fields)
+    if fields.values.get("backbone_config"):
+        part, last = fields.section("backbone_config"), len(network.depths)
+        if taken_of(part, last)[-1] != last:
+            raise ModelError(f"{part.name}: the encoder takes the last stage, 'stage{last}'")
     model = kind(
-        stem=resnet(fields),
+        stem=network,
         size=(Integer(SIZE[0]), Integer(SIZE[1])),
         at=at,
         own=own,

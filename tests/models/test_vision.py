@@ -294,3 +294,18 @@ def test_a_refusal_names_the_key_that_is_wrong(name, key, value, said):
     config = {**json.loads((COUNTED / f"{name}-small.json").read_text()), key: value}
     with pytest.raises(InputError, match=f"'{key}' = {value}:? {said}"):
         load_model(config)
+
+
+@pytest.mark.parametrize("name", ["detr", "conditional-detr", "table-transformer"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("out_features", ["stage1"]), ("out_features", ["bogus"]), ("out_indices", [1])],
+)
+def test_encoders_that_take_the_last_stage_refuse_others(name, key, value):
+    config = json.loads((COUNTED / f"{name}-small.json").read_text())
+    part = config.get("backbone_config")
+    if not part:
+        pytest.skip("its network has a name alone")
+    part = {k: v for k, v in part.items() if not k.startswith("out_")}
+    with pytest.raises(InputError, match="stage"):
+        load_model({**config, "backbone_config": {**part, key: value}})
