@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from costgraph.asking.serving import (
     poisson,
     simulate,
 )
-from costgraph.asking.serving.policies import Policy
+from costgraph.asking.serving.policies import DecodeOnly, Policy
 from costgraph.asking.serving.queueing import Queue
 
 pytest.importorskip("simpy")
@@ -49,6 +50,9 @@ def _completed(queue: Queue) -> float:
         # Few places, several chunks, and longer answers.
         (ChunkedPrefill(8, 512), 2048, 64, 0.04),
         (ChunkedPrefill(64, 512), 1024, 256, 0.03),
+        # One prompt and a piece of the next in a step.
+        (ChunkedPrefill(8, 512), 338, 8, 0.04),
+        (ChunkedPrefill(64, 512), 300, 40, 0.04),
     ],
 )
 def test_the_largest_rate_is_what_is_completed_in_a_rush(
@@ -68,3 +72,31 @@ def test_times_with_several_prompts_in_a_step(policy: Policy, load: float) -> No
     seen = simulate(come, Pool(queue.times, policy)).after(0.2)
     assert steady.tpot == pytest.approx(float(seen.tpot.mean()), rel=0.05)
     assert 0.7 < steady.ttft / float(seen.ttft.mean()) < 1.02
+
+
+@pytest.mark.parametrize(("prompt", "generate"), [(43, 1), (341, 2), (400, 6)])
+def test_one_place_serves_one_request_after_another(prompt: int, generate: int) -> None:
+    queue = Queue(_times(), ChunkedPrefill(1, 512), Lengths(prompt), Lengths(generate))
+    steps = (generate - 1) * queue.step(1)
+    assert queue.stable_rate == pytest.approx(1 / (queue.through(0) + steps), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("policy", "prompt", "generate"),
+    [(ChunkedPrefill(512, 2048), 20, 1000), (ChunkedPrefill(64, 512), 200, 640),
+     (Continuous(64), 340, 40)],
+)  # fmt: skip
+def test_first_tokens_at_light_load_are_a_lone_requests_and_grow(
+    policy: Policy, prompt: int, generate: int
+) -> None:
+    queue = Queue(_times(), policy, Lengths(prompt), Lengths(generate))
+    loads = [1e-5 * 1.6**k for k in range(22)]
+    seen = [queue.at(load * queue.stable_rate).ttft for load in loads]
+    assert seen[0] == pytest.approx(queue.through(0), rel=0.03)
+    assert all(b > 0.98 * a for a, b in pairwise(seen))
+
+
+def test_who_only_decodes_waits_for_the_step_in_progress() -> None:
+    steady = Queue(_times(), DecodeOnly(64), Lengths(200), Lengths(2)).at(20)
+    step = steady.tpot / (1 + (1 - steady.empty) / 2)
+    assert step == pytest.approx(_times().decode(1, 201), rel=0.03)
