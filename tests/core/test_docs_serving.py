@@ -70,9 +70,6 @@ def test_the_table_of_loads_is_what_the_tool_makes(tool, place):
 
 
 def test_tolerances_that_the_page_states():
-    for *_, load, tpot, _, ttft, _ in rows():
-        a, b = (float(x) for x in re.findall(r"[\d.]+", tpot))
-        assert round(abs(a / b - 1), 2) <= 0.12
-        a, b = (float(x) for x in re.findall(r"[\d.]+", ttft))
-        # In whole percent, as the page has it.
-        assert round(abs(a / b - 1), 2) <= (0.09 if float(load) <= 0.6 else 0.60)
+    for *_, load, _, tpot, _, ttft in rows():
+        assert abs(int(tpot.removesuffix(" %"))) <= 12
+        assert abs(int(ttft.removesuffix(" %"))) <= (9 if float(load) <= 0.6 else 60)
