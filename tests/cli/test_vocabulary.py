@@ -133,7 +133,7 @@ def test_drawings_and_figures_take_them_too(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["compare", "dit-xl-2", "--on", "h100", "--passes", "", "--prompt", "3"], "no symbol S"),
+        (["compare", "dit-xl-2", "--on", "h100", "--passes", "", "--prompt", "3"], "depends on S"),
         (
             ["analyze", "llama-2-7b", "--on", "a6000", "--context", "9", "--prompt", "9"],
             "S plays no part",
@@ -148,7 +148,7 @@ def test_drawings_and_figures_take_them_too(capsys, tmp_path):
             ["solve", "gpt2", "--on", "a6000", "--budget", "1", "--set", "T=9", "--set", "T=8"],
             "twice",
         ),
-        (["search", "gpt2", "--on", "a6000", "--set", "K=9"], "no symbol K"),
+        (["search", "gpt2", "--on", "a6000", "--set", "K=9"], "depends on K"),
         (
             [
                 "plot",
@@ -163,7 +163,7 @@ def test_drawings_and_figures_take_them_too(capsys, tmp_path):
                 "-o",
                 "x.svg",
             ],
-            "no symbol G",
+            "depends on G",
         ),
         (
             ["report", "dit-xl-2", "--on", "h100", "--generate", "9", "-o", "x.html"],
