@@ -23,6 +23,7 @@ from costgraph.asking.serving import (
     PrefillFirst,
     Queue,
     StepTimes,
+    dealt,
     forms,
 )
 from costgraph.cli import main
@@ -74,16 +75,18 @@ OTHER_PYTHON = (
 @pytest.mark.parametrize("text", OTHER_PYTHON)
 def test_other_python_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no part of Python that is printed"):
-        javascript_functions(module_of(text, tmp_path), "")
+        javascript_functions(module_of(text, tmp_path), library="")
 
 
 def test_every_form_is_printed() -> None:
     text = queue_script()
-    names = [n for n, f in vars(forms).items() if getattr(f, "__module__", "") == forms.__name__]
-    functions = [n for n in names if callable(getattr(forms, n)) and n[0].islower()]
-    assert len(functions) > 15
-    for name in functions:
-        assert f"function {name}(" in text
+    for module, least in ((forms, 15), (dealt, 1)):
+        own = {n: f for n, f in vars(module).items()
+               if getattr(f, "__module__", "") == module.__name__}  # fmt: skip
+        functions = [n for n, f in own.items() if callable(f) and n[0].islower()]
+        assert len(functions) > least
+        for name in functions:
+            assert text.count(f"function {name}(") == 1
 
 
 # --- numbers

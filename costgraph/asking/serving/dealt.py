@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 
 class Times(Protocol):
     """Seconds of a step's parts: ``decode`` of sequences at a context, and what of it looks at
@@ -31,8 +33,7 @@ class Times(Protocol):
 
 def fullest(decodes: int, replicas: int) -> int:
     """Sequences on the replica that has most of them."""
-    each = int(decodes / replicas)
-    return each + 1 if each * replicas < decodes else each
+    return int(np.ceil(decodes / replicas))
 
 
 def stepped(t: Times, decodes: int, context: float, chunks: Sequence[Sequence[int]]) -> float:

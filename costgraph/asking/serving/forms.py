@@ -200,30 +200,27 @@ def chances(limit: int, mean: float, last: int) -> Array:
     return np.concatenate((found, [max(1 - np.sum(found), 0.0)]))
 
 
-def paced(q: Server, c: int, most: float) -> tuple[Array, Array]:
-    """Mean prompts in a step of ``c`` sequences, up to ``most`` if they fit, and its mean seconds.
-
-    One prompt beside decodes may cost next to nothing while weights are read; several do not. So
-    a mean over how many there are is more than what the mean number takes. Prompts that find a
-    step full run in later ones, which fill up.
-    """
-    room = fits(q, c)
-    top = min(room, most)
-    end = min(room, top + FAR * top**0.5 + 2)
-    last = int(end) + (1 if end > int(end) else 0)
+def crowds(q: Server, c: int, mean: float) -> tuple[Array, Array]:
+    """Numbers of prompts in a step of ``c`` sequences, with seconds of it: 0, 1, 2 … up to what
+    fits or is far above a mean."""
+    end = min(fits(q, c), mean + FAR * mean**0.5 + 2)
+    last = int(np.ceil(end))
     asked = np.arange(0, last + 1)
     if last > FEW:
         asked = np.concatenate(([0.0], np.unique(np.rint(np.geomspace(1, last, FEW)))))
     numbers = np.minimum(asked, end)
     seconds = np.array([beside(q, c, n) for n in numbers])
     each = np.minimum(np.arange(0, last + 1), end)
-    taken = np.interp(each, numbers, seconds)
-    means = (np.arange(0, POINTS + 1) / POINTS) ** 2 * top
-    return means, np.array([expected(q.limit, mean, each, taken) for mean in means])
+    return each, np.interp(each, numbers, seconds)
 
 
 def expected(limit: int, mean: float, each: Array, taken: Array) -> float:
-    """The mean of what steps of ``each`` number of prompts take, the last of them full."""
+    """The mean of what steps of ``each`` number of prompts take, the last of them full.
+
+    One prompt beside decodes may cost next to nothing while weights are read; several do not. So
+    a mean over how many there are is more than what the mean number takes. Prompts that find a
+    step full run in later ones, which fill up.
+    """
     odds = chances(limit, mean, len(each) - 1)
     runs = np.dot(odds, each)
     time: float = np.dot(odds, taken)
@@ -241,15 +238,17 @@ def speeds(q: Server, c: int) -> tuple[Array, Array, float]:
     """
     plain = q.step(c)
     if not mixes(q) or fits(q, c) < 1 or turned(q) < RARE:
-        each, held = own(q, c), extra(q, c)
+        each, held = q.own(c), extra(q, c)
         if each <= 0:
             return np.array([0.0, 1.0]), np.array([1 / plain, 1 / plain]), ENDLESS
         slowest = max(1 - held / each, 1e-9) / plain
         return np.array([0.0, 1 / each]), np.array([1 / plain, slowest]), 1 / slowest
     most = 2 * turned(q) + 2
-    means, seconds = paced(q, c, most)
-    full = seconds[-1] if fits(q, c) <= most else ENDLESS
-    return means / seconds, 1 / seconds, full
+    top = min(fits(q, c), most)
+    each, taken = crowds(q, c, top)
+    means = (np.arange(0, POINTS + 1) / POINTS) ** 2 * top
+    seconds = np.array([expected(q.limit, mean, each, taken) for mean in means])
+    return means / seconds, 1 / seconds, seconds[-1] if fits(q, c) <= most else ENDLESS
 
 
 def stable(q: Server) -> tuple[float, float, float]:
@@ -267,7 +266,7 @@ def stable(q: Server) -> tuple[float, float, float]:
         rate = min(rate, 1 / prompts) if prompts > 0 else rate
         return rate, m, m / (rate * q.rounds) if q.rounds > 0 else 0.0
     if q.rounds == 0:
-        if fits(q, 0) < 1 or not joins(q, 0):
+        if not joins(q, 0):
             return min(1 / q.own(0), m / q.through(0)), 0.0, 0.0
         most = fits(q, 0)
         return most / beside(q, 0, most), 0.0, 0.0
@@ -283,12 +282,14 @@ def stable(q: Server) -> tuple[float, float, float]:
     c = max(round(many), 1)
     x = many / q.rounds
     if fits(q, c) >= 1:
-        means, seconds = paced(q, c, x)
-        tau: float = np.interp(x, means, seconds)
+        mean = min(fits(q, c), x)
+        each, taken = crowds(q, c, mean)
+        tau = expected(q.limit, mean, each, taken)
     else:
         tau = read(q, c, x)
     # What one place serves, others do not lessen.
-    return max(x / tau, 1 / (q.through(0) + q.rounds * q.step(1))), many, tau
+    rate = max(x / tau, 1 / (q.through(0) + q.rounds * q.step(1)))
+    return rate, many, x / rate
 
 
 def read(q: Server, c: int, x: float) -> float:
@@ -297,8 +298,7 @@ def read(q: Server, c: int, x: float) -> float:
     room = free(q, c) / q.fresh
     full = min(x / room, 1.0)
     plain = q.step(c)
-    steps = int(1 / room) + (1 if 1 / room > int(1 / room) else 0)
-    single = plain + x * (q.through(c) - steps * plain)
+    single = plain + x * (q.through(c) - np.ceil(1 / room) * plain)
     return (1 - full) * single + full * ((1 - full) * plain + full * q.own(c) * room)
 
 
@@ -318,13 +318,15 @@ def held_places(q: Server, c: float) -> float:
     return c + x * max(1.0, q.fresh / room) * (1 + others * load / (2 * (1 - load)))
 
 
-def sampled(q: Server) -> tuple[Array, Any, Array, Array]:
-    """Numbers of sequences, the speeds of steps of so many, prompts that can be read beside them
-    in a second, and all places."""
+def sampled(q: Server) -> tuple[Array, Any, Array, Array, Array, Array]:
+    """Numbers of sequences, the speeds of steps of so many, seconds of one without prompts and of
+    one full of them, prompts that can be read beside them in a second, and all places."""
     sample = np.unique(np.rint(np.geomspace(1, q.limit, SAMPLES)))
     found = [speeds(q, int(c)) for c in sample]
     most = np.array([1 / max(q.own(int(c)), 1e-300) for c in sample])
-    return sample, found, most, np.arange(1, q.servers * q.limit + 1)
+    plains = np.array([q.step(int(c)) for c in sample])
+    fulls = np.array([x[2] for x in found])
+    return sample, found, plains, fulls, most, np.arange(1, q.servers * q.limit + 1)
 
 
 def pace_at(found: Any, rate: float) -> Array:
@@ -336,12 +338,13 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
     """The steady state at a rate below the largest, as ``places`` and ``first`` have it."""
     k = q.servers
     share = rate / k
-    sample, found, most, numbers = q.tables
-    paces, plains = pace_at(found, share), pace_at(found, 0.0)
-    pace = np.interp(np.maximum(numbers / k, 1), sample, paces)
+    sample, found, plains, fulls, most, numbers = q.tables
+    paces = pace_at(found, share)
+    each = np.maximum(numbers / k, 1)
+    pace = np.interp(each, sample, paces)
     # Beside more sequences than leave room for the prompts that come, fewer come through.
     come = np.interp(np.maximum((numbers - 1) / k, 1), sample, np.minimum(most / share, 1))
-    full = np.interp(np.maximum(numbers / k, 1), sample, np.array([x[2] for x in found]))
+    full = np.interp(each, sample, fulls)
     late = 0.0
     # What a first token waits for depends on how many decode, and they on it.
     for _ in range(ROUNDS):

@@ -157,8 +157,8 @@ class StepTimes:
         """What its times and room rest on."""
         mixed, timing = mixed_assumed(self.compiled.program, ATTENTION), self.compiled.timing
         spread = (SPREAD.format(self.replicas),) if self.replicas > 1 else ()
-        said = (spread, (LANES,) if self.lanes > 1 else ())
-        return (*mixed, *(() if timing is None else timing.mixes), ASSUMED, *said[0], *said[1])
+        lanes = (LANES,) if self.lanes > 1 else ()
+        return (*mixed, *(() if timing is None else timing.mixes), ASSUMED, *spread, *lanes)
 
     @cached_property
     def replicas(self) -> int:

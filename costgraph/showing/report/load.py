@@ -38,13 +38,11 @@ HELD = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {RESERVED
 
 @cache
 def queue_script() -> str:
-    """JavaScript that defines ``FORMS``, the functions of :mod:`costgraph.asking.serving.forms`,
-    ``DEALT``, those of :mod:`costgraph.asking.serving.dealt`, and ``LOADED``, what the controls
-    take."""
+    """JavaScript that defines ``FORMS``, the functions of :mod:`costgraph.asking.serving.forms`
+    and :mod:`costgraph.asking.serving.dealt`, and ``LOADED``, what the controls take."""
     library = (files("costgraph.showing.report") / "assets" / "arrays.js").read_text("utf-8")
-    named = {"FORMS": forms, "DEALT": dealt}
-    functions = (f"const {k} = {javascript_functions(v, library)};\n" for k, v in named.items())
-    return f"{''.join(functions)}const LOADED = {json.dumps(ALLOWED)};\n"
+    functions = javascript_functions(forms, dealt, library=library)
+    return f"const FORMS = {functions};\nconst LOADED = {json.dumps(ALLOWED)};\n"
 
 
 def starting(

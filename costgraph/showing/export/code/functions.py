@@ -27,17 +27,17 @@ _BUILTINS = ("abs", "int", "len", "max", "min", "range", "round")
 _SKIPPED = (ast.Import, ast.ImportFrom, ast.ClassDef)
 
 
-def javascript_functions(module: ModuleType, library: str) -> str:
-    """The functions and constants of a module, as an expression whose value holds them by name.
+def javascript_functions(*modules: ModuleType, library: str) -> str:
+    """The functions and constants of modules, as an expression whose value holds them by name.
 
     Args:
-        module: whose file keeps to what is taken.
+        modules: whose files keep to what is taken.
         library: the text of ``arrays.js``, a definition of ``np``.
 
     Raises:
-        InputError: it holds anything else.
+        InputError: one holds anything else.
     """
-    body = ast.parse(inspect.getsource(module)).body
+    body = [node for module in modules for node in ast.parse(inspect.getsource(module)).body]
     functions = [n.name for n in body if isinstance(n, ast.FunctionDef)]
     printer = _Printer(functions)
     parts = [printer.top(node) for node in body]

@@ -34,7 +34,7 @@ const np = (() => {
     add: binary((a, b) => a + b), sub: binary((a, b) => a - b), mul: binary((a, b) => a * b),
     div: binary((a, b) => a / b), pow: binary((a, b) => a ** b),
     maximum: binary(Math.max), minimum: binary(Math.min),
-    exp: unary((x) => Math.exp(x)), log: unary((x) => Math.log(x)), rint: unary(even),
+    exp: unary((x) => Math.exp(x)), log: unary((x) => Math.log(x)), rint: unary(even), ceil: unary(Math.ceil),
     sum, dot: (a, b) => { let total = 0; for (let i = 0; i < a.length; i++) total += a[i] * b[i]; return total; },
     max: most(Math.max), min: most(Math.min),
     array: (a) => Float64Array.from(a), concatenate: joined,

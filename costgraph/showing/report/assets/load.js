@@ -18,7 +18,7 @@ const remembered = (f) => {
 function timesOf(queue, longest, device) {
   const of = (f) => remembered((...at) => listed(run(f, Object.fromEntries(["c", "T", "C", "P", "c_most", "C_most"].map((name, i) => [name, at[i]])), device)));
   const decodes = of(queue.decode), prompts = of(queue.prompt), both = of(queue.joint), { replicas } = queue;
-  const fullest = (c) => DEALT.fullest(c, replicas), place = (context) => FORMS.placed(context, longest);
+  const fullest = (c) => FORMS.fullest(c, replicas), place = (context) => FORMS.placed(context, longest);
   const joint = (c, T, n, end, most) => both(c, T, n, end, fullest(c), most);
   const times = {
     longest, overlaps: queue.overlaps, replicas,
@@ -28,7 +28,7 @@ function timesOf(queue, longest, device) {
     alone: (n, most) => prompts(0, 0, n, n, 0, most)[1],
     shared: (c, n, most) => joint(c, 1, n, n, most)[0],
     together: (c, context, n, end, most) => joint(c, place(context), n, end, most)[0],
-    step: (c, context, chunks) => DEALT.stepped(times, c, context, chunks),
+    step: (c, context, chunks) => FORMS.stepped(times, c, context, chunks),
   };
   return times;
 }
