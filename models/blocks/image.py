@@ -129,6 +129,13 @@ def positions_of(m: Maker, rows: Expr, count: Expr, d: Expr, taps: int = 16) -> 
     return m.add("position_resample", Interpolate(count, taps), table)
 
 
+def class_first(m: Maker, x: str) -> str:
+    """Adds a learned class token in front of ``x (B, n, d)``."""
+    d = m.shape(x)[2]
+    token = m.add("class_row", Reshape((ONE, d)), m.vector("class_token", d))
+    return m.add("prepend", Prepend(), token, x)
+
+
 @dataclass(frozen=True)
 class Patches:
     """A convolution that turns an image into a sequence of patches.
@@ -180,9 +187,7 @@ class Patches:
         if self.norm is not None:
             x = m.norm("patch_norm", x, self.d, self.norm)
         if self.first == 1:
-            token = m.vector("class_token", self.d)
-            token = m.add("class_row", Reshape((ONE, self.d)), token)
-            x = m.add("prepend", Prepend(), token, x)
+            x = class_first(m, x)
         elif self.first:
             x = m.add("prepend", Prepend(), m.vector("tokens", Integer(self.first), self.d), x)
         if self.rows is not None and self.chosen:
