@@ -303,9 +303,17 @@ def test_a_refusal_names_the_key_that_is_wrong(name, key, value, said):
 )
 def test_encoders_that_take_the_last_stage_refuse_others(name, key, value):
     config = json.loads((COUNTED / f"{name}-small.json").read_text())
-    part = config.get("backbone_config")
-    if not part:
-        pytest.skip("its network has a name alone")
-    part = {k: v for k, v in part.items() if not k.startswith("out_")}
+    part = {k: v for k, v in config["backbone_config"].items() if not k.startswith("out_")}
     with pytest.raises(InputError, match="stage"):
         load_model({**config, "backbone_config": {**part, key: value}})
+
+
+@pytest.mark.parametrize("name", ["resnet-stages", "detr", "deformable-detr", "rt-detr"])
+def test_networks_of_all_families_refuse_bottlenecks_that_are_no_whole_number_wide(name):
+    config = json.loads((COUNTED / f"{name}-small.json").read_text())
+    part = config.get("backbone_config") or config
+    widths = [part["hidden_sizes"][0] + 2, *part["hidden_sizes"][1:]]
+    part = {**part, "layer_type": "bottleneck", "hidden_sizes": widths}
+    changed = {**config, "backbone_config": part} if "backbone_config" in config else part
+    with pytest.raises(InputError, match="'hidden_sizes' of bottlenecks must be multiples of 4"):
+        load_model(changed)
