@@ -1,11 +1,8 @@
-"""SpeechT5 that speaks, and the vocoder beside it."""
+"""SpeechT5 that speaks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from itertools import pairwise
-from types import MappingProxyType
 
 from sympy import Integer
 
@@ -13,12 +10,11 @@ from costgraph.models.blocks import Ends, Layer, Segment
 from costgraph.models.blocks.encoder import CrossLayer
 from costgraph.models.conformer import NearHeads, NearRows
 from costgraph.models.encoder import Encoder
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import Reading, activation_of
 from costgraph.models.families.encoders import LAYER_NORM, sides_of
 from costgraph.models.families.vision import few
-from costgraph.models.families.vits import voice_of
 from costgraph.models.fields import Fields
-from costgraph.models.speaking import Frames, PlacedText, Speaking, Vocoder
+from costgraph.models.speaking import Frames, PlacedText, Speaking
 
 STEPS = (
     "a step of N makes {step} frames of a sound, for a speaker whose vector is given; products in "
@@ -26,7 +22,6 @@ STEPS = (
 )
 REFINED = "what refines all frames behind the last step rests in memory: its time is left aside"
 APART = "the vocoder, which makes samples of frames, is a file of its own (hifigan)"
-SAMPLES = "S counts frames, of {samples} samples each"
 #: Keys of training.
 _TAUGHT = (
     "apply_spec_augment", "mask_time_length", "mask_time_min_masks", "mask_time_prob",
@@ -83,23 +78,3 @@ def spoken(fields: Fields) -> Reading:
         resting=refining,
     )
     return Reading(model, assumptions=(STEPS.format(step=step), REFINED, APART))
-
-
-def _hifigan(fields: Fields) -> Reading:
-    named = fields.with_defaults(upsample_rates=[4, 4, 4, 4], upsample_kernel_sizes=[8, 8, 8, 8])
-    mels = fields.size("model_in_dim", default=80)
-    for key in ("sampling_rate", "leaky_relu_slope"):
-        fields.values.get(key)
-    voice = replace(voice_of(named), bias=True)
-    model = Vocoder(mels, voice, fields.flag("normalize_before", True))
-    return Reading(model, assumptions=(SAMPLES.format(samples=voice.samples),))
-
-
-#: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    # Files of transformers 5 have the longer name.
-    {"hifigan": _hifigan, "speecht5_hifigan": _hifigan}
-)
-
-#: Class names in ``architectures``, for configurations without ``model_type``.
-ARCHITECTURES: Mapping[str, str] = MappingProxyType({"SpeechT5HifiGan": "hifigan"})
