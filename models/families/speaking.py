@@ -23,7 +23,7 @@ STEPS = (
 REFINED = "what refines all frames behind the last step rests in memory: its time is left aside"
 APART = "the vocoder, which makes samples of frames, is a file of its own (hifigan)"
 #: Keys of training.
-_TAUGHT = (
+TAUGHT = (
     "apply_spec_augment", "mask_time_length", "mask_time_min_masks", "mask_time_prob",
     "mask_feature_length", "mask_feature_min_masks", "mask_feature_prob",
     "use_guided_attention_loss", "guided_attention_loss_num_heads", "guided_attention_loss_sigma",
@@ -32,15 +32,11 @@ _TAUGHT = (
 
 
 def spoken(fields: Fields) -> Reading:
-    """SpeechT5 from text to frames."""
-    fields = fields.with_defaults(
-        hidden_size=768, encoder_layers=12, decoder_layers=6, encoder_ffn_dim=3072,
-        decoder_ffn_dim=3072, encoder_attention_heads=12, decoder_attention_heads=12,
-    )  # fmt: skip
+    """SpeechT5 from text to frames; sizes of both halves are filled in."""
     d = Integer(fields.size("hidden_size"))
     act = activation_of(fields, "hidden_act", default="gelu")
     (at, feed), (own, fed) = sides_of(fields, int(d), act, k_bias=True)
-    for key in _TAUGHT:
+    for key in TAUGHT:
         fields.values.get(key)
     vocab = Integer(fields.size("vocab_size", default=81))
     reach = fields.size("encoder_max_relative_position", default=160)
