@@ -9,11 +9,12 @@ from types import MappingProxyType
 
 from sympy import Integer
 
-from costgraph.errors import ModelError, clip
+from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
 from costgraph.models.convnet import ResNet
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.detecting import FROZEN, RESNET, heads_of
+from costgraph.models.families.stages import taken_of
 from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES, resnet_of, sizes
 from costgraph.models.fields import Fields
 from costgraph.models.rtdetr import Fusing, RTDetr
@@ -43,14 +44,9 @@ def _stem(fields: Fields, levels: tuple[int, ...]) -> ResNet:
             f"{fields.name}: 'encoder_in_channels' = {list(levels)}: the last of 'hidden_sizes' "
             f"{list(widths)} are supported"
         )
-    names = [f"stage{len(widths) - n}" for n in reversed(range(len(levels)))]
-    given = part.values.get("out_features")
-    if given is not None and given != names:
-        raise ModelError(f"{part.name}: 'out_features' = {clip(given)}: {names} are supported")
-    indices = part.values.get("out_indices")
-    if indices is not None and indices != [int(n.removeprefix("stage")) for n in names]:
-        raise ModelError(f"{part.name}: 'out_indices' = {clip(indices)}: the last are supported")
-    part.values.get("stage_names")
+    last = tuple(range(len(widths) - len(levels) + 1, len(widths) + 1))
+    if taken_of(part, len(widths), last) != last:
+        raise ModelError(f"{part.name}: only the last {len(levels)} stages are known to be taken")
     made = resnet_of(part, (Integer(SIZE), Integer(SIZE)), Integer(1))
     if made.early or (not made.bottleneck and widths[0] != made.stem) or made.stem % 2:
         raise ModelError(f"{part.name}: a first stage that shrinks or widens is not supported")
