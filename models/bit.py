@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr, Integer
 
@@ -137,12 +137,10 @@ class Bit(Pyramid):
         made = []
         for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True), start=1):
             name = f"stage{index}"
-            layer = BitLayer((), Integer(width), self.groups, self.function, self.before, self.same)
+            layer = replace(layer, width=Integer(width))
             x = layer.add(m, x, 1 if index == 1 else 2, f"{name}_", first=True)
             if depth > 1:
-                same = BitLayer(
-                    m.shape(x)[2:], layer.width, self.groups, self.function, self.before, self.same
-                )
+                same = replace(layer, size=m.shape(x)[2:])
                 x = run(m, (Segment(name, same, Integer(depth - 1)),), x)
             made.append(x)
         return made

@@ -12,13 +12,13 @@ from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Norm, Style
-from costgraph.models.blocks.image import conv, group_norm, picture
+from costgraph.models.blocks.image import conv, even, group_norm, grown, picture
 from costgraph.models.blocks.lstm import lstm
 from costgraph.models.vision import OnePass
 from costgraph.ops import Add, AsSequence, Embedding
 from costgraph.ops.maps import Map, Reduce
 from costgraph.ops.matmul import MatMul
-from costgraph.ops.pool import ConvTranspose, Resize
+from costgraph.ops.pool import Resize
 from costgraph.ops.views import Slice, Transpose
 from costgraph.symbols import B, S, q
 
@@ -145,10 +145,8 @@ class Encodec(Codec):
     def _grown(self, m: Maker, name: str, x: str, ratio: int) -> str:
         """Adds a transposed convolution, whose ends are cut off."""
         _, channels, length = m.shape(x)
-        out = channels / 2
-        kernel = m.weight(f"{name}.weight", channels, out, Integer(2 * ratio))
-        op = ConvTranspose((length * ratio + ratio,), bias=True)
-        x = m.add(name, op, x, kernel, m.vector(f"{name}.bias", out))
+        sizes = (length * ratio + ratio,)
+        x = grown(m, name, x, channels / 2, (Integer(2 * ratio),), sizes)
         x = self._behind(m, name, x, channels)
         return m.add(f"{name}_cut", Slice(2, ZERO, length * ratio), x)
 
@@ -225,19 +223,18 @@ class Dac(Codec):
         width = m.shape(x)[1]
         for index, gap in enumerate((1, 3, 9)):
             part = f"{name}_layer{index}"
-            y = conv(m, f"{part}_1", self._snake(m, f"{part}_snake1", x), width, 7, 1, 3 * gap,
-                     gap=gap)  # fmt: skip
+            y = even(m, f"{part}_1", self._snake(m, f"{part}_snake1", x), width, 7, gap)
             y = conv(m, f"{part}_2", self._snake(m, f"{part}_snake2", y), width, 1)
             x = m.add(f"{part}_add", Add(), x, y)
         return x
 
     def _encoded(self, m: Maker, x: str) -> str:
-        x = conv(m, "first", x, Integer(self.wide), 7, 1, 3)
+        x = even(m, "first", x, Integer(self.wide), 7)
         for index, ratio in enumerate(self.ratios):
             name, out = f"down{index}", Integer(self.wide * 2 ** (index + 1))
             x = self._snake(m, f"{name}_snake", self._residuals(m, name, x))
             x = conv(m, name, x, out, 2 * ratio, ratio, ceil(ratio / 2))
-        return conv(m, "last", self._snake(m, "last_snake", x), Integer(self.d), 3, 1, 1)
+        return even(m, "last", self._snake(m, "last_snake", x), Integer(self.d), 3)
 
     def _coded(self, m: Maker, x: str) -> tuple[str, list[str]]:
         codes: list[str] = []
@@ -257,15 +254,13 @@ class Dac(Codec):
         return total, codes
 
     def _decoded(self, m: Maker, x: str) -> str:
-        x = conv(m, "up_first", x, Integer(self.top), 7, 1, 3)
+        x = even(m, "up_first", x, Integer(self.top), 7)
         for index, ratio in enumerate(reversed(self.ratios)):
             name, channels = f"up{index}", m.shape(x)[1]
             x = self._snake(m, f"{name}_snake", x)
             # Odd ratios lose a sample.
             length = m.shape(x)[2] * ratio + ratio - 2 * ceil(ratio / 2)
-            kernel = m.weight(f"{name}.weight", channels, channels / 2, Integer(2 * ratio))
-            bias = m.vector(f"{name}.bias", channels / 2)
-            x = m.add(name, ConvTranspose((length,), bias=True), x, kernel, bias)
+            x = grown(m, name, x, channels / 2, (Integer(2 * ratio),), (length,))
             x = self._residuals(m, name, x)
-        x = conv(m, "up_last", self._snake(m, "up_snake", x), ONE, 7, 1, 3)
+        x = even(m, "up_last", self._snake(m, "up_snake", x), ONE, 7)
         return m.add("up_tanh", Map("tanh"), x)

@@ -20,12 +20,12 @@ from costgraph.ir.tensor import Role, Tensor
 from costgraph.models.blocks import FeedForward, Maker, Norm, Segment, Stack, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import CrossCache, Heads
-from costgraph.models.blocks.image import Patches, picture
+from costgraph.models.blocks.image import Patches, class_first, picture
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM, TowerLayer
 from costgraph.ops import Activation, Add, Concat, Embedding, Multiply, Scale
-from costgraph.ops.image import Cut, Prepend
+from costgraph.ops.image import Cut
 from costgraph.ops.pattern import FULL
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Expand, Reshape
@@ -148,8 +148,7 @@ class TileTower:
         count, tiles = self._count, Integer(self.tiles)
         x = picture(m, images * tiles, self.patches.channels, self.size)
         x = self._tile_table(m, "pre_tile", self.patches.add(m, x), images)
-        token = m.add("class_row", Reshape((ONE, d)), m.vector("class_token", d))
-        x = self._placed(m, m.add("prepend", Prepend(), token, x), images)
+        x = self._placed(m, class_first(m, x), images)
         x = m.norm("front_norm", x, d, LAYER_NORM)
         # Tiles are padded to a multiple of eight positions.
         long = -(-int(count) // 8) * 8

@@ -15,14 +15,22 @@ from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
 from costgraph.models.bit import Bit
 from costgraph.models.blocks import Maker, Segment, Style
-from costgraph.models.blocks.image import act, conv, enlarge, picture, positions_of, same_norm
+from costgraph.models.blocks.image import (
+    act,
+    class_first,
+    conv,
+    enlarge,
+    picture,
+    positions_of,
+    same_norm,
+)
 from costgraph.models.blocks.stack import run
 from costgraph.models.vision import OnePass, Tower
 from costgraph.ops import Activation, Add, AsSequence, Concat, Scale
-from costgraph.ops.image import AsImage, Cut, Prepend
+from costgraph.ops.image import AsImage, Cut
 from costgraph.ops.maps import Map
 from costgraph.ops.pool import Resize
-from costgraph.ops.views import Expand, Reshape
+from costgraph.ops.views import Expand
 from costgraph.symbols import B
 
 ONE, THREE = Integer(1), Integer(3)
@@ -131,8 +139,7 @@ class Depth(OnePass):
                 f"{patches.patch[0]}"
             )
         x = m.add("stem_rows", AsSequence(), conv(m, "stem_proj", image, d, 1))
-        token = m.add("class_row", Reshape((ONE, d)), m.vector("class_token", d))
-        x = m.add("prepend", Prepend(), token, x)
+        x = class_first(m, x)
         assert patches.rows is not None
         table = positions_of(m, patches.rows, m.shape(x)[1], d, taps=4)
         return m.add("position_add", Add(), x, table)

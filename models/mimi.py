@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 from sympy import Expr, Integer
 
@@ -47,7 +46,7 @@ class Mimi(Encodec):
 
     @property
     def samples(self) -> int:
-        return prod(self.ratios) * self.stride
+        return super().samples * self.stride
 
     def _behind(self, m: Maker, name: str, x: str, gains: Expr) -> str:
         return x

@@ -15,7 +15,7 @@ from sympy import Expr, Integer, Symbol
 from costgraph.errors import InputError
 from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
-from costgraph.ir.program import Phase, Program, Resident, autoregressive
+from costgraph.ir.program import Phase, Program, Resident, autoregressive, single_pass
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Segment, Stack, Style
 from costgraph.models.blocks.eyes import Eyes
@@ -62,6 +62,7 @@ class Seeing:
         scans: it scans over matrix states, see :class:`.families.common.Reading`.
         both: positions of a prompt see one another in both directions.
         resting: further senses, whose weights rest in memory: a request has nothing for them.
+        once: it answers nothing: one pass over a prompt.
     """
 
     eyes: Eyes
@@ -69,6 +70,7 @@ class Seeing:
     scans: bool = False
     both: bool = False
     resting: tuple[Eyes, ...] = ()
+    once: bool = False
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -117,22 +119,23 @@ class Seeing:
         return m.build(close(m, ends, run(m, parts, x), table))
 
     def program(self, name: str, style: Style) -> Program:
-        """The program of three phases, ``vision``, ``prefill`` and ``decode``, or the last two."""
+        """The program of three phases, ``vision``, ``prefill`` and ``decode``, or the last two.
+
+        Of what is read ``once``: of two, ``vision`` and ``forward``, or the last.
+        """
         if style.pictures:
             looking, told = self.eyes.showing(name, style.pictures)
             whole = replace(self, eyes=looking).program(name, replace(style, pictures=()))
             return of_pictures(whole, told, style.pictures)
         seen = self.vision_graph(f"{name} {self.eyes.sense}", style)
-        step = self.graph(name, style)
-        differs = self.scans or (bool(style.later_mla) and latent(step))
-        later = self.graph(name, style.decoding) if differs else step
         if not style.images:
-            plain = autoregressive(name, step, limits=self.text.limits, decode_graph=later)
+            step = self.graph(name, style)
+            plain = self._read(name, style, step)
             unread = self._unread(name, style, step)
             eyes = (Resident(seen, part=True), *self._rest(name, style), *unread)
             phases = tuple(replace(p, resident=eyes) for p in plain.phases)
-            return replace(plain, phases=phases)
-        made = autoregressive(name, self.prompt_graph(name, style), decode_graph=later)
+            return replace(plain, phases=phases, limits=self.text.limits)
+        made = self._read(name, style, self.prompt_graph(name, style))
         count, others = self.eyes.positions(style), self._rest(name, style)
         rest = (Resident(made.graph, part=True), *others)
         vision = Phase(
@@ -147,6 +150,15 @@ class Seeing:
             replace(p, resident=(*held, *self._unread(name, style, p.graph))) for p in made.phases
         )
         return Program(name, (vision, *phases), self.eyes.assumptions, self.limits)
+
+    def _read(self, name: str, style: Style, prompt: Graph) -> Program:
+        """The program of the language model alone, whose prompt runs the graph ``prompt``."""
+        if self.once:
+            return single_pass(name, prompt)
+        step = self.graph(name, style) if style.images else prompt
+        differs = self.scans or (bool(style.later_mla) and latent(step))
+        later = self.graph(name, style.decoding) if differs else step
+        return autoregressive(name, prompt, decode_graph=later)
 
     def _unread(self, name: str, style: Style, step: Graph) -> tuple[Resident, ...]:
         """What prompts with images alone read rests in memory in other steps."""

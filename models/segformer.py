@@ -12,13 +12,13 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Segment, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.image import act, batch_norm, conv
+from costgraph.models.blocks.image import act, batch_norm, class_first, conv
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.convnet import Pyramid
 from costgraph.ops import Add, AsSequence, Scale, SelectLast
 from costgraph.ops.arrays import Join
-from costgraph.ops.image import AsImage, Cut, MeanPool, Prepend
+from costgraph.ops.image import AsImage, Cut, MeanPool
 from costgraph.ops.maps import Map
 from costgraph.ops.pattern import FULL
 from costgraph.ops.pool import Resize
@@ -121,14 +121,13 @@ class PlainPyramid(Pyramid):
         m = Maker(name, style)
         x = self.start(m)
         for index, stage in enumerate(self.stages, start=1):
-            d, last = Integer(stage.width), stage is self.stages[-1]
+            d, last = Integer(stage.width), index == len(self.stages)
             # The class cuts windows of the stride's size, a patch apart.
             x = conv(m, f"embed{index}", x, d, stage.stride, stage.patch)
             size = m.shape(x)[2:]
             x = m.norm(f"embed{index}_norm", m.add(f"rows{index}", AsSequence(), x), d, LAYER_NORM)
             if last:
-                token = m.add("class_row", Reshape((ONE, d)), m.vector("class_token", d))
-                x = m.add("prepend", Prepend(), token, x)
+                x = class_first(m, x)
             places = m.weight(f"places{index}.weight", m.shape(x)[1], d)
             x = m.add(f"places{index}_add", Add(), x, places)
             layer = MixLayer(stage, size, self.activation, self.bias, False, int(last))
@@ -198,8 +197,7 @@ class Segformer(Pyramid):
 
     def positions(self, style: Style) -> Expr:
         """Positions of the smallest grid."""
-        graph = self.graph("", style)
-        last = next(n for n in graph.nodes if n.name == f"stage{len(self.stages)}_norm")
+        last = self.graph("", style).node(f"stage{len(self.stages)}_norm")
         return last.outputs[0].shape[1]
 
 

@@ -1,4 +1,4 @@
-"""Speech that is spoken step by step (SpeechT5, arXiv 2110.07205), and HiFi-GAN alone."""
+"""Speech that is spoken step by step (SpeechT5, arXiv 2110.07205)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from sympy import Expr, Integer
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Norm, Segment, Style
-from costgraph.models.blocks.image import picture
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.encoder import EncoderDecoder, TextFront
-from costgraph.models.vision import OnePass
-from costgraph.models.vits import Voice
 from costgraph.ops import Activation, Add, Concat, Scale, SelectLast
 from costgraph.ops.maps import Map
 from costgraph.ops.views import Expand, Reshape
-from costgraph.symbols import B, S, q
+from costgraph.symbols import B, q
 
 ONE = Integer(1)
 
@@ -99,32 +96,3 @@ class Speaking(EncoderDecoder):
         frames = m.linear("frame", x, Integer(self.mels * self.step), d, True)
         ends = m.linear("end", x, Integer(self.step), d, True)
         return m.build(frames, m.add("end_bent", Activation("sigmoid"), ends))
-
-
-@dataclass(frozen=True)
-class Vocoder(OnePass):
-    """HiFi-GAN: ``B`` sounds of ``S`` frames.
-
-    Attributes:
-        mels: bands of a frame.
-        voice: what makes samples of them.
-        shifted: frames are brought to a mean of zero and a deviation of one first.
-    """
-
-    mels: int
-    voice: Voice
-    shifted: bool
-
-    def positions(self, style: Style) -> Expr:
-        return S
-
-    def graph(self, name: str, style: Style) -> Graph:
-        m = Maker(name, style)
-        x = picture(m, B, Integer(self.mels), (S,), "frames")
-        if self.shifted:
-            mean, scale = (
-                m.source(Tensor(n, (Integer(self.mels), ONE), style.acts))
-                for n in ("mean", "scale")
-            )
-            x = m.add("unscaled", Map("div"), m.add("shifted", Map("sub"), x, mean), scale)
-        return m.build(self.voice.add(m, x, "", 0))

@@ -15,10 +15,9 @@ from costgraph.models.blocks.style import Maker, Style
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.ops import Add, Embedding, Scale
 from costgraph.ops.arrays import Join
-from costgraph.ops.image import Prepend
 from costgraph.ops.maps import Map
 from costgraph.ops.pattern import FULL
-from costgraph.ops.views import Reshape, Transpose
+from costgraph.ops.views import Transpose
 from costgraph.symbols import B, q
 
 #: Edges of a box in the order in which they are looked up, its height and its width.
@@ -119,9 +118,7 @@ class PageFront:
         if self.patches is None:
             return x, table
         page = picture(m, B, self.patches.channels, self.size)
-        page = replace(self.patches, rows=None, first=0).add(m, page)
-        token = m.add("class_row", Reshape((Integer(1), self.d)), m.vector("class_token", self.d))
-        page = m.add("prepend", Prepend(), token, page)
+        page = replace(self.patches, rows=None).add(m, page)
         learned = m.weight("page_positions.weight", self.seen, self.d)
         page = m.add("page_add", Add(), page, learned)
         page = m.norm("page_norm", page, self.d, LAYER_NORM)

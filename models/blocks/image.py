@@ -53,12 +53,22 @@ def conv(
     return m.add(name, op, *operands)
 
 
+def even(m: Maker, name: str, x: str, out: Expr, taps: int, gap: int = 1, bias: bool = True) -> str:
+    """Adds a convolution of an odd number of taps that keeps the length."""
+    return conv(m, name, x, out, taps, 1, (taps - 1) // 2 * gap, bias=bias, gap=gap)
+
+
+def grown(m: Maker, name: str, x: str, out: Expr, kernel: Size, sizes: Size) -> str:
+    """Adds a transposed convolution with bias, whose axes are ``sizes`` long."""
+    weight = m.weight(f"{name}.weight", m.shape(x)[1], out, *kernel)
+    bias = m.vector(f"{name}.bias", out)
+    return m.add(name, ConvTranspose(sizes, bias=True), x, weight, bias)
+
+
 def enlarge(m: Maker, name: str, x: str, out: Expr, side: Expr) -> str:
     """Adds a transposed convolution with bias, without overlap: ``side`` times as tall and wide."""
     sizes = tuple(side * n for n in m.shape(x)[2:])
-    kernel = m.weight(f"{name}.weight", m.shape(x)[1], out, side, side)
-    bias = m.vector(f"{name}.bias", out)
-    return m.add(name, ConvTranspose(sizes, bias=True), x, kernel, bias)
+    return grown(m, name, x, out, (side, side), sizes)
 
 
 def latent_patches(m: Maker, channels: Expr, patch: Size, d: Expr) -> str:
@@ -129,6 +139,13 @@ def positions_of(m: Maker, rows: Expr, count: Expr, d: Expr, taps: int = 16) -> 
     return m.add("position_resample", Interpolate(count, taps), table)
 
 
+def class_first(m: Maker, x: str) -> str:
+    """Adds a learned class token in front of ``x (B, n, d)``."""
+    d = m.shape(x)[2]
+    token = m.add("class_row", Reshape((ONE, d)), m.vector("class_token", d))
+    return m.add("prepend", Prepend(), token, x)
+
+
 @dataclass(frozen=True)
 class Patches:
     """A convolution that turns an image into a sequence of patches.
@@ -180,9 +197,7 @@ class Patches:
         if self.norm is not None:
             x = m.norm("patch_norm", x, self.d, self.norm)
         if self.first == 1:
-            token = m.vector("class_token", self.d)
-            token = m.add("class_row", Reshape((ONE, self.d)), token)
-            x = m.add("prepend", Prepend(), token, x)
+            x = class_first(m, x)
         elif self.first:
             x = m.add("prepend", Prepend(), m.vector("tokens", Integer(self.first), self.d), x)
         if self.rows is not None and self.chosen:

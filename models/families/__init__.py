@@ -109,7 +109,7 @@ FILES = (
     "vilt",
     "pyramids",
     "vits",
-    "speaking",
+    "hifigan",
     "retrieving",
     "bit",
     "clipseg",

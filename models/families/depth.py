@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Any
 
 from sympy import Integer
 
@@ -56,22 +55,12 @@ def _backbone(seen: Fields) -> tuple[Tower, tuple[int, ...], bool, bool]:
     assert isinstance(model, VisionTransformer)
     if seen.flag("reshape_hidden_states", True):
         raise ModelError(f"{seen.name}: 'reshape_hidden_states' = True is not supported here")
-    layers = int(model.tower.layers)
-    given: Any = seen.values.get("out_indices")
-    names = seen.values.get("out_features")
-    if given is None and isinstance(names, list):
-        whole = {"stem": 0, **{f"stage{i}": i for i in range(1, layers + 1)}}
-        given = [whole.get(n) if isinstance(n, str) else None for n in names]
-    if not isinstance(given, list) or any(type(i) is not int for i in given):
-        raise ModelError(f"{seen.name}: 'out_indices' must be a list of layers, not {clip(given)}")
-    taken = tuple(i % (layers + 1) if -layers - 1 <= i <= layers else -1 for i in given)
-    if taken != tuple(sorted(set(taken))) or -1 in taken:
-        raise ModelError(f"{seen.name}: 'out_indices' = {clip(given)} of {layers} layers")
+    taken = taken_of(seen, int(model.tower.layers), stem=True)
     return model.tower, taken, seen.flag("apply_layernorm", True), model.mask
 
 
 def _depth_anything(fields: Fields) -> Reading:
-    seen = fields.section("backbone_config").with_defaults(image_size=518, out_indices=None)
+    seen = fields.section("backbone_config").with_defaults(image_size=518)
     tower, taken, normed, mask = _backbone(seen)
     widths = sizes(fields, "neck_hidden_sizes", (48, 96, 192, 384))
     if len(widths) != len(taken):

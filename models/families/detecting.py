@@ -27,7 +27,7 @@ from costgraph.models.families.vision import (
     grid_of,
     patches_of,
     pixels,
-    stages,
+    resnet_of,
     tower_of,
 )
 from costgraph.models.fields import Fields, divided
@@ -96,22 +96,8 @@ def resnet(fields: Fields) -> ResNet:
             return _named(part, bare)
         if kind != "resnet":
             raise ModelError(f"{part.name}: {clip(kind)} is no network that is known here")
-        part = part.with_defaults(**RESNET)
-        widths, depths = stages(part, "hidden_sizes", "depths")
-        layer = part.word("layer_type", default="bottleneck")
-        if layer not in ("basic", "bottleneck"):
-            raise ModelError(f"{part.name}: 'layer_type' must be basic or bottleneck")
-        return replace(
-            bare,
-            channels=Integer(part.size("num_channels", default=3)),
-            stem=Integer(part.size("embedding_size", default=64)),
-            widths=widths,
-            depths=depths,
-            bottleneck=layer == "bottleneck",
-            early=part.flag("downsample_in_first_stage", False),
-            stride_first=part.flag("downsample_in_bottleneck", False),
-            activation=activation_of(part, "hidden_act", default="relu"),
-        )
+        made = resnet_of(part.with_defaults(**RESNET), bare.size, bare.classes)
+        return replace(made, frozen=True)
     return _named(fields, bare)
 
 

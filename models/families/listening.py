@@ -15,7 +15,7 @@ from costgraph.models.conformer import NearHeads, NearRows
 from costgraph.models.encoder import Encoder, EncoderDecoder
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, rotary_of
 from costgraph.models.families.encoders import LAYER_NORM, answering, sides_of
-from costgraph.models.families.speaking import spoken
+from costgraph.models.families.speaking import TAUGHT, spoken
 from costgraph.models.families.speech import GAIN, POSITIONS, speech_front
 from costgraph.models.families.vision import sizes
 from costgraph.models.fields import Fields, divided
@@ -138,25 +138,23 @@ def _speech2text(fields: Fields) -> Reading:
     return Reading(model, assumptions=(FRAMES,))
 
 
-#: Keys of SpeechT5's other classes, which speak.
+#: Keys of SpeechT5's other classes, which speak, and of training.
 _SPOKEN = (
     "speech_decoder_prenet_layers", "speech_decoder_prenet_units", "speech_decoder_prenet_dropout",
     "speaker_embedding_dim", "speech_decoder_postnet_layers", "speech_decoder_postnet_units",
     "speech_decoder_postnet_kernel", "speech_decoder_postnet_dropout", "reduction_factor",
-    "num_mel_bins", "use_guided_attention_loss", "guided_attention_loss_num_heads",
-    "guided_attention_loss_sigma", "guided_attention_loss_scale", "apply_spec_augment",
-    "mask_time_length", "mask_time_min_masks", "mask_feature_length", "mask_feature_min_masks",
+    "num_mel_bins", *TAUGHT,
 )  # fmt: skip
 
 
 def _speecht5(fields: Fields) -> Reading:
-    """SpeechT5 that recognises speech (arXiv 2110.07205): wav2vec 2.0's front, a text decoder."""
-    if class_of(fields.values) == "SpeechT5ForTextToSpeech":
-        return spoken(fields)
+    """SpeechT5 (arXiv 2110.07205) that speaks, or wav2vec 2.0's front and a text decoder."""
     fields = fields.with_defaults(
         hidden_size=768, encoder_layers=12, decoder_layers=6, encoder_ffn_dim=3072,
         decoder_ffn_dim=3072, encoder_attention_heads=12, decoder_attention_heads=12,
     )  # fmt: skip
+    if class_of(fields.values) == "SpeechT5ForTextToSpeech":
+        return spoken(fields)
     d = fields.size("hidden_size")
     act = activation_of(fields, "hidden_act", default="gelu")
     (at, feed), side = sides_of(fields, d, act, k_bias=True)

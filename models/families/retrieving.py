@@ -1,9 +1,8 @@
-"""ColPali and ColQwen2: language models that see, with a vector for each token."""
+"""ColPali (arXiv 2407.01449) and ColQwen2: a vector for each token of a page or question."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields as attributes
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -16,7 +15,6 @@ from costgraph.models.families import FAMILIES as READERS
 from costgraph.models.families.common import Family, Reading
 from costgraph.models.fields import Fields
 from costgraph.models.multimodal import Seeing
-from costgraph.models.retrieving import Retrieving
 
 VECTORS = (
     "a vector of {width} numbers for each token, of a page or of a question without images; what "
@@ -42,10 +40,8 @@ def _retrieving(usual: str) -> Family:
         width = fields.size("embedding_dim", default=128)
         output = Output("score", Integer(width), bias=True, every=True, unit=True)
         text = replace(model.text, ends=replace(model.text.ends, output=output))
-        shared = {f.name: getattr(model, f.name) for f in attributes(model)}
-        made = Retrieving(**{**shared, "text": text})
         said = (*reading.assumptions, VECTORS.format(width=width))
-        return Reading(made, assumptions=said)
+        return Reading(replace(model, text=text, once=True), assumptions=said)
 
     return read
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from sympy import Integer
 
-from costgraph.errors import ModelError, clip
+from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward
 from costgraph.models.convnet import ResNet
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.detecting import FROZEN, RESNET, heads_of
-from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES, sizes, stages
+from costgraph.models.families.stages import taken_of
+from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES, resnet_of, sizes
 from costgraph.models.fields import Fields
 from costgraph.models.rtdetr import Fusing, RTDetr
 
@@ -36,42 +38,22 @@ def _stem(fields: Fields, levels: tuple[int, ...]) -> ResNet:
     part = fields.section("backbone_config") if fields.values.get("backbone_config") else None
     part = (part or Fields(fields.name, {})).with_defaults(**RESNET)
     part.require("model_type", "rt_detr_resnet")
-    widths, depths = stages(part, "hidden_sizes", "depths")
+    widths = sizes(part, "hidden_sizes")
     if widths[-len(levels) :] != levels:
         raise ModelError(
             f"{fields.name}: 'encoder_in_channels' = {list(levels)}: the last of 'hidden_sizes' "
             f"{list(widths)} are supported"
         )
-    names = [f"stage{len(widths) - n}" for n in reversed(range(len(levels)))]
-    given = part.values.get("out_features")
-    if given is not None and given != names:
-        raise ModelError(f"{part.name}: 'out_features' = {clip(given)}: {names} are supported")
-    indices = part.values.get("out_indices")
-    if indices is not None and indices != [int(n.removeprefix("stage")) for n in names]:
-        raise ModelError(f"{part.name}: 'out_indices' = {clip(indices)}: the last are supported")
-    part.values.get("stage_names")
-    kind = part.word("layer_type", default="bottleneck")
-    stem = part.size("embedding_size", default=64)
-    early = part.flag("downsample_in_first_stage", False)
-    if kind not in ("basic", "bottleneck"):
-        raise ModelError(f"{part.name}: 'layer_type' must be basic or bottleneck, not {clip(kind)}")
-    if early or (kind == "basic" and widths[0] != stem) or stem % 2:
+    last = tuple(range(len(widths) - len(levels) + 1, len(widths) + 1))
+    if taken_of(part, len(widths), last) != last:
+        raise ModelError(f"{part.name}: only the last {len(levels)} stages are known to be taken")
+    made = resnet_of(part, (Integer(SIZE), Integer(SIZE)), Integer(1))
+    if made.early or (not made.bottleneck and widths[0] != made.stem) or made.stem % 2:
         raise ModelError(f"{part.name}: a first stage that shrinks or widens is not supported")
-    if kind == "basic" and any(a == b for a, b in itertools.pairwise(widths)):
+    if not made.bottleneck and any(a == b for a, b in itertools.pairwise(widths)):
         raise ModelError(f"{part.name}: basic layers of equal stages are not supported")
-    return ResNet(
-        channels=Integer(part.size("num_channels", default=3)),
-        size=(Integer(SIZE), Integer(SIZE)),
-        classes=Integer(1),
-        stem=Integer(stem),
-        widths=widths,
-        depths=depths,
-        bottleneck=kind == "bottleneck",
-        stride_first=part.flag("downsample_in_bottleneck", False),
-        activation=activation_of(part, "hidden_act", default="relu"),
-        frozen=fields.flag("freeze_backbone_batch_norms", True),
-        deep=True,
-    )
+    frozen = fields.flag("freeze_backbone_batch_norms", True)
+    return replace(made, frozen=frozen, deep=True)
 
 
 def _feed(fields: Fields, d: int, inner: str, act: str, default: str) -> FeedForward:

@@ -1,11 +1,8 @@
-"""SpeechT5 that speaks, and the vocoder beside it."""
+"""SpeechT5 that speaks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from itertools import pairwise
-from types import MappingProxyType
 
 from sympy import Integer
 
@@ -13,12 +10,11 @@ from costgraph.models.blocks import Ends, Layer, Segment
 from costgraph.models.blocks.encoder import CrossLayer
 from costgraph.models.conformer import NearHeads, NearRows
 from costgraph.models.encoder import Encoder
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import Reading, activation_of
 from costgraph.models.families.encoders import LAYER_NORM, sides_of
 from costgraph.models.families.vision import few
-from costgraph.models.families.vits import voice_of
 from costgraph.models.fields import Fields
-from costgraph.models.speaking import Frames, PlacedText, Speaking, Vocoder
+from costgraph.models.speaking import Frames, PlacedText, Speaking
 
 STEPS = (
     "a step of N makes {step} frames of a sound, for a speaker whose vector is given; products in "
@@ -26,9 +22,8 @@ STEPS = (
 )
 REFINED = "what refines all frames behind the last step rests in memory: its time is left aside"
 APART = "the vocoder, which makes samples of frames, is a file of its own (hifigan)"
-SAMPLES = "S counts frames, of {samples} samples each"
 #: Keys of training.
-_TAUGHT = (
+TAUGHT = (
     "apply_spec_augment", "mask_time_length", "mask_time_min_masks", "mask_time_prob",
     "mask_feature_length", "mask_feature_min_masks", "mask_feature_prob",
     "use_guided_attention_loss", "guided_attention_loss_num_heads", "guided_attention_loss_sigma",
@@ -37,15 +32,11 @@ _TAUGHT = (
 
 
 def spoken(fields: Fields) -> Reading:
-    """SpeechT5 from text to frames."""
-    fields = fields.with_defaults(
-        hidden_size=768, encoder_layers=12, decoder_layers=6, encoder_ffn_dim=3072,
-        decoder_ffn_dim=3072, encoder_attention_heads=12, decoder_attention_heads=12,
-    )  # fmt: skip
+    """SpeechT5 from text to frames; sizes of both halves are filled in."""
     d = Integer(fields.size("hidden_size"))
     act = activation_of(fields, "hidden_act", default="gelu")
     (at, feed), (own, fed) = sides_of(fields, int(d), act, k_bias=True)
-    for key in _TAUGHT:
+    for key in TAUGHT:
         fields.values.get(key)
     vocab = Integer(fields.size("vocab_size", default=81))
     reach = fields.size("encoder_max_relative_position", default=160)
@@ -83,23 +74,3 @@ def spoken(fields: Fields) -> Reading:
         resting=refining,
     )
     return Reading(model, assumptions=(STEPS.format(step=step), REFINED, APART))
-
-
-def _hifigan(fields: Fields) -> Reading:
-    named = fields.with_defaults(upsample_rates=[4, 4, 4, 4], upsample_kernel_sizes=[8, 8, 8, 8])
-    mels = fields.size("model_in_dim", default=80)
-    for key in ("sampling_rate", "leaky_relu_slope"):
-        fields.values.get(key)
-    voice = replace(voice_of(named), bias=True)
-    model = Vocoder(mels, voice, fields.flag("normalize_before", True))
-    return Reading(model, assumptions=(SAMPLES.format(samples=voice.samples),))
-
-
-#: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    # Files of transformers 5 have the longer name.
-    {"hifigan": _hifigan, "speecht5_hifigan": _hifigan}
-)
-
-#: Class names in ``architectures``, for configurations without ``model_type``.
-ARCHITECTURES: Mapping[str, str] = MappingProxyType({"SpeechT5HifiGan": "hifigan"})

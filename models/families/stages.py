@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -26,36 +27,49 @@ def is_backbone(fields: Fields) -> bool:
     return (class_of(fields.values) or "").endswith("Backbone")
 
 
-def taken_of(fields: Fields, count: int) -> tuple[int, ...]:
-    """Numbers of the stages whose images are taken, from 1: the last where nothing is said.
+def _named(name: Any, count: int) -> int:
+    """The number of the stage that is called so, or −1 where there is none."""
+    if name == "stem":
+        return 0
+    found = re.fullmatch("stage([1-9][0-9]{0,8})", name) if isinstance(name, str) else None
+    number = int(found[1]) if found else -1
+    return number if number <= count else -1
+
+
+def _numbered(number: Any, count: int) -> int:
+    """The number of a stage, which may be counted from the end, or −1 where there is none."""
+    known = type(number) is int and -count - 1 <= number <= count
+    return int(number % (count + 1)) if known else -1
+
+
+def taken_of(
+    fields: Fields, count: int, usual: tuple[int, ...] | None = None, stem: bool = False
+) -> tuple[int, ...]:
+    """Numbers of the stages whose images are taken, from 1; with ``stem``, from what stands first.
+
+    Where nothing is said: the ``usual`` ones, or the last.
 
     Raises:
         ModelError: they are not stages in order, or two keys contradict each other.
     """
-    names = ["stem", *(f"stage{i}" for i in range(1, count + 1))]
     fields.values.get("stage_names")
     found: dict[str, tuple[int, ...]] = {}
-    by_name: Any = fields.values.get("out_features")
-    by_number: Any = fields.values.get("out_indices")
-    for key, given in (("out_features", by_name), ("out_indices", by_number)):
+    for key, place in (("out_features", _named), ("out_indices", _numbered)):
+        given: Any = fields.values.get(key)
         if given is None:
             continue
         if not isinstance(given, list) or not given:
             raise ModelError(f"{fields.name}: {key!r} must be a list of stages, not {clip(given)}")
-        if key == "out_features":
-            places = [names.index(n) if n in names else 0 for n in given]
-        else:
-            places = [n % len(names) if type(n) is int and -count <= n <= count else 0
-                      for n in given]  # fmt: skip
-        if places != sorted(set(places)) or 0 in places:
+        places = tuple(place(n, count) for n in given)
+        if places != tuple(sorted(set(places))) or places[0] < (0 if stem else 1):
             raise ModelError(
-                f"{fields.name}: {key!r} = {clip(given)}: stages of {', '.join(names[1:])} in "
-                "their order are supported"
+                f"{fields.name}: {key!r} = {clip(given)}: {'stem and ' if stem else ''}stages from "
+                f"stage1 to stage{count} in their order are supported"
             )
-        found[key] = tuple(places)
+        found[key] = places
     if len(set(found.values())) > 1:
         raise ModelError(f"{fields.name}: 'out_features' and 'out_indices' contradict each other")
-    return next(iter(found.values()), (count,))
+    return next(iter(found.values()), usual or (count,))
 
 
 def taken_from(fields: Fields, network: ResNet | ConvNext | Swin) -> Maps:

@@ -108,11 +108,11 @@ def _fsmt(fields: Fields) -> Reading:
         Kin(extra=rows, embed_norm=False, activation="relu", scaled=True),
         **({} if tied else {"shared": ()}),
     )
+    if tied:
+        return reading
     model = reading.model
     assert isinstance(model, EncoderDecoder)
     assert isinstance(model.encoder, Encoder)
-    if tied:
-        return reading
     front = model.encoder.front
     assert isinstance(front, TextFront)
     front = replace(front, ends=replace(front.ends, vocab=Integer(read)))

@@ -251,17 +251,23 @@ def _convnext(fields: Fields, second: bool = False, bare: bool = False) -> Readi
     return backbone(fields, model)
 
 
-def _resnet(fields: Fields) -> Reading:
-    classes = classes_of(fields)
+def resnet_of(fields: Fields, size: Size, classes: Expr | None) -> ResNet:
+    """A ResNet of images of ``size``.
+
+    Raises:
+        ModelError: its kind is not known, or does not narrow a width.
+    """
     widths, depths = stages(fields, "hidden_sizes", "depths")
     kind = fields.word("layer_type", default="bottleneck")
     if kind not in ("basic", "bottleneck"):
-        raise ModelError(f"{fields.name}: 'layer_type' must be basic or bottleneck, not {kind!r}")
+        raise ModelError(
+            f"{fields.name}: 'layer_type' must be basic or bottleneck, not {clip(kind)}"
+        )
     if kind == "bottleneck" and any(width % 4 for width in widths):
         raise ModelError(f"{fields.name}: 'hidden_sizes' of bottlenecks must be multiples of 4")
-    model = ResNet(
+    return ResNet(
         channels=Integer(fields.size("num_channels", default=3)),
-        size=pixels(fields),
+        size=size,
         classes=classes,
         stem=Integer(fields.size("embedding_size", default=64)),
         widths=widths,
@@ -271,7 +277,10 @@ def _resnet(fields: Fields) -> Reading:
         stride_first=fields.flag("downsample_in_bottleneck", False),
         activation=activation_of(fields, "hidden_act", default="relu"),
     )
-    return backbone(fields, model, FOLDED)
+
+
+def _resnet(fields: Fields) -> Reading:
+    return backbone(fields, resnet_of(fields, pixels(fields), classes_of(fields)), FOLDED)
 
 
 def _vgg(fields: Fields) -> Reading:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from types import MappingProxyType
 
 from sympy import Integer
 
-from costgraph.errors import ModelError, clip
+from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends
+from costgraph.models.durations import Durations, PlainDurations
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.detecting import heads_of
-from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES, few, sizes
+from costgraph.models.families.hifigan import voice_of
+from costgraph.models.families.vision import MOST_ENTRIES, few
 from costgraph.models.fields import Fields
-from costgraph.models.vits import Durations, Flow, PlainDurations, SpokenLayer, Vits, Voice, Wave
+from costgraph.models.vits import Flow, SpokenLayer, Vits, Wave
 
 FRAMES = (
     "G counts frames of the sound, of {samples} samples each: the model itself says how long "
@@ -24,9 +25,6 @@ TOLD = "each text takes one of {speakers} voices"
 TRAINED = (
     "the encoder of recorded sounds and half of the flow of durations rest: training runs them"
 )
-
-#: Residual steps of HiFi-GAN, which are laid out one by one.
-MOST_STEPS = 256
 
 
 def _odd(fields: Fields, key: str, default: int) -> int:
@@ -39,42 +37,6 @@ def _odd(fields: Fields, key: str, default: int) -> int:
     if taps % 2 == 0 or taps > MOST_ENTRIES:
         raise ModelError(f"{fields.name}: {key!r} = {taps}: odd ones to {MOST_ENTRIES} are known")
     return taps
-
-
-def voice_of(fields: Fields) -> Voice:
-    """HiFi-GAN's sizes.
-
-    Raises:
-        ModelError: they do not fit one another.
-    """
-    ratios = sizes(fields, "upsample_rates", (8, 8, 2, 2))
-    kernels = sizes(fields, "upsample_kernel_sizes", (16, 16, 4, 4))
-    if len(ratios) != len(kernels) or prod(ratios) > LARGEST_ENTRY:
-        raise ModelError(f"{fields.name}: 'upsample_rates' do not fit 'upsample_kernel_sizes'")
-    for ratio, kernel in zip(ratios, kernels, strict=True):
-        if kernel < ratio or (kernel - ratio) % 2:
-            raise ModelError(
-                f"{fields.name}: 'upsample_kernel_sizes': {kernel} taps do not make a sound "
-                f"{ratio} times as long: as many, or more by an even number"
-            )
-    wide = fields.size("upsample_initial_channel", default=512)
-    if wide % 2 ** len(ratios) or wide > LARGEST_ENTRY:
-        raise ModelError(
-            f"{fields.name}: 'upsample_initial_channel' = {wide} is not halved {len(ratios)} times"
-        )
-    taps = sizes(fields, "resblock_kernel_sizes", (3, 7, 11))
-    given = fields.values.get("resblock_dilation_sizes", [[1, 3, 5]] * 3)
-    if not isinstance(given, list) or len(given) != len(taps) or any(n % 2 == 0 for n in taps):
-        raise ModelError(
-            f"{fields.name}: 'resblock_kernel_sizes' and 'resblock_dilation_sizes' = "
-            f"{clip(given)}: as many lists as odd numbers"
-        )
-    gaps = tuple(sizes(Fields(fields.name, {"resblock_dilation_sizes": each}),
-                       "resblock_dilation_sizes") for each in given)  # fmt: skip
-    steps = len(ratios) * sum(map(len, gaps))
-    if steps > MOST_STEPS:
-        raise ModelError(f"{fields.name}: {steps} residual steps are beyond {MOST_STEPS}")
-    return Voice(wide, ratios, kernels, taps, gaps)
 
 
 def _lengths(fields: Fields) -> Durations | PlainDurations:

@@ -296,16 +296,39 @@ def test_a_refusal_names_the_key_that_is_wrong(name, key, value, said):
         load_model(config)
 
 
-@pytest.mark.parametrize("name", ["detr", "conditional-detr", "table-transformer"])
+@pytest.mark.parametrize("name", ["detr", "conditional-detr", "table-transformer", "rt-detr"])
 @pytest.mark.parametrize(
     ("key", "value"),
     [("out_features", ["stage1"]), ("out_features", ["bogus"]), ("out_indices", [1])],
 )
 def test_encoders_that_take_the_last_stage_refuse_others(name, key, value):
     config = json.loads((COUNTED / f"{name}-small.json").read_text())
-    part = config.get("backbone_config")
-    if not part:
-        pytest.skip("its network has a name alone")
-    part = {k: v for k, v in part.items() if not k.startswith("out_")}
+    part = {k: v for k, v in config["backbone_config"].items() if not k.startswith("out_")}
     with pytest.raises(InputError, match="stage"):
         load_model({**config, "backbone_config": {**part, key: value}})
+
+
+@pytest.mark.parametrize("name", ["resnet-stages", "detr", "deformable-detr", "rt-detr"])
+def test_networks_of_all_families_refuse_bottlenecks_that_are_no_whole_number_wide(name):
+    config = json.loads((COUNTED / f"{name}-small.json").read_text())
+    part = config.get("backbone_config") or config
+    widths = [part["hidden_sizes"][0] + 2, *part["hidden_sizes"][1:]]
+    part = {**part, "layer_type": "bottleneck", "hidden_sizes": widths}
+    changed = {**config, "backbone_config": part} if "backbone_config" in config else part
+    with pytest.raises(InputError, match="'hidden_sizes' of bottlenecks must be multiples of 4"):
+        load_model(changed)
+
+
+@pytest.mark.parametrize("name", ["depth-anything", "detr", "rt-detr", "upernet", "vitpose"])
+def test_two_keys_that_name_stages_must_not_contradict_each_other(name):
+    config = json.loads((COUNTED / f"{name}-small.json").read_text())
+    part = {**config["backbone_config"], "out_features": ["stage1"], "out_indices": [2]}
+    with pytest.raises(InputError, match="'out_features' and 'out_indices' contradict each other"):
+        load_model({**config, "backbone_config": part})
+
+
+def test_a_refused_stage_of_many_is_said_in_a_line():
+    config = json.loads((COUNTED / "vitpose-small.json").read_text())
+    part = {**config["backbone_config"], "num_hidden_layers": 3000, "out_indices": [9999]}
+    with pytest.raises(InputError, match="stages from stage1 to stage3000 in their order"):
+        load_model({**config, "backbone_config": part})
