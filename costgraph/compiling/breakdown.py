@@ -173,8 +173,9 @@ def _sizes(phase: Phase, known: Collection[Symbol]) -> dict[str, Expr]:
 
     A step that attends to nothing stands at no context.
     """
-    bound = {s.name: phase.bind(s) for s in (B, q, T)}
-    return {name: x for name, x in bound.items() if x.free_symbols <= set(known)}
+    # Sequences are those asked for: of replicas, and of groups, each has a share.
+    sizes = {B.name: B, q.name: phase.bind(q), T.name: phase.bind(T)}
+    return {name: x for name, x in sizes.items() if x.free_symbols <= set(known)}
 
 
 def unit_seconds(compiled: Compiled, phase: Phase, values: Mapping[Expr, Expr]) -> dict[str, float]:
