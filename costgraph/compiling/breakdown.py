@@ -352,16 +352,6 @@ def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
     return wanted - {q} - {symbol for symbol, _ in compiled.program.dims}
 
 
-def step_for(compiled: Compiled, given: Collection[str]) -> Phase:
-    """The phase whose step sizes mean: as :meth:`.Program.phase_for`, but with a context one that
-    depends on it where there is any."""
-    chosen = compiled.program.phase_for(given)
-    if "T" not in given or T in symbols_of(compiled, chosen):
-        return chosen
-    phases = (p for p in compiled.program.phases if p.span is not None)
-    return ([p for p in phases if T in symbols_of(compiled, p)] or [chosen])[-1]
-
-
 def check_part(compiled: Compiled, phases: Iterable[Phase], given: Iterable[str]) -> None:
     """Refuses symbols that play no part in a step of any of the phases.
 
