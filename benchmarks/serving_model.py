@@ -14,7 +14,7 @@ from costgraph.asking.serving.memory import MEMORY_SHARE, Memories
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import InputError
 from costgraph.models.catalog import CONFIGS, find
-from costgraph.timing.fidelity.apply import calibrated
+from costgraph.timing.fidelity.asked import calibrated
 from costgraph.timing.fidelity.calibration import shipped
 
 #: GPUs in a node of the servers.

@@ -17,7 +17,8 @@ from types import MappingProxyType
 from sympy import Expr, Integer, Min
 
 from costgraph.errors import HardwareError
-from costgraph.hardware.machine import Link, Machine, Memory, Node, Price, Topology
+from costgraph.hardware.machine import Machine
+from costgraph.hardware.parts import Link, Memory, Node, Price, Topology
 
 ONE = Integer(1)
 #: The link over which a domain reads the memory of others.

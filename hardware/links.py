@@ -21,7 +21,7 @@ from types import MappingProxyType
 from sympy import Add, Expr, Integer, Min, ceiling, log
 
 from costgraph.errors import HardwareError, InputError, clip, nearest
-from costgraph.hardware.machine import Link
+from costgraph.hardware.parts import Link
 from costgraph.symbols import symbol
 
 ZERO, ONE, TWO = Integer(0), Integer(1), Integer(2)

@@ -10,15 +10,13 @@ from typing import Any
 from sympy import Expr, Rational
 
 from costgraph.errors import clip
-from costgraph.hardware.machine import (
-    INSTRUCTIONS,
-    WIDENING,
+from costgraph.hardware.machine import INSTRUCTIONS, WIDENING, Machine
+from costgraph.hardware.parts import (
     WIRINGS,
     Energy,
     Engine,
     Figure,
     Link,
-    Machine,
     Memory,
     Node,
     Price,

@@ -27,7 +27,8 @@ from costgraph.hardware.loader import (
     read,
     shipped,
 )
-from costgraph.hardware.machine import Figure, Machine
+from costgraph.hardware.machine import Machine
+from costgraph.hardware.parts import Figure
 from costgraph.hardware.schema import machine_from
 from costgraph.hardware.system_schema import is_system, system_from
 from costgraph.hardware.systems import (

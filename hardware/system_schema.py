@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from costgraph.errors import clip
-from costgraph.hardware.machine import Figure, Machine, Memory, Tier
+from costgraph.hardware.machine import Machine
+from costgraph.hardware.parts import Figure, Memory, Tier
 from costgraph.hardware.schema import MEMORY, link_from, links_from
 from costgraph.hardware.systems import NETWORK, TO_HOST, System, alone, joined, with_network
 from costgraph.hardware.tables import NAME, File, opened

@@ -17,7 +17,8 @@ from sympy import Expr, Integer
 from costgraph.errors import HardwareError
 from costgraph.hardware import wiring
 from costgraph.hardware.links import Hop
-from costgraph.hardware.machine import Figure, Link, Machine, Tier
+from costgraph.hardware.machine import Machine
+from costgraph.hardware.parts import Figure, Link, Tier
 from costgraph.hardware.portable import Portable
 
 ONE = Integer(1)

@@ -10,7 +10,7 @@ from typing import Any
 from sympy import Expr, Integer
 
 from costgraph.errors import HardwareError, InputError, clip, nearest
-from costgraph.hardware.machine import Figure
+from costgraph.hardware.parts import Figure
 from costgraph.units import DIMENSIONS, parse_quantity
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")

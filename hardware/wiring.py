@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from sympy import Expr, Integer, Max, Rational
 
 from costgraph.errors import HardwareError
-from costgraph.hardware.machine import Link
+from costgraph.hardware.parts import Link
 
 ONE = Integer(1)
 

@@ -172,7 +172,7 @@ def _plot(target: str, made: Calibration, studies: list[Study]) -> Path:
 def _this_machine(arguments: argparse.Namespace) -> int:
     from costgraph.files.writing import write_whole
     from costgraph.timing.fidelity import measure
-    from costgraph.timing.fidelity.apply import beside_of
+    from costgraph.timing.fidelity.asked import beside_of
     from costgraph.timing.fidelity.calibration import calibration_text
     from costgraph.timing.fidelity.fitting import fitted
     from costgraph.timing.fidelity.study import study

@@ -79,7 +79,7 @@ def _draw_command(commands: Any) -> None:
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    from costgraph.compiling.breakdown import check_part, step_for
+    from costgraph.compiling.breakdown import check_part
     from costgraph.files.writing import suffix_of
     from costgraph.showing.draw import SUFFIXES, draw
 
@@ -95,7 +95,7 @@ def _draw(arguments: argparse.Namespace) -> int:
     tell(steps, 1, 3)
     if given:
         program = compiled.program
-        one = program.phase(arguments.phase) if arguments.phase else step_for(compiled, given)
+        one = program.phase(arguments.phase) if arguments.phase else program.phase_for(given)
         check_part(compiled, program.phases if arguments.level == "model" else (one,), given)
     drawing = draw(
         compiled,
@@ -211,10 +211,10 @@ def _single(arguments: argparse.Namespace) -> str:
 
 def _phase(arguments: argparse.Namespace, compiled: Compiled, given: dict[str, Any]) -> str:
     """The phase that was asked for, or the one whose sizes were given; all play a part in it."""
-    from costgraph.compiling.breakdown import check_part, step_for
+    from costgraph.compiling.breakdown import check_part
 
     program = compiled.program
-    one = program.phase(arguments.phase) if arguments.phase else step_for(compiled, given)
+    one = program.phase(arguments.phase) if arguments.phase else program.phase_for(given)
     check_part(compiled, (one,), given)
     return one.name
 

@@ -173,8 +173,9 @@ def _sizes(phase: Phase, known: Collection[Symbol]) -> dict[str, Expr]:
 
     A step that attends to nothing stands at no context.
     """
-    bound = {s.name: phase.bind(s) for s in (B, q, T)}
-    return {name: x for name, x in bound.items() if x.free_symbols <= set(known)}
+    # Sequences are those asked for: of replicas, and of groups, each has a share.
+    sizes = {B.name: B, q.name: phase.bind(q), T.name: phase.bind(T)}
+    return {name: x for name, x in sizes.items() if x.free_symbols <= set(known)}
 
 
 def unit_seconds(compiled: Compiled, phase: Phase, values: Mapping[Expr, Expr]) -> dict[str, float]:
@@ -349,16 +350,6 @@ def symbols_of(compiled: Compiled, phase: Phase) -> set[Symbol]:
     for level in roofline.levels(compiled.program):
         wanted |= roofline.level_memory(phase, level, at_end=False).free_symbols
     return wanted - {q} - {symbol for symbol, _ in compiled.program.dims}
-
-
-def step_for(compiled: Compiled, given: Collection[str]) -> Phase:
-    """The phase whose step sizes mean: as :meth:`.Program.phase_for`, but with a context one that
-    depends on it where there is any."""
-    chosen = compiled.program.phase_for(given)
-    if "T" not in given or T in symbols_of(compiled, chosen):
-        return chosen
-    phases = (p for p in compiled.program.phases if p.span is not None)
-    return ([p for p in phases if T in symbols_of(compiled, p)] or [chosen])[-1]
 
 
 def check_part(compiled: Compiled, phases: Iterable[Phase], given: Iterable[str]) -> None:

@@ -104,7 +104,7 @@ def compile(
     chosen = passes_of(passes)
     timing = None
     if fidelity != "ideal" or calibration is not None:
-        from costgraph.timing.fidelity.apply import calibrated
+        from costgraph.timing.fidelity.asked import calibrated
 
         timing = calibrated(fidelity, machine, hardware, calibration)
     program, trace = pipeline.run(program, chosen, system, _tuner(convention, timing))

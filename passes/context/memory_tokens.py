@@ -77,8 +77,8 @@ class MemoryTokens(Pass):
         """Steps of memory tokens alone, at the end of ``context`` positions."""
         graph = without_logits(at(answer.graph, {T: context}))
         return replace(
-            answer, name=name, graph=graph, bindings=((q, self.tokens),), tokens=ZERO,
-            weight=1 / self.segment, reach=context,
+            answer, name=name, graph=graph, bindings=((q, self.tokens), (T, context)),
+            tokens=ZERO, weight=1 / self.segment, reach=context,
         )  # fmt: skip
 
 

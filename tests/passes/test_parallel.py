@@ -309,6 +309,8 @@ def test_replicas_share_the_batch_and_nothing_else():
     one = cg.compile("llama-3-8b", "h100")
     both = cg.compile("llama-3-8b", "2xh100", "parallel{dp=2}")
     assert both.tpot.evaluate(B=8, T=999) == one.tpot.evaluate(B=4, T=999)
+    step = both.breakdown("decode", B=9, T=999)  # of the batch that was asked for
+    assert step.bindings == {"B": 9, "q": 1, "T": 999}
     assert both.memory.evaluate(B=8, S=9, N=9) == one.memory.evaluate(B=4, S=9, N=9)
     assert both.throughput.evaluate(B=8, S=9, N=9) == pytest.approx(
         2 * one.throughput.evaluate(B=4, S=9, N=9)

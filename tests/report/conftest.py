@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -21,6 +21,7 @@ from costgraph.errors import CostgraphError
 from costgraph.showing.report import contents
 from costgraph.showing.report.formulas import Printed
 from costgraph.showing.report.graphs import Graphs
+from tests.report.exploring import LAID_OUT, MODEL, TOKEN, Server, Tab
 
 #: Metrics that are compared.
 METRICS = (
@@ -60,12 +61,6 @@ def browser() -> Iterator[Any]:
         made.close()
 
 
-#: While a slider moves parts out of sight have no text; tests read all of them.
-LAID_OUT = """for (const part of document.querySelectorAll('main section')) {
-  part.style.contentVisibility = 'visible';
-}"""
-
-
 @dataclass
 class Opened:
     """A page of the browser with what went wrong in it."""
@@ -95,6 +90,21 @@ class Opened:
         assert len(self.requests) == 1
 
 
+Page = TypeVar("Page", Opened, Tab)
+
+
+def watched(found: Page) -> Page:
+    """The page, which from now on notes what goes wrong in it and what it asks for."""
+    found.page.on("pageerror", lambda e: found.errors.append(str(e)))
+    found.page.on(
+        "console",
+        lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None,
+    )
+    found.page.on("dialog", lambda d: (found.errors.append("dialog"), d.dismiss()))
+    found.page.on("request", lambda r: found.requests.append(r.url))
+    return found
+
+
 @pytest.fixture
 def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
     contexts = []
@@ -104,14 +114,7 @@ def opening(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
         target.write_text(html, encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": 1000}, **options)
         contexts.append(context)
-        found = Opened(context.new_page())
-        found.page.on("pageerror", lambda e: found.errors.append(str(e)))
-        found.page.on(
-            "console",
-            lambda m: found.errors.append(m.text) if m.type in ("error", "warning") else None,
-        )
-        found.page.on("dialog", lambda d: (found.errors.append("dialog"), d.dismiss()))
-        found.page.on("request", lambda r: found.requests.append(r.url))
+        found = watched(Opened(context.new_page()))
         found.page.goto(target.as_uri())
         found.page.wait_for_selector("html[data-drawn]")
         if seen:
@@ -139,3 +142,40 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without servers under load."""
     monkeypatch.setattr(contents, "load_of", lambda *_: {"queue": None, "why": "left out"})
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server of the explorer for a file of tests; it needs the extra ``explore``."""
+    import socket
+    import threading
+
+    import uvicorn
+
+    from costgraph.showing.explorer.catalog import Start
+    from costgraph.showing.explorer.server import application
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()  # so that nobody is refused before the thread runs
+    config = uvicorn.Config(application(TOKEN, Start(MODEL)), log_level="critical", lifespan="off")
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield Server(listener.getsockname()[1])
+    running.should_exit = True
+    thread.join(10)
+    listener.close()
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def tabs(browser: Any) -> Iterator[Callable[..., Tab]]:
+    """Tabs of one context of the browser."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+
+    def made() -> Tab:
+        return watched(Tab(context.new_page()))
+
+    yield made
+    context.close()

@@ -1,169 +1,23 @@
-"""The explorer: its server, its page in a browser, and the same page as files.
-
-The numbers are compared with Python's; ``benchmarks/explorer.py`` does so for many more.
-"""
+"""The explorer in a browser, served: its numbers against Python's, its controls, its access."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import re
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
 import costgraph as cg
-from costgraph.cli import main
-from costgraph.errors import CostgraphError, InputError
-from costgraph.showing.explorer.catalog import Start
-from costgraph.showing.explorer.parts import Asked, part
-from tests.report.conftest import LAID_OUT
+from tests.report.exploring import CONFIG, HOSTILE, MODEL, Server, Tab, agree, expected
 
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.slow
-
-MODEL = "llama-3.2-1b"
-TOKEN = "token-of-the-tests"
-METRICS = ("ttft", "tpot", "latency", "throughput", "memory", "energy", "cost_per_token")
-HOSTILE = "</script><img src=x onerror=alert(1)>"
-
-
-@dataclass
-class Server:
-    """A server in a thread."""
-
-    port: int
-    token: str = TOKEN
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}/?token={self.token}"
-
-    def ask(
-        self, path: str, method: str = "GET", body: bytes | None = None, **headers: str
-    ) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        given = {
-            "Cookie": f"costgraph-{self.port}={self.token}",
-            **{name.replace("_", "-"): text for name, text in headers.items()},
-        }
-        connection.request(method, path, body, given)
-        answer = connection.getresponse()
-        found = answer.status, answer.read().decode()
-        connection.close()
-        return found
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    import socket
-
-    from costgraph.showing.explorer.server import application
-
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()  # so that nobody is refused before the thread runs
-    config = uvicorn.Config(application(TOKEN, Start(MODEL)), log_level="critical", lifespan="off")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield Server(listener.getsockname()[1])
-    running.should_exit = True
-    thread.join(10)
-    listener.close()
-    assert not thread.is_alive()
-
-
-@dataclass
-class Tab:
-    """A page with what went wrong in it, and what it asked for."""
-
-    page: Any
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def go(self, address: str) -> None:
-        self.page.goto(address)
-        self.page.evaluate(LAID_OUT)
-        self.ready()
-
-    def choose(self, **state: Any) -> None:
-        """Another state by the address alone."""
-        text = urlencode([(k, v) for k, given in state.items() for v in given])
-        self.page.evaluate(
-            "text => { delete document.documentElement.dataset.ready; location.hash = text; }",
-            text.replace("set_", "set."),
-        )
-        self.ready()
-
-    def ready(self) -> None:
-        self.page.wait_for_selector("html[data-ready]")
-        self.page.wait_for_function("() => !document.body.hasAttribute('aria-busy')")
-        self.page.wait_for_selector("html[data-drawn]")
-
-    def cards(self) -> dict[str, float]:
-        found: dict[str, float] = self.page.eval_on_selector_all(
-            "#cards [data-metric]",
-            "all => Object.fromEntries(all.map(x => [x.dataset.metric, Number(x.dataset.value)]))",
-        )
-        return found
-
-    def clean(self, start: str) -> None:
-        assert self.errors == []
-        assert [u for u in self.requests if not u.startswith((start, "blob:"))] == []
-
-
-@pytest.fixture
-def tabs(browser: Any) -> Iterator[Callable[..., Tab]]:
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
-
-    def made() -> Tab:
-        tab = Tab(context.new_page())
-        tab.page.on("pageerror", lambda e: tab.errors.append(str(e)))
-        tab.page.on(
-            "console",
-            lambda m: tab.errors.append(m.text) if m.type in ("error", "warning") else None,
-        )
-        tab.page.on("dialog", lambda d: (tab.errors.append("dialog"), d.dismiss()))
-        tab.page.on("request", lambda r: tab.requests.append(r.url))
-        return tab
-
-    yield made
-    context.close()
-
-
-def expected(
-    model: Any, on: str, passes: str, values: dict[str, int], **how: str
-) -> dict[str, float]:
-    compiled = cg.compile(model, on, passes, **how)
-    found = {}
-    for metric in METRICS:
-        try:
-            formula = getattr(compiled, metric)
-        except CostgraphError:
-            continue
-        names = {s.name for s in formula.symbols}
-        if names <= set(values):
-            found[metric] = float(formula.evaluate(**{k: values[k] for k in names}))
-    return found
-
-
-def agree(shown: dict[str, float], wanted: dict[str, float]) -> None:
-    assert wanted
-    for metric, value in wanted.items():
-        assert math.isclose(shown[metric], value, rel_tol=1e-9), metric
 
 
 INT4 = "fuse,quantize{weights=int4}"
@@ -294,13 +148,6 @@ def test_two_tabs_do_not_know_each_other(server: Server, tabs: Callable[..., Tab
     other.clean(f"http://127.0.0.1:{server.port}/")
 
 
-CONFIG = {
-    "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
-    "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 1000,
-    "max_position_embeddings": 4096, "torch_dtype": "bfloat16",
-}  # fmt: skip
-
-
 def test_files_are_dropped_and_hostile_names_are_only_text(
     server: Server, tabs: Callable[..., Tab]
 ) -> None:
@@ -356,21 +203,6 @@ def test_files_are_dropped_and_hostile_names_are_only_text(
     tab.clean(f"http://127.0.0.1:{server.port}/")
 
 
-def test_an_exported_graph_is_dropped(server: Server) -> None:
-    pytest.importorskip("onnx")
-    data = (Path(__file__).parents[1] / "importers" / "data" / "tiny-encoder.onnx").read_bytes()
-    origin = f"http://127.0.0.1:{server.port}"
-    status, text = server.ask("/files?name=../../up.onnx", "POST", data, Origin=origin)
-    assert (status, json.loads(text)) == (200, {"model": "up"})
-    status, text = server.ask("/files?name=bad.onnx", "POST", b"x", Origin=origin)
-    assert status == 400
-    assert json.loads(text)["error"].startswith("'bad.onnx'")  # not what it was called for reading
-    status, text = server.ask("/part.js?kind=numbers&model=up&on=h100&passes=&fidelity=ideal")
-    assert status == 200
-    assert '"error"' not in text
-    assert '"latency"' in text
-
-
 #: Two moves of a slider, and what stands in the page right after the numbers of each are drawn.
 #: Every look at the clock finds a turn over, so that turns are as short as they can be.
 MOVES = """async () => {
@@ -422,77 +254,6 @@ def test_numbers_do_not_wait_for_what_takes_longer(
     again = float(tab.page.get_attribute("#loadtable [data-load=ttft]", "data-value"))
     assert again == found["last"][1]
     tab.clean(f"http://127.0.0.1:{server.port}/")
-
-
-def test_how_far_plans_are_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from costgraph.showing.explorer.dropped import Dropped
-    from costgraph.showing.explorer.server import Parts
-    from costgraph.showing.report import plans
-
-    parts, asked, seen = Parts(Dropped()), Asked("plans", "gpt2", "2xh100", "fuse"), []
-
-    def compiling(*given: Any, **how: Any) -> None:
-        seen.append(parts.far(asked))
-        raise InputError("not now")
-
-    monkeypatch.setattr(plans, "compile", compiling)
-    assert '"not now"' in parts.get(asked)
-    assert seen == [(i, 4) for i in range(4)]
-    assert parts.far(asked) == (0, 0)
-
-
-def test_other_sites_get_nothing(server: Server) -> None:
-    own = f"http://127.0.0.1:{server.port}"
-    good = server.ask("/catalog.js")
-    assert good[0] == 200
-    for path in ("/", "/catalog.js", "/part.js?kind=numbers&model=gpt2&on=h100", "/explorer.js"):
-        assert server.ask(path, Host="evil.example")[0] == 421  # a name rebound to 127.0.0.1
-        assert server.ask(path, Sec_Fetch_Site="cross-site")[0] == 403
-        assert server.ask(path, Sec_Fetch_Site="same-site")[0] == 403  # another port
-        assert server.ask(path, Cookie="")[0] == 403
-        assert server.ask(path, Cookie=f"costgraph-{server.port}=wrong")[0] == 403
-    post = ("/files?name=config.json", "POST", b"{}")
-    assert server.ask(*post)[0] == 403
-    assert server.ask(*post, Origin="http://evil.example")[0] == 403
-    assert server.ask(*post, Origin="null")[0] == 403
-    assert server.ask(*post, Origin=own)[0] == 400  # read, and no configuration
-    large = server.ask("/files?name=config.json", "POST", b" " * (4 * 2**20 + 1), Origin=own)
-    assert large[0] == 400
-    assert "larger than 4 MiB" in large[1]
-    assert server.ask("/pipeline?text=" + "x" * 20_000)[0] == 200
-    assert server.ask("/part.js?kind=numbers&model=" + "x" * 20_000)[0] == 414
-    for path in ("/../pyproject.toml", "/%2e%2e/pyproject.toml", "/assets/../server.py", "/x"):
-        assert server.ask(path)[0] == 404
-    assert server.ask("/?token=" + TOKEN, Cookie="")[0] == 200
-
-
-@pytest.mark.parametrize(
-    ("model", "on", "passes"),
-    [
-        ("{file}", "h100", ""),
-        ("gpt2", "{file}", ""),
-        ("gpt2", "8x{file}", ""),
-        ("gpt2", "h100+{file}", ""),
-        ("llama-3-8b", "h100", "speculative{{draft={file}}}"),
-        ("gpt2", "h100", "fuse," * 5000),
-        ("gpt2", "\0", HOSTILE),
-    ],
-)
-def test_no_text_of_a_request_reaches_the_disk(
-    model: str, on: str, passes: str, tmp_path: Path
-) -> None:
-    for name, text in (
-        ("model.json", json.dumps(CONFIG)),
-        ("device.toml", (Path(cg.hardware.__file__).parent / "devices" / "h100.toml").read_text()),
-    ):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    file = tmp_path / ("device.toml" if "{file}" in on else "model.json")
-    given = [t.format(file=file) if "{file}" in t else t for t in (model, on, passes)]
-    text = part(Asked("numbers", *given))
-    value = json.loads(text[text.index(", {") + 2 : text.rindex(", [")])
-    assert set(value) == {"error"}
-    assert "\n" not in value["error"]
-    assert "<" not in text.replace("\\u003c", "")
 
 
 def test_a_server_under_load_and_plans_follow_the_choice(
@@ -623,22 +384,6 @@ def test_nothing_of_another_choice_is_shown_or_copied(
     )
 
 
-def test_a_site_holds_loads_and_plans(tmp_path: Path, tabs: Callable[..., Tab]) -> None:
-    folder = tmp_path / "site"
-    arguments = ["site", "-o", str(folder), "--models", "gpt2", "--on", "h100,2xh100"]
-    arguments += ["--passes", "fuse", "--jobs", "1", "--plans"]
-    assert main(arguments) == 0
-    tab = tabs()
-    tab.go((folder / "index.html").as_uri())
-    tab.choose(model=["gpt2"], on=["h100", "2xh100"], machine=["1"], plans=["1"])
-    tab.page.wait_for_selector("#loadtable [data-load=ttft]")
-    tab.page.wait_for_selector("#plans [data-plan]")
-    assert tab.page.locator("#plans tbody tr").count() == 4  # tp, dp, and stages in two ways
-    tab.page.check("#on-0")
-    tab.page.wait_for_function("() => document.getElementById('plans-part').hidden")
-    tab.clean("file://")
-
-
 AXE = "axe_playwright_python"
 
 
@@ -726,70 +471,3 @@ def test_what_is_shown_is_copied(server: Server, tabs: Callable[..., Tab]) -> No
             page.click("#copy-do")
         assert Path(download.value.path()).read_bytes().startswith(start)
     tab.clean(f"http://127.0.0.1:{server.port}/")
-
-
-def test_a_site_needs_no_server(tmp_path: Path, tabs: Callable[..., Tab], capsys: Any) -> None:
-    folder = tmp_path / "a site"
-    arguments = [
-        "site",
-        "-o",
-        str(folder),
-        "--models",
-        "mixtral-8x7b,dit-xl-2",
-        "--on",
-        "a6000,8xh100",
-    ]
-    both = "fuse,parallel{tp=4,dp=2}"
-    arguments += ["--passes", "", "--passes", both, "--jobs", "1"]
-    assert main(arguments) == 0
-    said = capsys.readouterr()
-    assert "a6000 has 1 device" in said.err
-    assert re.search(r"wrote .*: \d+ files", said.out)
-    tab = tabs()
-    tab.go((folder / "index.html").as_uri())
-    values = {"B": 3, "S": 100, "N": 20, "T": 300}
-    tab.choose(
-        model=["mixtral-8x7b"], on=["8xh100", "a6000"], passes=["", both],
-        pipeline=["1"], **{f"set_{k}": [v] for k, v in values.items()},
-    )  # fmt: skip
-    agree(tab.cards(), expected("mixtral-8x7b", "8xh100", both, values))
-    assert "a6000 has 1 device" in tab.page.inner_text("#machines")
-    assert "8xh100" in tab.page.inner_text("#notes")
-    tab.page.wait_for_selector("#formula math")
-    tab.page.wait_for_selector("#graph svg")
-    tab.choose(model=["mixtral-8x7b"], on=["a6000"], passes=[""])
-    assert "8xh100" not in tab.page.inner_text("#notes")  # which it said beside the other
-    tab.clean("file://")
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert "not an empty folder" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["a site"]
-
-
-def test_the_command_serves_and_stops(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "costgraph", "serve", "gpt2", "--on", "h100", "--no-browser"]
-    with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    ) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().split()[-1]
-        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]{43})", address)
-        assert found is not None
-        server = Server(int(found[1]), found[2])
-        status, text = server.ask("/catalog.js")
-        assert status == 200
-        assert '"start":{"model":"gpt2"' in text
-        # In the midst of a derivation, too.
-        waiting = threading.Thread(
-            target=lambda: server.ask(
-                "/part.js?kind=formulas&model=gpt2&on=h100&fidelity=ideal&metric=latency"
-            )
-        )
-        waiting.start()
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=15)
-        waiting.join(15)
-    assert (process.returncode, err) == (0, "")
-    assert out.endswith("stopped\n")
-    assert list(tmp_path.iterdir()) == []

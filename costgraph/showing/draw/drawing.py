@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costgraph.compiling.breakdown import bound_of, break_down, step_for, symbols_of
+from costgraph.compiling.breakdown import bound_of, break_down, symbols_of
 from costgraph.errors import CostgraphError, InputError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.ir.graph import Graph
@@ -239,7 +239,7 @@ def draw(
         return Drawing(scene, scene, _about(compiled, device, bool(values)))
     chosen = program.phase(phase) if phase is not None else program.phases[0]
     if phase is None and values:
-        chosen = step_for(compiled, values) if compiled else program.phase_for(values)
+        chosen = program.phase_for(values)
     rows, seconds, more, warning = None, None, [f"{chosen.name} step"], ""
     if compiled is not None and values:
         table = break_down(compiled, chosen.name, {"B": 1, **values})

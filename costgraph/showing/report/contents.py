@@ -11,9 +11,10 @@ from sympy import Expr, Integer, Max, Symbol
 
 from costgraph.compiling.compiled import Compiled
 from costgraph.counting.count import Row
-from costgraph.errors import CostgraphError, InputError, clip, nearest
+from costgraph.errors import CostgraphError
 from costgraph.formula import Formula, Term
 from costgraph.formula.terms import ZERO, merged, remade
+from costgraph.ir.metrics import check_metric
 from costgraph.ir.program import Phase, Program
 from costgraph.ir.tensor import MEMORY, Role, level_of
 from costgraph.rewriting.pipeline import text_of
@@ -229,9 +230,7 @@ def formulas(
     """
     if metric is None:
         return contents.printed.of(compiled, metrics_of(compiled))
-    if metric not in compiled.metrics:
-        hint = nearest(metric, compiled.metrics)
-        raise InputError(f"{compiled.program.name} has no metric {clip(metric)}{hint}")
+    check_metric(metric, compiled.metrics)
     return contents.printed.of(compiled, {metric: getattr(compiled, metric)})
 
 
