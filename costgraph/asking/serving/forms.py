@@ -299,7 +299,8 @@ def read(q: Server, c: int, x: float) -> float:
     full = min(x / room, 1.0)
     plain = q.step(c)
     single = plain + x * (q.through(c) - np.ceil(1 / room) * plain)
-    return (1 - full) * single + full * ((1 - full) * plain + full * q.own(c) * room)
+    seconds: float = (1 - full) * single + full * ((1 - full) * plain + full * q.own(c) * room)
+    return seconds
 
 
 def held_places(q: Server, c: float) -> float:
