@@ -96,6 +96,7 @@ FILES = (
     "captioning",
     "answering",
     "sounding",
+    "frames",
     "pairing",
     "depth",
     "detecting",

@@ -1,0 +1,28 @@
+"""Keys of models that hear or make sound that change nothing beside the other keys.
+
+As in :mod:`tests.models.encoders_beside`: model types, why, and the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_LINES = (
+    (
+        "kyutai_speech_to_text",
+        "of a codec that rests in memory, and what follows from it",
+        "codebook_size dilation_growth_rate frame_size layer_scale_initial_scale num_quantizers "
+        "num_semantic_quantizers pad_mode sampling_rate trim_right_ratio use_causal_conv "
+        "use_streaming codec_config.tie_word_embeddings",
+    ),
+)
+
+#: (model type, key or path of a key) to the reason.
+BESIDE: Mapping[tuple[str, str], str] = {
+    (kind, key): why
+    for kinds, why, keys in _LINES
+    for kind in kinds.split()
+    for key in keys.split()
+}
+#: Small files of these families.
+NAMES = ("kyutai-stt-small",)
