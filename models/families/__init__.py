@@ -90,6 +90,7 @@ FILES = (
     "parakeet",
     "asking",
     "kosmos",
+    "aria",
     "minicpmv",
     "segmenting",
     "crossing",

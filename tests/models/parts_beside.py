@@ -1,4 +1,4 @@
-"""Keys of models that hear or make sound that change nothing beside the other keys.
+"""Keys of models of several parts that change nothing beside the other keys.
 
 As in :mod:`tests.models.encoders_beside`: model types, why, and the keys.
 """
@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _LINES = (
+    (
+        "aria",
+        "in the text part: the whole model's stands above it",
+        "text_config.tie_word_embeddings",
+    ),
     (
         "kyutai_speech_to_text",
         "of a codec that rests in memory, and what follows from it",
@@ -25,4 +30,4 @@ BESIDE: Mapping[tuple[str, str], str] = {
     for key in keys.split()
 }
 #: Small files of these families.
-NAMES = ("kyutai-stt-small",)
+NAMES = ("aria-small", "kyutai-stt-small")
