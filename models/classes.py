@@ -53,6 +53,8 @@ _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
         "kimi_k2": frozenset({"DeepseekV3ForCausalLM"}),
         "sarvam_mla": frozenset({"DeepseekV3ForCausalLM"}),
         "sarvam_moe": frozenset({"Glm4MoeForCausalLM"}),
+        "qwen3_5": frozenset({"Qwen3_5ForCausalLM"}),
+        "qwen3_5_moe": frozenset({"Qwen3_5MoeForCausalLM"}),
         "qwen3_5_moe_text": frozenset({"Qwen3_5MoeForConditionalGeneration"}),
         "qwen3_5_text": frozenset({"Qwen3_5ForConditionalGeneration"}),
         "gemma3_text": frozenset({"Gemma3ForConditionalGeneration"}),
@@ -106,11 +108,10 @@ def form_of(fields: Fields, family: str) -> Form:
         alone = not known and name.endswith("Model") and not name.endswith(_WHOLE)
         return Form("bare" if alone else "whole", name)
     stems = {k.removesuffix(end) for k in known for end in _WHOLE if k.endswith(end)}
-    bare = {f"{stem}Model" for stem in stems}
     if family.endswith("_text"):
         # The language model's part of a whole has a bare class of its own.
-        bare |= {f"{stem}TextModel" for stem in stems}
-    if name in bare:
+        stems |= {f"{stem}Text" for stem in stems}
+    if name in {f"{stem}Model" for stem in stems}:
         return Form("bare", name)
     if name in {f"{stem}{end}" for stem in stems for end in (_CLASSIFIER, _TAGGER, _SPANS)}:
         return Form("score", name)

@@ -154,6 +154,21 @@ class TransformedHead:
 
 
 @dataclass(frozen=True)
+class MeanHead:
+    """What a head makes of the mean of all positions, or, ``late``, the mean of what it makes."""
+
+    head: Head
+    late: bool = False
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds both."""
+        if self.late:
+            return m.add("mean_label", Reduce("mean", (1,)), self.head.add(m, hidden, table))
+        mean = m.add("mean_position", Reduce("mean", (1,), keep=True), hidden)
+        return self.head.add(m, mean, table)
+
+
+@dataclass(frozen=True)
 class HalvedNorm:
     """The mean of each two positions, and a norm behind it."""
 

@@ -15,12 +15,20 @@ from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.experts import Experts
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import Buckets, Encoder, TextFront
-from costgraph.models.encoder_heads import Head, MaskedHead, PooledHead, ProjectedHead
+from costgraph.models.encoder_heads import (
+    Head,
+    LabelHead,
+    MaskedHead,
+    MeanHead,
+    PooledHead,
+    ProjectedHead,
+)
 from costgraph.models.families.common import (
     Family,
     Reading,
     activation_of,
     heads_of,
+    labels_of,
     layer_count,
     rotary_of,
 )
@@ -209,6 +217,22 @@ def _distilbert(fields: Fields) -> Reading:
     return Reading(model, assumptions=() if head else (BARE,))
 
 
+def _eurobert_labels(fields: Fields, d: Expr) -> Head | None:
+    """Labels of every position or of a sequence; none of the bare class."""
+    task = task_of(fields)
+    if task in ("Model", ""):
+        return None
+    labels = Integer(labels_of(fields))
+    if task == "ForTokenClassification":
+        return LabelHead(d, labels)
+    pools = fields.word("classifier_pooling", default="late")
+    if pools not in ("bos", "mean", "late"):
+        raise ModelError(f"{fields.name}: 'classifier_pooling' must be bos, mean or late")
+    if pools == "bos":
+        return PooledHead(d, labels, "gelu")
+    return MeanHead(LabelHead(d, labels, "gelu"), late=pools == "late")
+
+
 def _eurobert(fields: Fields) -> Reading:
     """A Llama that sees in both directions."""
     d = fields.size("hidden_size")
@@ -227,11 +251,11 @@ def _eurobert(fields: Fields) -> Reading:
     )
     tied = fields.flag("tie_word_embeddings", False)
     vocab = Integer(fields.size("vocab_size"))
-    head = None
-    if task_of(fields) == "ForMaskedLM":
-        head = ProjectedHead(Integer(d), vocab, tied, wide)
-    elif task_of(fields) != "Model":
-        raise ModelError(f"{fields.name}: only EuroBertModel and EuroBertForMaskedLM are read")
+    head = (
+        ProjectedHead(Integer(d), vocab, tied, wide)
+        if task_of(fields) == "ForMaskedLM"
+        else _eurobert_labels(fields, Integer(d))
+    )
     model = Encoder(
         front=TextFront(Ends(Integer(d), vocab)),
         segments=(
@@ -321,5 +345,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "EsmcForMaskedLM": "esmc",
         "EuroBertModel": "eurobert",
         "EuroBertForMaskedLM": "eurobert",
+        "EuroBertForSequenceClassification": "eurobert",
+        "EuroBertForTokenClassification": "eurobert",
     }
 )

@@ -18,7 +18,7 @@ from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import experts, hybrid, hybrid_experts, qwen
 from costgraph.models.families.absent import named
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.vision import MOST_ENTRIES
 from costgraph.models.fields import Fields, divided, widened
 from costgraph.models.multimodal import Seeing
@@ -223,7 +223,8 @@ def _qwen3_vl(fields: Fields) -> Reading:
 
 
 def _qwen3_5_seeing(fields: Fields, language: Family, text: str) -> Reading:
-    if fields.values.get("vision_config") is None:
+    alone = (class_of(fields.values) or "").endswith("ForCausalLM")
+    if alone or fields.values.get("vision_config") is None:
         return language(text_of(fields, text))
     seen = fields.section("vision_config").with_defaults(deepstack_visual_indexes=[])
     return _seeing(fields, qwen3_tower(seen), language(text_of(fields, text)))

@@ -42,6 +42,8 @@ COUNTED = {
     ("bart-large", "BartModel"): 406_291_456,
     ("t5-base", "T5ForSequenceClassification"): 223_494_913,
     ("t5-base", "T5ForTokenClassification"): 109_629_313,
+    ("gemma-3-27b-text", "Gemma3TextForSequenceClassification"): 27_009_351_680,
+    ("qwen3.5-27b", "Qwen3_5ForCausalLM"): 26_895_998_464,
 }
 
 
