@@ -20,7 +20,7 @@ from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.conformer import half_step, near_bias
 from costgraph.models.waves import as_channels, gated_conv
-from costgraph.ops import Add, AsSequence, Embedding, Scale, Split
+from costgraph.ops import Add, AsSequence, Concat, Embedding, Scale, Split
 from costgraph.ops.maps import SoftmaxOver
 from costgraph.ops.pattern import FULL
 from costgraph.ops.views import Expand, Reshape
@@ -99,6 +99,7 @@ class GraniteEars(Hearing):
         asked, fed, rounds, every: heads, feed-forward block and layers of the queries, of which
             each so many attend to the window.
         out: width of the language model.
+        beside: layers whose results stand beside those of the last one; 0 is in front of all.
     """
 
     mels: Expr
@@ -112,6 +113,7 @@ class GraniteEars(Hearing):
     rounds: int
     every: int
     out: Expr
+    beside: tuple[int, ...] = ()
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -133,14 +135,19 @@ class GraniteEars(Hearing):
         x = m.source(Tensor("spectrogram", (B, length, self.mels), m.style.acts))
         x = m.linear("front_proj", x, d, self.mels, True)
         apart = m.source(Tensor("apart", (block, block), INT64))
-        half = self.layers // 2
-        x = run(m, (Segment("early_layers", self.layer, Integer(half)),), x, apart=apart)
-        y = m.add("guessed", SoftmaxOver(2), m.linear("letters", x, self.letters, d, True))
-        x = m.add("guess_add", Add(), m.linear("guesses", y, d, self.letters, True), x)
-        late = Segment("late_layers", self.layer, Integer(self.layers - half))
-        x = run(m, (late,), x, apart=apart)
-        count = B * G / self.queries
-        x = self._asked(m, m.add("windows", Reshape((count, self.window, d)), x))
+        half, start, kept = self.layers // 2, 0, [x] if 0 in self.beside else []
+        for end in sorted({*self.beside, half, self.layers} - {0}):
+            name = "early_layers" if end <= half else "late_layers"
+            name = name if end in (half, self.layers) else f"{name}{end}"
+            x = run(m, (Segment(name, self.layer, Integer(end - start)),), x, apart=apart)
+            start, kept = end, [*kept, x] if end in self.beside else kept
+            if end == half:
+                y = m.add("guessed", SoftmaxOver(2), m.linear("letters", x, self.letters, d, True))
+                x = m.add("guess_add", Add(), m.linear("guesses", y, d, self.letters, True), x)
+        if kept:
+            x = m.add("features", Concat(), *kept, x)
+        count, wide = B * G / self.queries, m.shape(x)[-1]
+        x = self._asked(m, m.add("windows", Reshape((count, self.window, wide)), x))
         x = m.linear("projector", x, self.out, self.asked.d, True)
         return (m.add("audio_rows", Reshape((B, G, self.out)), x),)
 

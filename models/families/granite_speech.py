@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from sympy import Integer
 
-from costgraph.errors import ModelError
+from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.families.common import Family, Reading, activation_of
@@ -28,7 +28,26 @@ def _heads(fields: Fields, d: int, heads: int, key: str = "") -> Integer:
     return Integer(int(divided(fields, d, heads, "hidden size over heads")))
 
 
-def _granite_speech(fields: Fields) -> Reading:
+def _beside(heard: Fields, layers: int) -> tuple[int, ...]:
+    """Layers whose results stand beside those of the last: ``cat_hidden_layers``, rising.
+
+    Raises:
+        ModelError: they are no layers, or one is named twice.
+    """
+    key = "cat_hidden_layers"
+    found = heard.values.get(key)
+    if found is None:
+        return ()
+    if not isinstance(found, list) or len(found) > layers:
+        raise ModelError(f"{heard.name}: {key!r} must be a list of layers, not {clip(found)}")
+    if any(type(n) is not int or not 0 <= n < layers for n in found):
+        raise ModelError(f"{heard.name}: {key!r} = {clip(found)}: there are {layers} layers")
+    if len(set(found)) != len(found):
+        raise ModelError(f"{heard.name}: {key!r} = {clip(found)} names a layer twice")
+    return tuple(sorted(found))
+
+
+def _granite_speech(fields: Fields, joined: bool = False) -> Reading:
     stack, reading = language(fields, "granite", tied=True)
     heard = fields.section("encoder_config").renamed(
         hidden_dim="hidden_size", num_layers="num_hidden_layers",
@@ -52,8 +71,10 @@ def _granite_speech(fields: Fields) -> Reading:
     asked.refuse("use_qformer_text_input", "queries beside text are not supported")
     for key in ("vocab_size", "max_position_embeddings", "position_embedding_type"):
         asked.values.get(key)  # of tables of words that the class does not have
-    if asked.size("encoder_hidden_size") != d:
-        raise ModelError(f"{asked.name}: 'encoder_hidden_size' must be the encoder's {d}")
+    beside = _beside(heard, layers) if joined else ()
+    made = d * (len(beside) + 1)
+    if asked.size("encoder_hidden_size") != made:
+        raise ModelError(f"{asked.name}: 'encoder_hidden_size' must be the encoder's {made}")
     wide, many = asked.size("hidden_size"), asked.size("num_attention_heads")
     window, shrunk = (
         fields.size("window_size", default=15),
@@ -92,14 +113,25 @@ def _granite_speech(fields: Fields) -> Reading:
         rounds=asked.size("num_hidden_layers"),
         every=asked.size("cross_attention_frequency", default=2),
         out=stack.ends.d,
+        beside=beside,
     )
     return before(stack, reading, ears)
 
 
+def _granite_speech_plus(fields: Fields) -> Reading:
+    """The queries see what several layers of the encoder make, side by side."""
+    return _granite_speech(fields, joined=True)
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"granite_speech": _granite_speech})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"granite_speech": _granite_speech, "granite_speech_plus": _granite_speech_plus}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"GraniteSpeechForConditionalGeneration": "granite_speech"}
+    {
+        "GraniteSpeechForConditionalGeneration": "granite_speech",
+        "GraniteSpeechPlusForConditionalGeneration": "granite_speech_plus",
+    }
 )

@@ -87,7 +87,7 @@ _PIXELS = {
     "most_video": 768 * 28**2,
 }
 #: Those of Qwen3-VL and 3.5, of which a video's are counted together.
-_PIXELS_3 = {
+PIXELS_3 = {
     "least": 65536,
     "most": 16777216,
     "least_video": 4096,
@@ -212,7 +212,7 @@ def qwen3_tower(seen: Fields) -> PatchTower:
         layers=layers,
         rows=Integer(seen.size("num_position_embeddings", default=2304)),
         deepstack=_indexes(seen, "deepstack_visual_indexes", layers, (8, 16, 24)),
-        processor=squares(common, _PIXELS_3),
+        processor=squares(common, PIXELS_3),
         **common,
     )
 

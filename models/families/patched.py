@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isqrt
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +19,7 @@ from costgraph.models.blocks.projector import Acted, Beside, Normed, Product, St
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.language import before, language
-from costgraph.models.families.multimodal import UNKNOWN_PIXELS, windowed_tower
+from costgraph.models.families.multimodal import PIXELS_3, UNKNOWN_PIXELS, squares, windowed_tower
 from costgraph.models.families.seeing import SIGLIP
 from costgraph.models.families.vision import sizes, tower_of
 from costgraph.models.fields import Fields, divided
@@ -205,6 +206,49 @@ def _exaone4_5(fields: Fields) -> Reading:
     return before(stack, reading, exaone_tower(fields.section("vision_config"), stack.ends.d))
 
 
+def _cosmos3_edge(fields: Fields) -> Reading:
+    """SigLIP 2 for images of any size, and squares of its patches through two products."""
+    fields.refuse("tie_word_embeddings", "the class has logits of its own either way")
+    stack, reading = language(
+        fields, "cosmos3_edge_text", tied=False, hidden_size=2048, intermediate_size=9216,
+        num_hidden_layers=28, num_attention_heads=16, head_dim=128, vocab_size=131072,
+    )  # fmt: skip
+    seen = fields.section("vision_config").with_defaults(
+        hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16
+    )
+    at, feed = tower_of(seen, activation_of(seen, "hidden_act", default="gelu_pytorch_tanh"))
+    rows, merge = seen.size("num_patches", default=256), seen.size("spatial_merge_size", default=2)
+    if isqrt(rows) ** 2 != rows:
+        raise ModelError(f"{seen.name}: 'num_patches' = {rows} is no square")
+    d, patch = stack.ends.d, seen.size("patch_size", default=16)
+    common = {
+        "channels": Integer(seen.size("num_channels", default=3)),
+        "patch": Integer(patch),
+        "frames": None,
+        "merge": Integer(merge),
+        "out": d,
+    }
+    steps: Steps = (
+        Normed(LAYER_NORM),
+        Beside(Integer(merge**2)),
+        Product("fc1", Integer(fields.size("projector_hidden_size", default=11520))),
+        Acted("gelu"),
+        Product("fc2", d),
+    )
+    eyes = PatchTower(
+        at=at,
+        feed=feed,
+        norm=LAYER_NORM,
+        layers=seen.size("num_hidden_layers"),
+        rows=Integer(rows),
+        back=LAYER_NORM,
+        steps=steps,
+        processor=squares(common, PIXELS_3),
+        **common,
+    )
+    return before(stack, reading, eyes)
+
+
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -212,6 +256,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "lighton_ocr": _lighton_ocr,
         "lfm2_vl": _lfm2_vl,
         "kimi_k25": _kimi_k25,
+        "cosmos3_edge": _cosmos3_edge,
         "exaone4_5": _exaone4_5,
     }
 )
@@ -224,6 +269,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Lfm2VlForConditionalGeneration": "lfm2_vl",
         "KimiK25ForConditionalGeneration": "kimi_k25",
         "Kimi_K25ForConditionalGeneration": "kimi_k25",
+        "Cosmos3EdgeForConditionalGeneration": "cosmos3_edge",
         "Exaone4_5_ForConditionalGeneration": "exaone4_5",
     }
 )

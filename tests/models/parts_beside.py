@@ -9,9 +9,14 @@ from collections.abc import Mapping
 
 _LINES = (
     (
-        "aria",
+        "aria cosmos3_edge granite_speech_plus",
         "in the text part: the whole model's stands above it",
         "text_config.tie_word_embeddings",
+    ),
+    (
+        "granite_speech_plus",
+        "of another class of queries",
+        "projector_config.vocab_size",
     ),
     (
         "kyutai_speech_to_text",
@@ -30,4 +35,6 @@ BESIDE: Mapping[tuple[str, str], str] = {
     for key in keys.split()
 }
 #: Small files of these families.
-NAMES = ("aria-small", "kyutai-stt-small")
+NAMES = (
+    "aria-small", "cosmos3-edge-small", "granite-speech-plus-small", "kyutai-stt-small",
+)  # fmt: skip
