@@ -30,7 +30,8 @@ FOUR = Integer(4)
 
 @dataclass(frozen=True)
 class HalvingTower(Eyes):
-    """One image per sequence, of any size: ``G`` tokens come from ``16·G`` patches.
+    """One image per sequence, of any size: ``G`` tokens come from ``16·G`` patches, or from
+    ``4·G`` where nothing is halved.
 
     Behind ``first`` layers the patches of each square of two by two see one another, and
     become one row; the other layers see a quarter as many. Squares of two by two of those
@@ -43,6 +44,7 @@ class HalvingTower(Eyes):
         rows: rows of the table of positions.
         inner: width of the block that makes one row of four.
         out: width of the language model.
+        halves: whether it halves at all; the weights of the halving rest in memory otherwise.
     """
 
     at: Heads
@@ -54,6 +56,7 @@ class HalvingTower(Eyes):
     rows: Expr
     inner: Expr
     out: Expr
+    halves: bool = True
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -62,7 +65,7 @@ class HalvingTower(Eyes):
 
     def positions(self, style: Style) -> Expr:
         """Patches per sequence."""
-        return 16 * G
+        return 16 * G if self.halves else 4 * G
 
     def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[HalvingTower, Seen]:
         """Refused: how pictures are cut is not known here."""
@@ -70,7 +73,7 @@ class HalvingTower(Eyes):
 
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds the tower: rows."""
-        d, count = self.at.d, 16 * G
+        d, count = self.at.d, self.positions(m.style)
         x = picture(m, B * count, self.channels, (self.patch, self.patch), "patches")
         x = conv(m, "patch_embed", x, d, (self.patch,) * 2, (self.patch,) * 2)
         x = m.add("patch_rows", Reshape((B, count, d)), x)
@@ -79,7 +82,10 @@ class HalvingTower(Eyes):
         places = m.add("position_embed", Embedding(result=m.style.acts), ids, table)
         x = m.add("position_add", Add(), x, places)
         x = self._layers(m, "large", x, self.first)
-        x = self._halved(m, x)
+        if self.halves:
+            x = self._halved(m, x)
+        else:
+            m.vector("halving.rows", self._resting)
         x = self._layers(m, "small", x, self.layers - self.first)
         x = m.norm("final_norm", x, d, LAYER_NORM)
         steps: Steps = (
@@ -90,6 +96,12 @@ class HalvingTower(Eyes):
             Product("2", self.out),
         )
         return (project(m, "merger", x, steps),)
+
+    @property
+    def _resting(self) -> Expr:
+        """Parameters of the halving: four products of the attention, norms, and a block."""
+        d, inner = self.at.d, self.inner
+        return 4 * d * (d + 1) + 2 * d + 8 * d + (4 * d + 1) * inner + (inner + 1) * d
 
     def _layers(self, m: Maker, name: str, x: str, count: int) -> str:
         layer = TowerLayer(B, m.shape(x)[1], self.at, self.feed)

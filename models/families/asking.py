@@ -164,10 +164,12 @@ def _idefics2(fields: Fields) -> Reading:
     return before(stack, reading, FixedTower(tower, steps, d, normed=True, said=said))
 
 
-def _minicpmv(fields: Fields) -> Reading:
+def _minicpmv(fields: Fields, mode: str = "16x", tied: bool = False) -> Reading:
     """MiniCPM-V 4.6: a tower that halves its grid between two layers, in front of Qwen3.5."""
-    stack, reading = language(fields, "qwen3_5_text", tied=False)
-    fields.require("downsample_mode", "16x")
+    stack, reading = language(fields, "qwen3_5_text", tied=tied)
+    mode = fields.word("downsample_mode", default=mode)
+    if mode not in ("16x", "4x"):
+        raise ModelError(f"{fields.name}: 'downsample_mode' = {clip(mode)}: 16x or 4x")
     fields.require("merge_kernel_size", [2, 2])
     fields.require("merger_times", 1)
     fields.refuse("drop_vision_last_layer", "a tower without its last layer is not supported")
@@ -199,8 +201,14 @@ def _minicpmv(fields: Fields) -> Reading:
         rows=Integer(grid_of(seen, pixels(seen, 224), patch)),
         inner=4 * feed.width,
         out=stack.ends.d,
+        halves=mode == "16x",
     )
     return before(stack, reading, eyes)
+
+
+def _minicpm_ocr(fields: Fields) -> Reading:
+    """The same for documents, whose grids are not halved."""
+    return _minicpmv(fields, "4x", tied=True)
 
 
 def _got_ocr2(fields: Fields) -> Reading:
@@ -218,6 +226,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "instructblip": _instructblip,
         "idefics2": _idefics2,
         "minicpmv4_6": _minicpmv,
+        "minicpm_ocr": _minicpm_ocr,
         "got_ocr2": _got_ocr2,
     }
 )
@@ -228,6 +237,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Blip2ForConditionalGeneration": "blip-2",
         "InstructBlipForConditionalGeneration": "instructblip",
         "MiniCPMV4_6ForConditionalGeneration": "minicpmv4_6",
+        "MiniCPMOcrForConditionalGeneration": "minicpm_ocr",
         "GotOcr2ForConditionalGeneration": "got_ocr2",
         "Idefics2ForConditionalGeneration": "idefics2",
     }

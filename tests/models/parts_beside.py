@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 _LINES = (
     (
-        "aria cosmos3_edge granite_speech_plus",
+        "aria cosmos3_edge granite_speech_plus minicpm_ocr",
         "in the text part: the whole model's stands above it",
         "text_config.tie_word_embeddings",
     ),
@@ -17,6 +17,11 @@ _LINES = (
         "granite_speech_plus",
         "of another class of queries",
         "projector_config.vocab_size",
+    ),
+    (
+        "minicpm_ocr",
+        "the whole model repeats what its tower has",
+        "patch_size",
     ),
     (
         "kyutai_speech_to_text",
@@ -37,4 +42,5 @@ BESIDE: Mapping[tuple[str, str], str] = {
 #: Small files of these families.
 NAMES = (
     "aria-small", "cosmos3-edge-small", "granite-speech-plus-small", "kyutai-stt-small",
+    "minicpm-ocr-small",
 )  # fmt: skip
