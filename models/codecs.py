@@ -25,6 +25,20 @@ from costgraph.symbols import B, S, q
 ZERO, ONE = Integer(0), Integer(1)
 
 
+def nearest_codes(m: Maker, name: str, rows: str, table: str) -> str:
+    """Adds the codes of ``rows (B, q, w)`` that are nearest in ``table``.
+
+    The published classes look for the largest ``2·x·e − |x|² − |e|²``.
+    """
+    turned = m.add(f"{name}_turned", Transpose((1, 0)), table)
+    near = m.add(f"{name}_near", MatMul(), m.add(f"{name}_twice", Map("scale"), rows), turned)
+    length = m.add(f"{name}_length", Reduce("sum_square", (2,), keep=True), rows)
+    near = m.add(f"{name}_less", Map("sub"), near, length)
+    length = m.add(f"{name}_table_length", Reduce("sum_square", (1,)), table)
+    near = m.add(f"{name}_nearness", Map("sub"), near, length)
+    return m.add(f"{name}_code", Reduce("argmax", (2,)), near)
+
+
 @dataclass(frozen=True)
 class Codec(OnePass):
     """A sound to codes and back: ``S`` steps, each of one code from every codebook.
@@ -88,19 +102,6 @@ class Codec(OnePass):
     @abstractmethod
     def _decoded(self, m: Maker, x: str) -> str:
         """Adds the decoder: the sound."""
-
-    def _nearest(self, m: Maker, name: str, rows: str, table: str) -> str:
-        """Adds the codes of ``rows (B, q, w)`` that are nearest in ``table``.
-
-        The published classes look for the largest ``2·x·e − |x|² − |e|²``.
-        """
-        turned = m.add(f"{name}_turned", Transpose((1, 0)), table)
-        near = m.add(f"{name}_near", MatMul(), m.add(f"{name}_twice", Map("scale"), rows), turned)
-        length = m.add(f"{name}_length", Reduce("sum_square", (2,), keep=True), rows)
-        near = m.add(f"{name}_less", Map("sub"), near, length)
-        length = m.add(f"{name}_table_length", Reduce("sum_square", (1,)), table)
-        near = m.add(f"{name}_nearness", Map("sub"), near, length)
-        return m.add(f"{name}_code", Reduce("argmax", (2,)), near)
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Encodec(Codec):
         total = ""
         for index in range(self.books):
             table = m.source(Tensor(f"book{index}", shape, m.style.acts))
-            codes.append(self._nearest(m, f"book{index}", rows, table))
+            codes.append(nearest_codes(m, f"book{index}", rows, table))
             found = m.add(f"book{index}_rows", Embedding(result=m.style.acts), codes[-1], table)
             rows = m.add(f"book{index}_rest", Map("sub"), rows, found)
             total = m.add(f"book{index}_sum", Add(), total, found) if total else found
@@ -245,7 +246,7 @@ class Dac(Codec):
             rows = m.norm(f"{name}_unit", m.add(f"{name}_few", AsSequence(), few), narrow, unit)
             table = m.weight(f"{name}.weight", Integer(self.size), narrow)
             units = m.norm(f"{name}_units", table, narrow, unit)
-            codes.append(self._nearest(m, name, rows, units))
+            codes.append(nearest_codes(m, name, rows, units))
             found = m.add(f"{name}_rows", Embedding(result=m.style.acts), codes[-1], table)
             found = m.add(f"{name}_channels", Transpose((0, 2, 1)), found)
             found = conv(m, f"{name}_out", found, Integer(self.d), 1)

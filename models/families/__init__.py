@@ -91,6 +91,7 @@ FILES = (
     "asking",
     "kosmos",
     "aria",
+    "chameleon",
     "minicpmv",
     "segmenting",
     "crossing",

@@ -195,7 +195,7 @@ _KEY_HEADS = {
     ),
     16: ("gemma qwen2_moe qwen3_vl_moe_text"),
     20: ("helium"),
-    32: ("dots1 exaone4 exaone4_5_text exaone_moe qwen2 qwen3 qwen3_vl_text stablelm"),
+    32: ("chameleon dots1 exaone4 exaone4_5_text exaone_moe qwen2 qwen3 qwen3_vl_text stablelm"),
 }
 KEY_HEADS: Mapping[str, int] = MappingProxyType(
     {kind: count for count, kinds in _KEY_HEADS.items() for kind in kinds.split()}

@@ -14,6 +14,11 @@ _LINES = (
         "text_config.tie_word_embeddings",
     ),
     (
+        "chameleon",
+        "how the first code cut the norms of heads",
+        "model_parallel_size",
+    ),
+    (
         "granite_speech_plus",
         "of another class of queries",
         "projector_config.vocab_size",
@@ -41,6 +46,6 @@ BESIDE: Mapping[tuple[str, str], str] = {
 }
 #: Small files of these families.
 NAMES = (
-    "aria-small", "cosmos3-edge-small", "granite-speech-plus-small", "kyutai-stt-small",
+    "aria-small", "chameleon-small", "cosmos3-edge-small", "granite-speech-plus-small", "kyutai-stt-small",
     "minicpm-ocr-small",
 )  # fmt: skip
