@@ -88,6 +88,7 @@ FILES = (
     "patchwise",
     "speech",
     "parakeet",
+    "transcribing",
     "asking",
     "kosmos",
     "aria",

@@ -46,6 +46,6 @@ BESIDE: Mapping[tuple[str, str], str] = {
 }
 #: Small files of these families.
 NAMES = (
-    "aria-small", "chameleon-small", "cosmos3-edge-small", "granite-speech-plus-small",
-    "kyutai-stt-small", "minicpm-ocr-small",
+    "aria-small", "canary-small", "chameleon-small", "cohere-asr-small", "cosmos3-edge-small",
+    "granite-speech-plus-small", "kyutai-stt-small", "minicpm-ocr-small",
 )  # fmt: skip
