@@ -132,6 +132,19 @@ class LabelHead:
 
 
 @dataclass(frozen=True)
+class VectorHead:
+    """A vector of unit length for every position: a product with bias, and its length."""
+
+    d: Expr
+    width: Expr
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head; unit length is a root mean square up to a constant."""
+        made = m.linear("vectors", hidden, self.width, self.d, True)
+        return m.norm("unit", made, self.width, Norm("rms", weight=False))
+
+
+@dataclass(frozen=True)
 class TransformedHead:
     """A product, an activation and a norm, and ``labels`` values with biases behind them.
 

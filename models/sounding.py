@@ -1,4 +1,4 @@
-"""A decoder of codes of sound behind an encoder of text (MusicGen, arXiv 2306.05284).
+"""A decoder of codes of sound behind an encoder of text (MusicGen, arXiv 2306.05284; Dia).
 
 Every step makes one code of each codebook; ``N`` counts steps.
 """
@@ -26,20 +26,25 @@ class Codes(EncoderDecoder):
     """The decoder reads and makes a code of each of ``books`` codebooks at once.
 
     Attributes:
-        books: codebooks, each with ``ends.vocab`` codes and one that stands for none.
+        books: codebooks, each with ``ends.vocab`` codes.
+        spare: further rows of each one's table, which stand for no code.
+        placed: a table of positions that is no parameter is added.
     """
 
     books: int = 1
+    spare: int = 1
+    placed: bool = True
 
     def graph(self, name: str, style: Style) -> Graph:
         """The decoder's step graph over ``B``, ``q``, ``T`` and ``S``."""
         m, ends, books = Maker(name, style), self.ends, Integer(self.books)
         ids = m.source(Tensor("codes", (B, q, books), INT64))
-        table = m.weight("embed.weight", books * (ends.vocab + 1), ends.d)
+        table = m.weight("embed.weight", books * (ends.vocab + self.spare), ends.d)
         x = m.add("embed", Embedding(result=style.acts), ids, table)
         x = m.add("embed_sum", Reduce("sum", (2,)), x)
-        rows = m.source(Tensor("position_rows", (q, ends.d), style.acts))
-        x = m.add("position_add", Add(), x, rows)
+        if self.placed:
+            rows = m.source(Tensor("position_rows", (q, ends.d), style.acts))
+            x = m.add("position_add", Add(), x, rows)
         x = run(m, (Segment("decoder", self.layer, self.layers),), x)
         assert ends.norm is not None
         x = m.norm("final_norm", x, ends.d, ends.norm)

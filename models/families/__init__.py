@@ -99,6 +99,7 @@ FILES = (
     "captioning",
     "answering",
     "sounding",
+    "dia",
     "frames",
     "pairing",
     "depth",

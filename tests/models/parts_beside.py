@@ -19,6 +19,11 @@ _LINES = (
         "model_parallel_size",
     ),
     (
+        "dia",
+        "how many steps the codes of each codebook are late",
+        "delay_pattern",
+    ),
+    (
         "granite_speech_plus",
         "of another class of queries",
         "projector_config.vocab_size",
@@ -47,5 +52,5 @@ BESIDE: Mapping[tuple[str, str], str] = {
 #: Small files of these families.
 NAMES = (
     "aria-small", "canary-small", "chameleon-small", "cohere-asr-small", "cosmos3-edge-small",
-    "granite-speech-plus-small", "kyutai-stt-small", "minicpm-ocr-small",
+    "dia-small", "granite-speech-plus-small", "kyutai-stt-small", "minicpm-ocr-small",
 )  # fmt: skip
