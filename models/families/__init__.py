@@ -116,6 +116,7 @@ FILES = (
     "vits",
     "hifigan",
     "retrieving",
+    "modern_seeing",
     "bit",
     "clipseg",
 )

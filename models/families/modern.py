@@ -15,11 +15,13 @@ from costgraph.models.blocks.stack import Transform
 from costgraph.models.encoder import Encoder, TextFront
 from costgraph.models.encoder_heads import Head, MaskedHead, TransformedHead
 from costgraph.models.families.common import (
+    FULL,
+    SLIDING,
     Family,
     Reading,
     activation_of,
     labels_of,
-    layer_count,
+    layer_types,
 )
 from costgraph.models.families.encoders import BARE, TASKS, classes_of, require_tied, task_of
 from costgraph.models.fields import Fields, divided
@@ -42,6 +44,23 @@ def _head(fields: Fields, masked: MaskedHead) -> Head | None:
     return TransformedHead(masked.d, Integer(labels), transform, "" if every else pools)
 
 
+def _kinds(fields: Fields) -> tuple[str, ...]:
+    """The kind of each layer: a list, or every so many see all positions.
+
+    Raises:
+        ModelError: both are there, and contradict each other.
+    """
+    key = "global_attn_every_n_layers"
+    every = fields.size(key, default=3)
+    kinds = layer_types(fields, lambda index: index % every != 0)
+    told = tuple(FULL if index % every == 0 else SLIDING for index in range(len(kinds)))
+    if fields.peek(key) is not None and kinds != told:
+        raise ModelError(
+            f"{fields.name}: 'layer_types' and {key!r} = {every} part the layers apart"
+        )
+    return kinds
+
+
 def _modernbert(fields: Fields) -> Reading:
     d = fields.size("hidden_size")
     heads = fields.size("num_attention_heads")
@@ -51,32 +70,30 @@ def _modernbert(fields: Fields) -> Reading:
         fields.refuse(key, "biases are not supported in this family")
     require_tied(fields)
     norm = Norm("layer")
-    layers = layer_count(fields)
-    every = fields.size("global_attn_every_n_layers", default=3)
+    kinds = _kinds(fields)
     reach = fields.size("local_attention", default=128) // 2
     act = activation_of(fields, "hidden_activation", default="gelu")
     feed = FeedForward(
         Integer(d), Integer(fields.size("intermediate_size")), act, fused_gate_up=True
     )
 
-    def mixer(index: int) -> Bidirectional:
-        whole = index % every == 0
+    def mixer(whole: bool) -> Bidirectional:
         at = Heads(Integer(d), Integer(heads), head_dim, fused=True, rotary=head_dim)
         return Bidirectional(at, None if whole else Integer(reach))
 
     first = Layer(
         d=Integer(d),
-        mixer=mixer(0),
+        mixer=mixer(kinds[0] == FULL),
         channel=Normed(feed, Integer(d), norm),
         norm=norm,
         pre_norms=False,
     )
-    kinds = {
+    blocks = {
         "first": first,
-        "global": Layer(Integer(d), mixer(0), feed, norm),
-        "local": Layer(Integer(d), mixer(1), feed, norm),
+        "global": Layer(Integer(d), mixer(True), feed, norm),
+        "local": Layer(Integer(d), mixer(False), feed, norm),
     }
-    names = ("local" if i % every else "global" if i else "first" for i in range(layers))
+    names = ("first", *("global" if kind == FULL else "local" for kind in kinds[1:]))
     if not fields.flag("decoder_bias", True):
         raise ModelError(
             f"{fields.name}: 'decoder_bias' = False: a projection of masked tokens without bias "
@@ -85,7 +102,7 @@ def _modernbert(fields: Fields) -> Reading:
     head = _head(fields, MaskedHead(Integer(d), vocab, act, norm, bias=False))
     model = Encoder(
         front=TextFront(Ends(d=Integer(d), vocab=vocab, embed_norm=norm)),
-        segments=gathered((name, kinds[name]) for name in names),
+        segments=gathered((name, blocks[name]) for name in names),
         d=Integer(d),
         norm=norm,
         head=head,

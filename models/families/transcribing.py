@@ -93,7 +93,9 @@ def _canary(fields: Fields) -> Reading:
     words = said.size("vocab_size", default=16384)
     if fields.size("vocab_size", default=16384) != words:
         raise ModelError(f"{fields.name}: 'vocab_size' must be the decoder's {words}")
-    return _answering(fields, said.with_defaults(head_dim=128), fixed=True, tied=True)
+    return _answering(
+        fields, said.with_defaults(head_dim=128, num_key_value_heads=8), fixed=True, tied=True
+    )
 
 
 #: ``model_type`` to the function that reads it.

@@ -19,6 +19,11 @@ _LINES = (
         "model_parallel_size",
     ),
     (
+        "colmodernvbert modernvbert",
+        "the whole model's stands above it, or there are no logits",
+        "tie_word_embeddings",
+    ),
+    (
         "dia",
         "how many steps the codes of each codebook are late",
         "delay_pattern",
@@ -51,6 +56,7 @@ BESIDE: Mapping[tuple[str, str], str] = {
 }
 #: Small files of these families.
 NAMES = (
-    "aria-small", "canary-small", "chameleon-small", "cohere-asr-small", "cosmos3-edge-small",
-    "dia-small", "granite-speech-plus-small", "kyutai-stt-small", "minicpm-ocr-small",
+    "aria-small", "canary-small", "chameleon-small", "cohere-asr-small", "colmodernvbert-small",
+    "cosmos3-edge-small", "dia-small", "granite-speech-plus-small", "kyutai-stt-small",
+    "minicpm-ocr-small", "modernvbert-labels-small",
 )  # fmt: skip

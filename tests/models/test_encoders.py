@@ -17,6 +17,7 @@ from costgraph.ir.metrics import METRICS
 from costgraph.ir.tensor import Role
 from costgraph.ir.verify import verify_program
 from costgraph.models import load_model, model_names
+from costgraph.models.catalog import CONFIGS
 from costgraph.ops.pattern import Band
 from costgraph.symbols import B, N, S, T, q
 
@@ -243,3 +244,16 @@ def test_memory_holds_the_scores_that_exist(name):
     assert whole - half == pytest.approx(2 * (half - least), rel=0.15)
     scores = 8 * 12 * 4096**2 * 2  # bytes of all pairs, which are never there
     assert whole - half < scores
+
+
+def test_a_list_of_layers_says_which_see_all_of_a_text():
+    """Files that transformers 5 saved have the list alone."""
+    config = json.loads((CONFIGS / "modernbert-base.json").read_text())
+    numbered = load_model(config).phases[0].graph
+    every = config.pop("global_attn_every_n_layers")
+    kinds = ["sliding_attention" if i % every else "full_attention" for i in range(22)]
+    assert load_model({**config, "layer_types": kinds}).phases[0].graph == numbered
+    whole = load_model({**config, "layer_types": ["full_attention"] * 22}).phases[0].graph
+    assert whole != numbered
+    with pytest.raises(ModelError, match="part the layers apart"):
+        load_model({**config, "global_attn_every_n_layers": 2, "layer_types": kinds})
