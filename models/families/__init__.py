@@ -112,6 +112,7 @@ FILES = (
     "codecs",
     "posing",
     "vilt",
+    "visual_bert",
     "pyramids",
     "vits",
     "hifigan",

@@ -34,6 +34,11 @@ _LINES = (
         "projector_config.vocab_size",
     ),
     (
+        "visual_bert",
+        "values of tables, and logits that the class does not have",
+        "special_visual_initialize tie_word_embeddings",
+    ),
+    (
         "minicpm_ocr",
         "the whole model repeats what its tower has",
         "patch_size",
@@ -58,5 +63,5 @@ BESIDE: Mapping[tuple[str, str], str] = {
 NAMES = (
     "aria-small", "canary-small", "chameleon-small", "cohere-asr-small", "colmodernvbert-small",
     "cosmos3-edge-small", "dia-small", "granite-speech-plus-small", "kyutai-stt-small",
-    "minicpm-ocr-small", "modernvbert-labels-small",
+    "minicpm-ocr-small", "modernvbert-labels-small", "visualbert-answers-small",
 )  # fmt: skip
