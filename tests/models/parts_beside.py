@@ -34,6 +34,13 @@ _LINES = (
         "projector_config.vocab_size",
     ),
     (
+        "musicgen_melody",
+        "of the decoder of the text's type, or how many sounds; of a codec that rests in memory",
+        "add_cross_attention audio_channels chunk_length_s codebook_size dilation_growth_rate "
+        "normalize num_decoder_layers overlap pad_mode scale_decoder_outputs trim_right_ratio "
+        "use_causal_conv",
+    ),
+    (
         "visual_bert",
         "values of tables, and logits that the class does not have",
         "special_visual_initialize tie_word_embeddings",
@@ -63,5 +70,6 @@ BESIDE: Mapping[tuple[str, str], str] = {
 NAMES = (
     "aria-small", "canary-small", "chameleon-small", "cohere-asr-small", "colmodernvbert-small",
     "cosmos3-edge-small", "dia-small", "granite-speech-plus-small", "kyutai-stt-small",
-    "minicpm-ocr-small", "modernvbert-labels-small", "visualbert-answers-small",
+    "minicpm-ocr-small", "modernvbert-labels-small", "musicgen-melody-small",
+    "visualbert-answers-small",
 )  # fmt: skip
