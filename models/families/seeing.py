@@ -137,7 +137,7 @@ def squares_beside(fields: Fields, tower: Tower, key: str) -> Beside:
     """
     factor, grid = fields.size(key, default=2), tower.grid
     if any(n % factor for n in grid):
-        raise ModelError(f"{fields.name}: {key!r} = {factor} of a grid of {grid[0]}")
+        raise ModelError(f"{fields.name}: {key!r} = {factor} does not divide a grid of {grid[0]}")
     return Beside(Integer(factor**2), copied=True)
 
 
