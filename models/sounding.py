@@ -11,10 +11,10 @@ from typing import NoReturn
 from sympy import Expr, Integer
 
 from costgraph.errors import InputError
-from costgraph.formula.terms import Limit
+from costgraph.formula.terms import Limit, Span
 from costgraph.ir.dtypes import INT64
 from costgraph.ir.graph import Graph
-from costgraph.ir.program import Phase, Program, Resident, Span
+from costgraph.ir.program import Phase, Program, Resident
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Ends, Layer, Maker, Segment, Style
 from costgraph.models.blocks.stack import run
