@@ -97,7 +97,6 @@ async function sendFiles(files) {
       const found = await answer.json();
       if (found.error) throw new Error(found.error);
       model = found.model;
-      for (const key of [...parts.keys()]) if (JSON.parse(key)[1] === model) parts.delete(key);
     }
     chosen.model = model;
     follow(true);
