@@ -367,6 +367,16 @@ def test_files_for_programs_carry_work_and_shapes(tmp_path, model, passes, sizes
     }
 
 
+def test_files_say_why_they_have_no_work():
+    """A convention that has no rule for an operation is no reason to draw nothing."""
+    made = cg.compile("vit-base-16", "h100", accounting="survey")
+    found = json.loads(draw(made, level="layer").json)
+    assert "'survey' has no rule for" in found["graph"]["work"]
+    assert not any("flops_expression" in node for node in found["nodes"])
+    difference = draw(cg.compile(TINY, "a6000", "fuse"), diff=True)
+    assert "two sides" in json.loads(difference.json)["graph"]["work"]
+
+
 @pytest.mark.parametrize("level", ["op", "layer", "model"])
 @pytest.mark.parametrize(
     ("model", "passes"), [("gpt2", ""), ("llama-2-7b", "early-exit{p=x}"), ("dit-xl-2", "fuse")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.compiling.breakdown import bound_of, break_down, symbols_of
 from costgraph.counting.count import rows as rows_of
-from costgraph.errors import CostgraphError, InputError, clip, nearest
+from costgraph.errors import CostgraphError, InputError, MissingRuleError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
@@ -264,8 +264,22 @@ def draw(
 
 
 def _counted(compiled: Compiled | None, phase: Phase) -> tuple[Row, ...]:
-    """The exact costs of a phase's operations, under the convention that it was compiled with."""
-    return rows_of(phase.graph) if compiled is None else compiled.rows[phase.name]
+    """The exact costs of a phase's operations, under the convention that it was compiled with.
+
+    None where that has no rule for one of them (:func:`_uncounted`).
+    """
+    if compiled is None:
+        return rows_of(phase.graph)
+    return () if _uncounted(compiled) else compiled.rows[phase.name]
+
+
+def _uncounted(compiled: Compiled) -> str:
+    """Why the operations of a program cannot be counted; empty where they can."""
+    try:
+        _ = compiled.rows
+    except MissingRuleError as error:
+        return str(error)
+    return ""
 
 
 def _about(
@@ -279,6 +293,7 @@ def _about(
     found = {k: v for k, v in setting.to_dict(*more).items() if k not in without}
     found["not_done"] = undone_lines(setting.not_done)
     found["remarks"] = found.pop("notes")  # the picture has notes of its own
+    found |= {"work": why} if (why := _uncounted(compiled)) else {}
     return tuple(
         (key, value if isinstance(value, str) else _text(value)) for key, value in found.items()
     )
