@@ -130,7 +130,7 @@ def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None)
         named.append(found)
         middle = ((found.x0 + found.x1) / 2, (found.y0 + found.y1) / 2)
         place = axes.transData.inverted().transform(middle)
-        text.set_position((place[0], place[1]))
+        text.set_position((float(place[0]), float(place[1])))
         text.set_horizontalalignment("center")
         text.set_verticalalignment("center")
         if end is not None:
