@@ -164,7 +164,8 @@ def timeline(compiled: Compiled, phase_name: str, given: Mapping[str, Number | N
         raise InputError(f"{phase.name}: {many} spans; a timeline has at most {MOST}")
     spans: list[Span] = []
     _laid(parts, compiled.place, 0.0, spans)
-    return Timeline(table, tuple(spans))
+    # Bodies that run at once were laid one after the other; outer spans stay before inner ones.
+    return Timeline(table, tuple(sorted(spans, key=lambda span: span.start)))
 
 
 def _many(parts: Sequence[_Part]) -> int:

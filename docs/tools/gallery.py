@@ -198,6 +198,10 @@ them anew. `-o` also takes `.pdf` and `.png`, and for graphs `.html`, `.dot`, `.
 `.graphml`; `--width column` makes figures for a text column of 3.3 in. A picture
 leads to its file at full size.
 
+JSON and GraphML of a graph hold every operation with its shapes, its exact FLOP and bytes and the
+bytes of each operand as expressions over the symbols that they explain; with `--on` and sizes also
+as numbers, with times.
+
 Graphs need the program `dot` of Graphviz, or `pip install 'costgraph[draw]'` for `.svg` and
 `.html`. Figures need `pip install 'costgraph[plot]'`.
 """

@@ -20,7 +20,7 @@ from typing import Any
 import costgraph
 from costgraph.cli import main as command_line
 from costgraph.cli.entry import _build_parser
-from costgraph.showing.export.models import growth_text
+from costgraph.showing.export.models import context_text, growth_text
 from costgraph.units import format_quantity
 
 
@@ -192,7 +192,7 @@ def model_page() -> str:
         (
             (
                 code(m["name"]), cell(m["title"]), code(m["family"]), f"{m['parameters']:,}",
-                cell(growth_text(m)), str(m["context"] or "–"),
+                cell(growth_text(m)), context_text(m),
             )
             for m in models
         ),

@@ -131,7 +131,7 @@ def test_a_model_shows_its_layers_and_constants(capsys):
     assert "sliding × 5, window 1024" in text
     assert "last_sliding × 2" in text
     assert "W = 1024 (sliding window, tokens)" in text
-    assert "507,904; 81,920 past 1024 byte per token" in text
+    assert "507,904; 81,920 past 1,024 byte per token" in text
     assert "L·(2·d + 3·I·d + 2·H·d·dh + 2·Hk·d·dh) + d + 2·V·d = 8,030,261,248" in printed(
         capsys, "models", "llama-3-8b"
     )

@@ -68,6 +68,9 @@ def test_the_reference_has_everything():
     assert sorted(re.findall(r"^\| \[`(.+?)`\]\(#\1\)", devices, re.MULTILINE)) == sorted(told)
     models = re.findall(r"^\| `(.+?)`", pages["reference/models.md"], re.MULTILINE)
     assert models == sorted(entries())
+    rows = re.findall(r"^\| `.+?` \|.*?\|.*?\|(.+)", pages["reference/models.md"], re.MULTILINE)
+    assert len(rows) == len(models)
+    assert not any(re.search(r"\d{4}", row) for row in rows)  # thousands stand apart
     exported = re.findall(r'heading: "(.+)"', pages["reference/python.md"])
     assert not re.search(r"\| , ", pages["reference/passes.md"])  # no empty word among choices
     assert set(exported) == set(costgraph.__all__) - {"__version__"}

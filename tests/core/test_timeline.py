@@ -58,6 +58,10 @@ def test_a_step_takes_as_long_as_its_formula_and_lanes_hold_one_thing(case):
             assert not open_ or span.start + span.seconds <= open_[-1] + slack, span
             open_.append(span.start + span.seconds)
     assert (len(lanes) > 1) == (case in ("edges", "units", "streamed"))
+    # Also of several lanes, as the file has them: one after the other as they begin.
+    assert [s.start for s in found.spans] == sorted(s.start for s in found.spans)
+    stamps = [e["ts"] for e in found.chrome()["traceEvents"] if e["ph"] == "X"]
+    assert stamps == sorted(stamps)
 
 
 @pytest.mark.parametrize("case", ["dense", "kinds", "devices", "units"])
@@ -91,6 +95,10 @@ def test_the_trace_is_what_viewers_read_and_says_what_it_is_about():
     spans = [e for e in events if e["ph"] == "X"]
     assert {e["tid"] for e in spans} == set(threads)
     assert any(name.endswith(": cold") for name in threads.values())
+    places = {e["tid"]: e["args"]["sort_index"] for e in events if "sort_index" in e["args"]}
+    assert sorted(threads, key=places.__getitem__) == list(dict.fromkeys(e["tid"] for e in spans))
+    types = {"name": str, "cat": str, "pid": int, "tid": int, "ts": float, "dur": float}
+    assert all(type(e[key]) is kind for e in spans for key, kind in types.items())
     assert max(e["ts"] + e["dur"] for e in spans) == pytest.approx(1e6 * table.totals["seconds"])
     # Viewers read thousandths, written without an exponent, and cut them: what lies within
     # something else does so in whole nanoseconds as well.

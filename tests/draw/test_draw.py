@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from io import BytesIO
@@ -13,11 +14,13 @@ import networkx
 import pytest
 
 import costgraph as cg
+from costgraph.compiling.breakdown import symbols_of
 from costgraph.errors import InputError, PipelineError
 from costgraph.ir.graph import Graph
 from costgraph.models.hf import import_config
 from costgraph.showing.draw import SUFFIXES, draw
 from costgraph.showing.draw.render import can_render
+from costgraph.symbols import LEGEND
 from tests.draw.conftest import TINY, needs_svg
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -362,6 +365,81 @@ def test_files_for_programs_carry_work_and_shapes(tmp_path, model, passes, sizes
     assert {n: d.get("flops") for n, d in read.nodes(data=True)} == {
         n["id"]: n.get("flops") for n in found["nodes"]
     }
+
+
+def test_files_say_why_they_have_no_work():
+    """A convention that has no rule for an operation is no reason to draw nothing."""
+    made = cg.compile("vit-base-16", "h100", accounting="survey")
+    found = json.loads(draw(made, level="layer").json)
+    assert "'survey' has no rule for" in found["graph"]["work"]
+    assert not any("flops_expression" in node for node in found["nodes"])
+    difference = draw(cg.compile(TINY, "a6000", "fuse"), diff=True)
+    assert "two sides" in json.loads(difference.json)["graph"]["work"]
+
+
+@pytest.mark.parametrize("level", ["op", "layer", "model"])
+@pytest.mark.parametrize(
+    ("model", "passes"), [("gpt2", ""), ("llama-2-7b", "early-exit{p=x}"), ("dit-xl-2", "fuse")]
+)
+def test_legends_explain_every_symbol_that_is_drawn(model, passes, level):
+    made = cg.compile(model, "h100", passes)
+    drawing = draw(made, level=level)
+    scene = drawing.scene
+    known = {s.name for p in made.program.phases for s in symbols_of(made, p)} | {"q", "S", "N"}
+    shown = [t.shape for x in scene.links for t in x.tensors] + [v.count for v in scene.vertices]
+    shown += [line for v in scene.vertices for line in v.lines if v.kind == "phase"]
+    names = {n for text in shown for n in re.findall(r"(?<![\w.])[A-Za-z]\w*", text)} & known
+    assert names or level == "model"
+    told = drawing.dot.partition("cluster_legend")[2].partition("node [")[0]
+    explained = {line.partition(":")[0] for line in re.split(r'\\l|"', told) if ": " in line}
+    assert names <= explained
+    assert names <= {
+        line.partition(":")[0]
+        for line in drawing.mermaid.partition('note_symbols["')[2].partition('"]')[0].split("<br/>")
+    }
+
+
+@pytest.mark.parametrize("level", ["op", "layer", "model"])
+@pytest.mark.parametrize(
+    ("model", "passes", "phase", "accounting", "sizes"),
+    [
+        ("gpt2", "fuse,speculative", "verify", "exact", {"B": 3, "T": 99}),
+        ("mixtral-8x7b", "early-exit", "decode", "exact", {"B": 2, "T": 70}),
+        ("llama-2-7b", "", "prefill", "survey", {"B": 2, "S": 48}),
+        ("dit-xl-2", "", "denoise", "exact", {"B": 1}),
+    ],
+)
+def test_files_without_sizes_carry_exact_work(model, passes, phase, accounting, sizes, level):
+    from sympy import Rational, Symbol
+    from sympy.parsing.sympy_parser import parse_expr
+
+    made = cg.compile(model, "h100", passes, accounting=accounting)
+    found = json.loads(draw(made, level=level, phase=phase).json)
+    bound = {
+        s.name: e.xreplace({x: Rational(sizes[x.name]) for x in e.free_symbols})
+        for s, e in made.program.phase(phase).bindings
+    }
+    values = {**sizes, **bound}
+    names = {n: Symbol(n) for n in (*LEGEND, *dict(made.setting.symbols))}
+
+    def number(text: str) -> Rational:
+        return parse_expr(text, names).subs({names[k]: v for k, v in values.items()})
+
+    nodes = [n for n in found["nodes"] if level != "model" or n["name"] == phase]
+    totals = made.breakdown(phase, **sizes).totals
+    for name in ("flops", "bytes"):
+        texts = [n[f"{name}_expression"] for n in nodes if f"{name}_expression" in n]
+        assert float(sum(map(number, texts))) == pytest.approx(totals[name], rel=1e-12)
+    for node in nodes:
+        if node.get("traffic"):
+            parts = [number(x.rpartition(": ")[2]) for x in node["traffic"].split("\n")]
+            assert sum(parts) - number(node["bytes_expression"]) == 0
+    # An operation says what it moves of each operand; conventions of others know roles alone.
+    if level == "op":
+        traffic = "\n".join(n.get("traffic", "") for n in nodes)
+        weights = [n["name"] for n in nodes if n.get("role") == "weight"]
+        read = [w for w in weights if f"read weight {w}: " in traffic]
+        assert read if accounting == "exact" else "read weight: " in traffic
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from xml.etree import ElementTree
 
 import pytest
@@ -11,6 +12,7 @@ import costgraph as cg
 from costgraph.errors import InputError
 from costgraph.formula.naming import named
 from costgraph.setting import Setting
+from costgraph.showing.export.escaping import text_latex
 from costgraph.showing.export.layout import of_expr, to_latex, to_mathml, to_text
 from costgraph.symbols import B, T, symbol
 
@@ -212,3 +214,24 @@ def test_where_nothing_is_derived_one_line_says_why():
     assert "give the symbol another name" in spoken.readable().text()
     rounded = cg.compile("deepseek-v3", "h200").readable("tpot", "summary").text()
     assert "W is not derived from the model's dimensions: in symbols" in rounded
+
+
+@pytest.mark.parametrize(
+    ("model", "passes", "metric"),
+    [
+        ("gpt2", "", "tpot"),  # positions
+        ("llama-2-7b", "speculative{draft=skip}", "tpot"),  # assumptions of a pass
+    ],
+)
+def test_every_notation_says_where_a_formula_is_valid(model, passes, metric):
+    formula = getattr(cg.compile(model, "h100", passes), metric)
+    limits = [limit.text for limit in formula.limits]
+    assert formula.setting.assumptions if "draft" in passes else limits
+    assert all(text in str(formula) for text in limits)
+    for found in (named(formula, "summary"), named(formula, "ops")):
+        told = [*found.notes, *formula.setting.assumptions, *limits]
+        page = found.latex(document=True)
+        for sentence in told:
+            assert sentence in str(found)
+            assert escape(sentence) in found.mathml()
+            assert text_latex(sentence.replace("<=", "≤")) in page

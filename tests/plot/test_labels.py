@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import numpy as np
+from matplotlib.path import Path
 
 import costgraph as cg
 from costgraph.showing import plot
@@ -43,6 +44,29 @@ def test_labels_keep_off_arrows():
     assert len(arrows) > 50
     assert len(labels) > 4
     assert not any(label.overlaps(box) for label in labels for box in arrows)
+
+
+@pytest.mark.parametrize(
+    ("high", "names", "apart"),
+    [(0.6, 5, 0.1), (0.6, 5, 0.5), (0.6, 6, 0.3), (1.15, 5, 0.5), (1.15, 6, 0.5)],
+)
+def test_lines_to_labels_run_behind_no_other_label(high, names, apart):
+    """Points in a heap, also under an edge: some names stand far off, with a line to each."""
+    _, (axes,) = new_figure()
+    axes.set_xlim(0, 10)
+    axes.set_ylim(0, 1.25)
+    before = len(axes.lines)
+    text = "operation {}, long name"
+    points = [Point(5 + apart * i, high, text.format(i), 4.0) for i in range(names)]
+    made = place_labels(axes, points)
+    leaders = axes.lines[before:]
+    assert leaders
+    axes.get_figure().draw_without_rendering()
+    for line in leaders:
+        ends = line.get_transform().transform(line.get_xydata())
+        behind = [t for t in made if Path(ends).intersects_bbox(t.get_window_extent(), False)]
+        # Each touches its own at most.
+        assert len(behind) <= 1, [t.get_text() for t in behind]
 
 
 def test_sizes_have_their_labels_beside_the_front():

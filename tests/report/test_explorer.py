@@ -180,7 +180,7 @@ def test_files_are_dropped_and_hostile_names_are_only_text(
     tab.page.wait_for_function(
         "name => document.getElementById('model-name').textContent === name && "
         "!document.body.hasAttribute('aria-busy')",
-        arg=HOSTILE.rpartition("/")[2],
+        arg=f"{HOSTILE.rpartition('/')[2]} with its index",
     )
     assert "12,345 bytes of tensors" in tab.page.text_content("#assumptions")
     values = {"B": 1, "S": 1024, "N": 256, "T": 2048}

@@ -137,3 +137,20 @@ def test_the_command_serves_and_stops(tmp_path: Path) -> None:
     assert (process.returncode, err) == (0, "")
     assert out.endswith("stopped\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_means_one_model_as_long_as_the_server_runs():
+    """So that what is still derived of a file is never taken for that of another."""
+    from costgraph.showing.explorer.dropped import MOST, Dropped
+
+    dropped, data = Dropped(), json.dumps(CONFIG).encode()
+    first = dropped.add("config.json", data)
+    index = json.dumps({"metadata": {"total_size": 1}, "weight_map": {}}).encode()
+    with_index = dropped.add("model.safetensors.index.json", index, first)
+    assert with_index != first
+    assert isinstance(dropped[first], dict)  # as it was
+    assert dropped[with_index].name == with_index
+    names = [first, with_index, *(dropped.add("config.json", data) for _ in range(MOST + 1))]
+    assert len(set(names)) == len(names)  # also of those that had to go
+    assert first not in dropped
+    assert len(dropped) == MOST

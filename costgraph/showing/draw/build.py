@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from sympy import Expr, Integer
 
 from costgraph.compiling.steps import OpRow
+from costgraph.counting.count import Row
 from costgraph.ir.graph import Graph, Node, describe
 from costgraph.ir.program import Program
 from costgraph.ir.regions import Region, Repeat
 from costgraph.ir.tensor import Tensor, level_of
 from costgraph.ops.collectives import Exchange
 from costgraph.ops.fused import Fused
-from costgraph.progress import counted
+from costgraph.progress import counted as progressing
 from costgraph.showing.draw.scene import Carrier, Cluster, Link, Scene, Vertex, clean, joined
+from costgraph.symbols import MEANINGS
 from costgraph.units import format_quantity
 
 ONE = Integer(1)
@@ -41,6 +43,7 @@ def graph_scene(
     subtitle: str = "",
     rows: Sequence[OpRow] | None = None,
     seconds: float | None = None,
+    counted: Sequence[Row] | None = None,
 ) -> Scene:
     """Every operation of ``graph``; regions, bodies that run at once and units are clusters.
 
@@ -50,8 +53,11 @@ def graph_scene(
         rows: numbers of a step, one row per operation in execution order.
         seconds: time of the step, of which each operation has a share; by default all
             operations take it together.
+        counted: exact costs, one row per operation in execution order.
     """
-    found = _Parts(iter(rows) if rows is not None else None)
+    found = _Parts(
+        iter(rows) if rows is not None else None, iter(counted) if counted is not None else None
+    )
     makers = _fill(found, graph, _At(), {})
     for name in graph.outputs:
         tensor = graph.tensors[name]
@@ -79,6 +85,7 @@ class _Parts:
     """What the walk over a graph collects."""
 
     rows: Iterator[OpRow] | None
+    counted: Iterator[Row] | None
 
     def __post_init__(self) -> None:
         self.clusters: list[Cluster] = []
@@ -106,7 +113,7 @@ def _fill(found: _Parts, graph: Graph, at: _At, outside: dict[str, str]) -> dict
             units = {n.unit for n in graph.consumers[tensor.name]}
             frame = frames.get(units.pop(), at.cluster) if len(units) == 1 else at.cluster
             found.vertices.append(_source(tensor, name, frame, at.count))
-    for node in counted(graph.nodes, "operations drawn"):
+    for node in progressing(graph.nodes, "operations drawn"):
         name = clean(f"{at.prefix}{node.name}")
         here = replace(at, cluster=frames.get(node.unit, at.cluster), unit=node.unit or at.unit)
         if isinstance(node.op, Region):
@@ -205,6 +212,7 @@ def _operation(
 ) -> Vertex:
     """One operation; ``labelled`` if no frame says what runs it."""
     row = next(found.rows, None) if found.rows is not None else None
+    exact = next(found.counted, None) if found.counted is not None else None
     operands = "; ".join(f"{t.role.value} {carrier(t)}" for t in graph.operands(node))
     results = "; ".join(str(carrier(t)) for t in node.outputs)
     attributes = describe(node.op)
@@ -231,6 +239,7 @@ def _operation(
         made_by=clean(node.origin.made_by),
         origin=tuple(clean(o) for o in node.origin.nodes),
         signature=f"{kind} {attributes} {[n.op.kind for n in inside]} ({operands}) -> {results}",
+        counted=() if exact is None else (exact,),
     )
 
 
@@ -252,6 +261,27 @@ def _sent(graph: Graph, node: Node, row: OpRow | None) -> str:
 
 #: What symbols of a graph stand for, which a phase has other values for.
 _BOUND = {"q": "positions per step", "T": "context", "S": "prompt", "B": "batch"}
+
+
+def meanings(graphs: Iterable[Graph], *told: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """What the symbols of graphs' shapes and counts stand for, beside the well-known ones.
+
+    Args:
+        graphs: step graphs; those of their regions are looked at, too.
+        told: what is known of further symbols; the rest are sizes that the model names so.
+    """
+    names = {
+        symbol.name
+        for graph in graphs
+        for inner in graph.walk()
+        for size in {
+            *(d for t in inner.tensors.values() for d in t.shape),
+            *(n.op.times for n in inner.nodes if isinstance(n.op, Region)),
+        }
+        for symbol in size.free_symbols
+    }
+    known = dict.fromkeys(sorted(names - MEANINGS.keys()), "a size that the model names so")
+    return tuple({**known, **dict(told)}.items())
 
 
 def program_scene(program: Program, title: str = "", subtitle: str = "") -> Scene:

@@ -256,7 +256,7 @@ def _link(link: Link, show_shape: bool) -> dict[str, str]:
 
 
 def _legend(graph: Any, scene: Scene) -> None:
-    """A small sample graph: the roles, bounds and marks that occur, each named."""
+    """What the symbols stand for, and a small sample graph: what occurs of roles, bounds, marks."""
     roles = {t.role for link in scene.links for t in link.tensors}
     roles |= {v.role for v in scene.vertices if v.is_source}
     bounds = [
@@ -265,15 +265,19 @@ def _legend(graph: Any, scene: Scene) -> None:
         if any(v.bound == b for v in scene.vertices)
     ]
     marks = [m for m in MARKS if scene.marks and _marked(scene, m)]
-    if not (roles or bounds or marks):
+    symbols = [part for line in scene.explained() for part in wrapped(line, 52)]
+    if not (roles or bounds or marks or symbols):
         return
     with graph.subgraph(name="cluster_legend") as frame:
+        told = "\\l".join(text(line) for line in ("legend", *symbols)) + "\\l"
         frame.attr(
-            label="legend", labeljust="l", fontsize="10", fontname=FONT, color="#BBBBBB",
-            style="rounded", bgcolor="white", margin="8",
+            label=graphviz.nohtml(told), labeljust="l", fontsize="10", fontname=FONT,
+            color="#BBBBBB", style="rounded", bgcolor="white", margin="8",
         )  # fmt: skip
         frame.attr("node", fontsize="9")
         frame.attr("edge", fontsize="8.5")
+        if not (roles or bounds or marks):  # a frame around nothing is not drawn
+            frame.node("legend_none", label="", shape="point", style="invis", width="0")
         target = "legend_op"
         if roles:
             frame.node(

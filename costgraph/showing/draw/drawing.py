@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from costgraph.compiling.breakdown import bound_of, break_down, symbols_of
-from costgraph.errors import CostgraphError, InputError, clip, nearest
+from costgraph.counting.count import rows as rows_of
+from costgraph.errors import CostgraphError, InputError, MissingRuleError, clip, nearest
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.ir.graph import Graph
 from costgraph.ir.program import Program
 from costgraph.ir.workload import shown
 from costgraph.number import Number
 from costgraph.rewriting.pipeline import Trace
-from costgraph.showing.draw.build import graph_scene, program_scene
+from costgraph.showing.draw.build import graph_scene, meanings, program_scene
 from costgraph.showing.draw.diff import trace_scene
 from costgraph.showing.draw.fold import LIMIT, near_changes, within
 from costgraph.showing.draw.scene import Scene, Vertex, clean
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
     import networkx
 
     from costgraph.compiling.compiled import Compiled
+    from costgraph.counting.count import Row
+    from costgraph.ir.phase import Phase
 
 LEVELS = ("model", "layer", "op")
 SUFFIXES = (".svg", ".png", ".pdf", ".html", ".dot", ".mmd", ".json", ".graphml")
 #: Characters of a sentence in files for programs.
 _MOST = 4000
+#: What files of a difference say of FLOP and bytes.
+_NO_WORK = "a difference marks operations; the graphs of its two sides have their FLOP and bytes"
 _STYLE = (
     "body{font-family:Helvetica,Arial,sans-serif;margin:1.5rem;color:#111}"
     "svg{max-width:100%;height:auto}"
@@ -208,7 +213,8 @@ def draw(
     if isinstance(what, Graph):
         if diff or level == "model":
             raise InputError("a graph alone has no passes and no phases; give a compiled model")
-        whole = graph_scene(what)
+        whole = graph_scene(what, counted=rows_of(what))
+        whole = replace(whole, meanings=meanings((what,)))
         return Drawing(within(whole, level, limit), _at_level(whole, level))
     compiled = None if isinstance(what, Program) else what
     if not isinstance(getattr(what, "program", what), Program):
@@ -216,6 +222,8 @@ def draw(
             f"draw takes a graph, a program or what costgraph.compile gives, not {clip(what)}"
         )
     program = what if isinstance(what, Program) else what.program
+    told = () if compiled is None else compiled.setting.symbols
+    known = meanings((p.graph for p in program.phases), *told)
     values = {k: v for k, v in given.items() if v is not None}
     if values:
         values = {"B": 1} | values
@@ -232,10 +240,11 @@ def draw(
                 raise InputError(f"step must be from 1 to {len(trace.steps)}, not {clip(step)}")
             trace = Trace(tuple(s for s in trace.steps if s.place == step - 1))
         head = _head(program, compiled, device, False)
-        whole = trace_scene(trace, *head, phase)
-        return Drawing(near_changes(whole, limit), whole, _about(compiled, device, False))
+        whole = replace(trace_scene(trace, *head, phase), meanings=known)
+        about = (*_about(compiled, device, False), ("work", _NO_WORK))
+        return Drawing(near_changes(whole, limit), whole, about)
     if level == "model":
-        scene = _model(program, compiled, values, device)
+        scene = replace(_model(program, compiled, values, device), meanings=known)
         return Drawing(scene, scene, _about(compiled, device, bool(values)))
     chosen = program.phase(phase) if phase is not None else program.phases[0]
     if phase is None and values:
@@ -247,9 +256,30 @@ def draw(
         seconds = float(table.totals["seconds"])
         more.append(f"{shown(values)}: {_time(seconds)}")
     head = _head(program, compiled, device, bool(values), *more, warning=warning)
-    whole = graph_scene(chosen.graph, *head, rows, seconds)
+    whole = graph_scene(chosen.graph, *head, rows, seconds, _counted(compiled, chosen))
+    bindings = tuple((s.name, clean(e)) for s, e in chosen.bindings if s != e)
+    whole = replace(whole, meanings=known, bindings=bindings)
     about = _about(compiled, device, bool(values), *([warning] if warning else ()))
     return Drawing(within(whole, level, limit), _at_level(whole, level), about)
+
+
+def _counted(compiled: Compiled | None, phase: Phase) -> tuple[Row, ...]:
+    """The exact costs of a phase's operations, under the convention that it was compiled with.
+
+    None where that has no rule for one of them (:func:`_uncounted`).
+    """
+    if compiled is None:
+        return rows_of(phase.graph)
+    return () if _uncounted(compiled) else compiled.rows[phase.name]
+
+
+def _uncounted(compiled: Compiled) -> str:
+    """Why the operations of a program cannot be counted; empty where they can."""
+    try:
+        _ = compiled.rows
+    except MissingRuleError as error:
+        return str(error)
+    return ""
 
 
 def _about(
@@ -263,6 +293,7 @@ def _about(
     found = {k: v for k, v in setting.to_dict(*more).items() if k not in without}
     found["not_done"] = undone_lines(setting.not_done)
     found["remarks"] = found.pop("notes")  # the picture has notes of its own
+    found |= {"work": why} if (why := _uncounted(compiled)) else {}
     return tuple(
         (key, value if isinstance(value, str) else _text(value)) for key, value in found.items()
     )
@@ -308,6 +339,10 @@ def _model(
 ) -> Scene:
     more = [f"{shown(values)}, time of one step"] if values and compiled is not None else []
     scene = program_scene(program, *_head(program, compiled, device, bool(values), *more))
+    vertices = tuple(
+        replace(v, counted=_counted(compiled, program.phase(v.id))) for v in scene.vertices
+    )
+    scene = replace(scene, vertices=vertices)
     if compiled is None or not values:
         return scene
     return replace(scene, vertices=tuple(_timed(v, compiled, values) for v in scene.vertices))

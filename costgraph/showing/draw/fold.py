@@ -6,19 +6,19 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from costgraph.rewriting.runs import Run, runs_of
+from costgraph.showing.draw.repeats import SHORTEST, find_runs
 from costgraph.showing.draw.scene import Cluster, Scene, Vertex, joined
+
+if TYPE_CHECKING:
+    from costgraph.counting.count import Row
 
 #: Above this many vertices a picture of operations is collapsed on its own.
 LIMIT = 300
 #: Most parts that operations become which belong together by their names: a page shows them.
 _PARTS = 100
-#: Candidate periods that the search for repeated parts tries.
-_PERIODS = 24
-_SHORTEST = 2
 _FRAMES = 16
-_ROUNDS = 3
 #: Places that links between blocks may pass in all, and blocks below which that is no matter:
 #: where each line has to find its way around hundreds of vertices a picture takes minutes, and
 #: nobody can follow one.
@@ -38,7 +38,7 @@ def fold_repeats(scene: Scene) -> Scene:
     sizes = Counter(v.cluster for v in scene.vertices if not v.is_source)
     # Each search reads the whole scene: only the largest frames are worth one.
     for cluster, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_FRAMES]:
-        if size >= 2 * _SHORTEST:
+        if size >= 2 * SHORTEST:
             scene = _folded(scene, cluster)
     return scene
 
@@ -84,9 +84,11 @@ def _folded(scene: Scene, cluster: str) -> Scene:
                         if users[its] <= first:
                             inside[its] = frame
     parts: dict[str, tuple[str, ...]] = defaultdict(tuple)
+    counted: dict[str, tuple[Row, ...]] = defaultdict(tuple)
     for v in scene.vertices:
         place = where.get(v.id, v.id)
         parts[place] += v.operations
+        counted[place] += v.counted
         if v.seconds is not None:
             seconds[place] = seconds.get(place, 0.0) + v.seconds
             share[place] = share.get(place, 0.0) + (v.share or 0.0)
@@ -101,6 +103,7 @@ def _folded(scene: Scene, cluster: str) -> Scene:
             flops=work.get(v.id, (v.flops, v.bytes))[0],
             bytes=work.get(v.id, (v.flops, v.bytes))[1],
             parts=() if parts[v.id] == (v.id,) else parts[v.id],
+            counted=counted[v.id],
         )
         for v in scene.vertices
         if v.id not in where
@@ -155,109 +158,6 @@ def _wiring(
     ]
 
 
-def find_runs(
-    signatures: list[str], wiring: list[tuple[int | str, ...]], shortest: int = _SHORTEST
-) -> tuple[Run, ...]:
-    """Parts that repeat in a row, the ones that save most first chosen, in order.
-
-    Args:
-        signatures: equal for operations that are alike.
-        wiring: operands of each operation: positions, or texts for outside ones.
-        shortest: least number of operations in a part.
-    """
-    gaps: Counter[int] = Counter()
-    names: dict[object, int] = {}
-    shades = [names.setdefault(s, len(names)) for s in signatures]
-    for _ in range(_ROUNDS + 1):
-        gaps += _gaps(shades)
-        shades = _refined(shades, wiring)
-    chosen = [p for p, _ in sorted(gaps.items(), key=lambda i: (-i[1], i[0]))[:_PERIODS]]
-    found = [
-        run
-        for period in sorted(chosen)
-        if period >= shortest
-        for run in _runs_of(period, signatures, wiring)
-    ]
-    taken = [False] * len(signatures)
-    result = []
-    for run in sorted(found, key=lambda r: (-(r.copies - 1) * r.period, r.period, r.start)):
-        span = slice(run.start, run.start + run.copies * run.period)
-        if not any(taken[span]):
-            taken[span] = [True] * (run.copies * run.period)
-            result.append(run)
-    return tuple(sorted(result, key=lambda r: r.start))
-
-
-def _gaps(shades: list[int]) -> Counter[int]:
-    """How often each distance lies between an operation and the few before it that are alike.
-
-    A part may hold several alike operations; its period is then a sum of gaps.
-    """
-    gaps: Counter[int] = Counter()
-    recent: dict[int, list[int]] = defaultdict(list)
-    for index, shade in enumerate(shades):
-        earlier = recent[shade]
-        gaps.update(index - before for before in earlier)
-        earlier.append(index)
-        del earlier[:-8]
-    return gaps
-
-
-def _refined(shades: list[int], wiring: list[tuple[int | str, ...]]) -> list[int]:
-    """A finer division: alike operations with alike operands and users stay together."""
-    users: list[list[int]] = [[] for _ in shades]
-    for index, operands in enumerate(wiring):
-        for operand in operands:
-            if isinstance(operand, int):
-                users[operand].append(shades[index])
-    names: dict[object, int] = {}
-    return [
-        names.setdefault(
-            (
-                shade,
-                tuple(shades[o] if isinstance(o, int) else o for o in wiring[index]),
-                tuple(sorted(users[index])),
-            ),
-            len(names),
-        )
-        for index, shade in enumerate(shades)
-    ]
-
-
-def _runs_of(period: int, signatures: list[str], wiring: list[tuple[int | str, ...]]) -> list[Run]:
-    return runs_of(
-        len(signatures),
-        period,
-        lambda start, index: _alike(start, index, period, signatures, wiring),
-    )
-
-
-def _alike(
-    start: int,
-    index: int,
-    period: int,
-    signatures: list[str],
-    wiring: list[tuple[int | str, ...]],
-) -> bool:
-    if signatures[index] != signatures[index + period]:
-        return False
-    a, b = wiring[index], wiring[index + period]
-    if len(a) != len(b):
-        return False
-    for x, y in zip(a, b, strict=True):
-        if x == y and (isinstance(x, str) or x < start):
-            continue
-        if isinstance(y, str):
-            return False
-        if isinstance(x, int) and y - x == period:
-            continue
-        entering = isinstance(x, str) or x < start
-        # The first part may take its start from anywhere before it.
-        if not (entering and index - start < period and start <= y < start + period):
-            return False
-    return True
-
-
 def contract(scene: Scene, group: Mapping[str, str], made: Mapping[str, Vertex]) -> Scene:
     """The scene with the vertices of each group as one: times add up, inner links vanish."""
     members: dict[str, list[Vertex]] = defaultdict(list)
@@ -290,7 +190,8 @@ def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
     line = _counted(operations, "operation")
     line += f", {_counted(weights, 'weight')}" if weights else ""
     parts = tuple(name for m in members for name in m.operations)
-    vertex = replace(vertex, lines=(*vertex.lines, line), parts=parts)
+    counted = tuple(row for m in members for row in m.counted)
+    vertex = replace(vertex, lines=(*vertex.lines, line), parts=parts, counted=counted)
     if not timed:
         return vertex
     by_bound: dict[str, float] = {}

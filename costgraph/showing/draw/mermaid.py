@@ -47,7 +47,10 @@ def mermaid_source(scene: Scene) -> str:
     if scene.notes:
         body = "<br/>".join(escaped(n) for n in scene.notes)
         lines.append(f'  notes["{body}"]:::note')
-    lines += _classes(scene)
+    if symbols := list(scene.explained()):
+        body = "<br/>".join(escaped(line) for line in symbols)
+        lines.append(f'  note_symbols["{body}"]:::note')
+    lines += _classes(scene, bool(scene.notes or symbols))
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +96,7 @@ def _arrow(link: Link) -> str:
     return f'{arrow}|"{text}"|' if text else arrow
 
 
-def _classes(scene: Scene) -> list[str]:
+def _classes(scene: Scene, noted: bool) -> list[str]:
     used = {_class(v) for v in scene.vertices}
     known = {"plain": "fill:#F7F7F7,stroke:#555555", "note": "fill:#FFFFFF,stroke:#FFFFFF"}
     known |= {f"bound_{b}": f"fill:{BOUND_FILL[b]},stroke:{BOUND_EDGE[b]}" for b in BOUND_FILL if b}
@@ -101,6 +104,6 @@ def _classes(scene: Scene) -> list[str]:
     for mark, style in MARK_STYLE.items():
         dashes = ",stroke-dasharray:5 3" if mark == "erased" else ""
         known[f"mark_{mark}"] = f"fill:{style['fillcolor']},stroke:{style['color']}{dashes}"
-    if scene.notes:
+    if noted:
         used.add("note")
     return [f"  classDef {name} {known[name]},color:#111111" for name in sorted(used)]

@@ -1,7 +1,8 @@
 """What a picture of a graph shows, before any output format.
 
-A :class:`Scene` holds plain values only: texts that were cleaned of control
-characters, numbers, and identifiers in a stable order.
+A :class:`Scene` holds plain values: texts that were cleaned of control characters, numbers,
+and identifiers in a stable order; and of each vertex the counted operations that it stands for,
+whose exact expressions files for programs print.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from costgraph.symbols import MEANINGS
 if TYPE_CHECKING:
     import networkx
 
+    from costgraph.counting.count import Row
+
 #: Controls, what changes the direction of writing, and what XML cannot hold.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u2028\u2029"
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+"
 )
+
+_NAME = re.compile(r"(?<![\w.])[A-Za-z]\w*")
 
 #: Roles in the order in which legends show them.
 ROLES = ("activation", "weight", "kv", "state")
@@ -70,6 +75,7 @@ class Vertex:
         made_by, origin: the pass that made it and the operations it replaces.
         signature: equal for operations that do the same to like operands.
         parts: ids of the operations that were folded into it, in order; empty for one alone.
+        counted: the operations that it stands for with their exact costs, where they are known.
     """
 
     id: str
@@ -91,6 +97,7 @@ class Vertex:
     origin: tuple[str, ...] = ()
     signature: str = ""
     parts: tuple[str, ...] = ()
+    counted: tuple[Row, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -149,6 +156,9 @@ class Scene:
         clusters: outer ones before inner ones.
         vertices, links: in a stable order.
         notes: sentences under the picture.
+        marks: whether it is a difference.
+        meanings: what names of symbols stand for, beside the well-known ones.
+        bindings: what a phase has for symbols of its graph: name and expression.
     """
 
     title: str
@@ -158,6 +168,8 @@ class Scene:
     links: tuple[Link, ...] = ()
     notes: tuple[str, ...] = ()
     marks: bool = field(default=False)
+    meanings: tuple[tuple[str, str], ...] = ()
+    bindings: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def frames(self) -> dict[str, Cluster]:
@@ -183,20 +195,25 @@ class Scene:
     def to_networkx(self, **about: str) -> networkx.MultiDiGraph[str]:
         """Vertices and links with their attributes as plain texts and numbers.
 
-        The graph has ``about``, and what the symbols of its shapes and counts stand for.
+        The graph has ``about``, what the symbols of its shapes, counts and expressions stand
+        for, and what its phase has for them. An operation has its exact FLOP and bytes of all
+        executions in the step as expressions (:mod:`costgraph.showing.draw.exact`).
 
         Carried links and links that differ in their mark are parallel edges,
         told apart by their key.
         """
         import networkx
 
+        from costgraph.showing.draw.exact import work_texts
+
         found: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(
             title=self.title,
             subtitle=self.subtitle,
             notes="\n".join(self.notes),
             **about,
-            symbols="\n".join(self._symbols()),
+            bindings="\n".join(f"{name} = {value}" for name, value in self.bindings),
         )
+        printed: list[str] = []
         titles = {c.id: c.title for c in self.clusters}
         for v in self.vertices:
             attributes: dict[str, object] = {
@@ -222,7 +239,9 @@ class Scene:
             for name in ("share", "flops", "bytes"):
                 if (number := getattr(v, name)) is not None:
                     attributes[name] = number
-            found.add_node(v.id, **attributes)
+            work = work_texts(v.counted)
+            printed += work.values()
+            found.add_node(v.id, **attributes, **work)
         for link in self.links:
             key = "carried" if link.carried else "data"
             key = f"{key}:{link.mark}" if link.mark else key
@@ -236,14 +255,23 @@ class Scene:
                 shapes="\n".join(t.shape for t in link.tensors),
                 dtypes="\n".join(t.dtype for t in link.tensors),
             )
+        found.graph["symbols"] = "\n".join(self.explained(*printed))
         return found
 
-    def _symbols(self) -> Iterator[str]:
-        """What each symbol of a shape or a count stands for, a line each."""
-        texts = {t.shape for link in self.links for t in link.tensors}
-        texts |= {v.count for v in self.vertices}
-        names = {name for text in texts for name in re.findall(r"[A-Za-z]\w*", text)}
-        return (f"{name}: {MEANINGS[name]}" for name in sorted(names & MEANINGS.keys()))
+    def explained(self, *further: str) -> Iterator[str]:
+        """What each symbol that the picture, or a further text, shows stands for, a line each."""
+        texts = [*further, *(t.shape for link in self.links for t in link.tensors)]
+        texts += [c.title.rpartition(" × ")[2] for c in self.clusters if " × " in c.title]
+        for v in self.vertices:
+            texts += [v.count, v.link]
+            texts += v.lines if v.kind == "phase" else ()
+        known = {**MEANINGS, **dict(self.meanings)}
+        names = {name for text in texts for name in _NAME.findall(text)} & known.keys()
+        bound = {name: value for name, value in self.bindings if name in names}
+        names |= {n for value in bound.values() for n in _NAME.findall(value)} & known.keys()
+        for name in sorted(names):
+            here = f" (here {bound[name]})" if name in bound else ""
+            yield f"{name}: {known[name]}{here}"
 
 
 def joined(links: Iterable[Link], where: Mapping[str, str] | None = None) -> tuple[Link, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
 from costgraph.errors import CostgraphError, InputError, ModelError, clip
@@ -23,10 +24,15 @@ _TAKEN = "a config.json, beside it a model.safetensors.index.json, or an .onnx f
 
 
 class Dropped(Mapping[str, Source]):
-    """The models that were dropped, by the names that the page calls them."""
+    """The models that were dropped, by the names that the page calls them.
+
+    A name means one model as long as the server runs: what is still being derived, or kept
+    somewhere, of one can never be taken for another's.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Source] = OrderedDict()
+        self._names: set[str] = set()
 
     def __getitem__(self, name: str) -> Source:
         return self._kept[name]
@@ -67,8 +73,9 @@ class Dropped(Mapping[str, Source]):
         return name
 
     def keep(self, name: str, model: Source) -> None:
-        """Keeps a model by a name."""
+        """Keeps a model by a name that no other had."""
         self._kept[name] = model
+        self._names.add(name)
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
 
@@ -80,13 +87,13 @@ class Dropped(Mapping[str, Source]):
                 "drop it together with its config.json"
             )
         found = outside.json_value(data, label, ModelError)
-        program = compared(import_config(known, beside), stated_size(found, label))
-        self._kept[beside] = program
-        return beside
+        name = self._free(f"{beside} with its index")
+        self.keep(name, compared(import_config(known, name), stated_size(found, label)))
+        return name
 
     def _free(self, stem: str) -> str:
-        taken = {*model_names(), *self._kept}
-        tries = (stem, *(f"{stem} ({i})" for i in range(2, MOST * 4)))
+        taken = {*model_names(), *self._names}
+        tries = chain((stem,), (f"{stem} ({i})" for i in count(2)))
         return next(name for name in tries if name.lower() not in taken and name not in taken)
 
 

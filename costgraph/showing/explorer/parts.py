@@ -98,12 +98,6 @@ class Variants:
                 self._kept.popitem(last=False)
         return made
 
-    def forget(self, model: str) -> None:
-        """Drops those of a model that has changed."""
-        with self._lock:
-            for key in [k for k in self._kept if k.model == model]:
-                del self._kept[key]
-
 
 def part(
     asked: Asked, dropped: Mapping[str, Source] | None = None, known: Variants | None = None

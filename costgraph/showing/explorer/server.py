@@ -156,13 +156,6 @@ class Parts:
         """How far a part is: how much is done, and of how much; 0 of 0 where that is not known."""
         return self._far.get(asked, (0, 0))
 
-    def forget(self, model: str) -> None:
-        """Drops what was derived of a model that has changed."""
-        self._variants.forget(model)
-        with self._lock:
-            for asked in [a for a in self._kept if a.model == model]:
-                self._size -= len(self._kept.pop(asked))
-
 
 def application(token: str, start: Start, given: Source | None = None) -> Starlette:
     """The application.
@@ -222,7 +215,6 @@ def application(token: str, start: Start, given: Source | None = None) -> Starle
             model = await workers["numbers"].result(lambda: dropped.add(name, data, beside))
         except CostgraphError as error:
             return JSONResponse({"error": str(error)}, 400)
-        parts.forget(model)
         return JSONResponse({"model": model})
 
     routes = [

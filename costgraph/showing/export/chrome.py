@@ -1,7 +1,8 @@
 """A step as a trace of events, the JSON that Chrome and Perfetto read.
 
 Format: "Trace Event Format", complete events (``ph: X``) with times in microseconds. A lane is
-a thread: of the device, and of each body of a region whose bodies run at the same time.
+a thread: of the device, and of each body of a region whose bodies run at the same time. Events
+of all lanes stand in the order of their ``ts``.
 
 Viewers count whole nanoseconds, and cut begin and length each for itself: times are rounded
 here, to ends that lie within one another as the spans do; ``args`` has the seconds as they are.
@@ -33,7 +34,8 @@ def timeline_chrome(made: Timeline) -> dict[str, Any]:
     lanes = {lane: i for i, lane in enumerate(dict.fromkeys(s.lane for s in made.spans), 1)}
     title = f"{setting['model']}, {table.phase}"
     events: list[dict[str, Any]] = [_named("process_name", title, 0)]
-    events += [_named("thread_name", lane, thread) for lane, thread in lanes.items()]
+    for lane, thread in lanes.items():
+        events += [_named("thread_name", lane, thread), _placed(thread)]
     events += [_event(span, lanes[span.lane]) for span in made.spans]
     return {
         "traceEvents": events,
@@ -61,6 +63,14 @@ def write_timeline(made: Timeline, path: str | os.PathLike[str]) -> Path:
 
 def _named(what: str, name: str, thread: int) -> dict[str, Any]:
     return {"ph": "M", "name": what, "pid": 1, "tid": thread, "args": {"name": name}}
+
+
+def _placed(thread: int) -> dict[str, Any]:
+    """Lanes stand in the order in which they begin, the device above its regions' bodies."""
+    return {
+        "ph": "M", "name": "thread_sort_index", "pid": 1, "tid": thread,
+        "args": {"sort_index": thread},
+    }  # fmt: skip
 
 
 def _event(span: Span, thread: int) -> dict[str, Any]:

@@ -51,9 +51,14 @@ def growth_data(cache: Expr) -> dict[str, Any]:
 
 
 def growth_text(of: Mapping[str, Any]) -> str:
-    """``507,904; 81,920 past 1024`` byte per token, of :func:`growth_data`."""
-    past = [f"{slope:,} past {end}" for end, slope in of["kv_bytes_per_token_past"].items()]
+    """``507,904; 81,920 past 1,024`` byte per token, of :func:`growth_data`."""
+    past = [f"{slope:,} past {int(end):,}" for end, slope in of["kv_bytes_per_token_past"].items()]
     return "; ".join([f"{of['kv_bytes_per_token']:,}", *past])
+
+
+def context_text(of: Mapping[str, Any]) -> str:
+    """Positions that a model's file states, ``131,072``; a dash where it states none."""
+    return f"{of['context']:,}" if of["context"] else "–"
 
 
 def _parameters(program: Program) -> int:
@@ -97,7 +102,7 @@ def list_models(how: str) -> None:
             m["family"],
             si(m["parameters"]),
             growth_text(m),
-            str(m["context"] or "–"),
+            context_text(m),
         )
         for m in found
     ]

@@ -16,7 +16,7 @@ from costgraph.showing.export.readable import (
     amount_text,
     equations,
     rate_text,
-    underived,
+    told,
 )
 from costgraph.symbols import MEANINGS
 
@@ -69,15 +69,16 @@ def named_latex(
         lines.append(f"{_left(row)}{first}")
         lines.extend(rf"&\qquad {part}" for part in rest)
         lines.extend([_source(row, room - INDENT)] if row.source else [])
-    setting = found.formula.setting
-    said = () if setting is None else (*setting.assumptions, *setting.remarks)
-    said = (*((underived(found),) if underived(found) else ()), *said)
-    told = "\n".join(rf"\item {text_latex(a)}" for a in said)
-    items = f"\\begin{{itemize}}\n{told}\n\\end{{itemize}}\n" if told else ""
+    said = "\n".join(rf"\item {text_latex(_signs(sentence))}" for sentence in told(found))
+    items = f"\\begin{{itemize}}\n{said}\n\\end{{itemize}}\n" if said else ""
     title = "".join(rf"\noindent {text_latex(line)}\par{chr(10)}" for line in about(found.formula))
     table = "\n".join((_TABLE, *_legend(found), r"\end{longtable}"))
     listed = _cited(references, bib)
     return f"{_HEAD}{title}{_block('align*', lines)}\n\n{table}\n{items}{listed}\\end{{document}}\n"
+
+
+def _signs(sentence: str) -> str:
+    return sentence.replace("<=", "≤").replace(">=", "≥")
 
 
 def _cited(references: Sequence[Reference], bib: str) -> str:

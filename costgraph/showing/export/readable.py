@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sympy import Expr, Rational, Symbol
 
+from costgraph.setting import foot
 from costgraph.showing.export.atoms import number_text
 from costgraph.showing.export.layout import (
     Call,
@@ -206,6 +207,20 @@ def underived(found: Named) -> str:
     return ""
 
 
+def told(found: Named) -> tuple[str, ...]:
+    """Sentences under a formula: what it leaves out and assumes, and the range it is valid in."""
+    setting = found.formula.setting
+    why = (underived(found),) if underived(found) else ()
+    assumed = () if setting is None else setting.assumptions
+    remarks = () if setting is None else setting.remarks
+    return (*found.notes, *why, *assumed, *valid(found), *remarks)
+
+
+def valid(found: Named) -> tuple[str, ...]:
+    """What values of its symbols keep to."""
+    return tuple(limit.text for limit in found.formula.limits)
+
+
 def _legend_text(found: Named) -> list[str]:
     out = ["where"]
     width = max((len(c.symbol.name) for c in found.constants), default=1)
@@ -219,7 +234,8 @@ def _legend_text(found: Named) -> list[str]:
         out.append(f"    {s} = {v}: {MEANINGS.get(s.name, '')}")
     out += [f"    {name}: {meaning}" for name, meaning in found.formula.meanings.items()]
     out += [f"    {underived(found)}"] if underived(found) else []
-    return out if found.formula.setting is None else [*out, *found.formula.setting.foot()]
+    setting = found.formula.setting
+    return [*out, *(foot(valid(found)) if setting is None else setting.foot(*valid(found)))]
 
 
 # --- MathML ----------------------------------------------------------------------------
@@ -233,7 +249,6 @@ def math(node: Node, display: bool = False) -> str:
 
 def named_html(found: Named) -> str:
     """Formula and legend as HTML with MathML; all text is escaped."""
-    setting = found.formula.setting
     above = f"<p>{'<br/>'.join(map(escape, about(found.formula)))}</p>"
     rows = _rows_html(found)
     legend = "".join(_row_html(p.symbol, "", escape(p.name)) for p in found.parts)
@@ -244,9 +259,7 @@ def named_html(found: Named) -> str:
         legend += _row_html(s, str(v), escape(MEANINGS.get(s.name, "")))
     for name, meaning in found.formula.meanings.items():
         legend += _row_html(symbol(name), "", escape(meaning))
-    said = () if setting is None else (*setting.assumptions, *setting.remarks)
-    why = (underived(found),) if underived(found) else ()
-    notes = "".join(f"<li>{escape(n)}</li>" for n in (*found.notes, *why, *said))
+    notes = "".join(f"<li>{escape(n)}</li>" for n in told(found))
     return (
         f'<div class="costgraph-formula">{above}{rows}<table class="legend">{legend}</table>'
         + (f"<ul>{notes}</ul>" if notes else "")

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.path import Path
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
@@ -72,7 +73,7 @@ def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None)
     For each label places on rings around its point are tried, near ones first;
     the first free place inside the axes wins, else the place with the least
     overlap. No label lies on a line, an arrow or the legend of the axes where there is another
-    place for it. Labels away from their point get a thin line.
+    place for it. Labels away from their point get a thin line, which runs behind no other label.
 
     Args:
         axes: with its final limits, and all that takes room from it drawn.
@@ -95,7 +96,8 @@ def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None)
     for point, (cx, cy) in zip(points, centres, strict=True):
         reach = point.radius * scale
         taken.append(Bbox.from_bounds(cx - reach, cy - reach, 2 * reach, 2 * reach))
-    made = []
+    made: list[Text] = []
+    named: list[Bbox] = []
     for point, (cx, cy) in zip(points, centres, strict=True):
         if not point.text:
             continue
@@ -105,7 +107,7 @@ def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None)
         text.set_bbox({"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.4})
         box = text.get_window_extent(renderer)
         wide, high = box.width, box.height
-        best: tuple[float, float, float] | None = None
+        best: tuple[float, Bbox, tuple[float, float] | None] | None = None
         line = high / max(1, point.text.count("\n") + 1)
         for ring in _RADII:
             for degrees in point.directions:
@@ -116,30 +118,50 @@ def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None)
                 here = Bbox.from_bounds(x - wide / 2, y - high / 2, wide, high).padded(_ROUNDING)
                 cost = sum(_overlap(here, other) for other in taken)
                 cost += 4 * (here.width * here.height - _overlap(here, inside))
+                led = _leader((float(cx), float(cy)), here, point.radius * scale + 1.3 * line)
+                cost += sum(_crossed((cx, cy), led, other) for other in named)
                 if best is None or cost < best[0] - 1e-9:
-                    best = (cost, x, y)
+                    best = (cost, here, led)
             if best is not None and best[0] < 1e-6:
                 break
         assert best is not None
-        _, x, y = best
-        taken.append(Bbox.from_bounds(x - wide / 2, y - high / 2, wide, high))
-        place = axes.transData.inverted().transform((x, y))
-        text.set_position((place[0], place[1]))
+        _, found, end = best
+        taken.append(found)
+        named.append(found)
+        middle = ((found.x0 + found.x1) / 2, (found.y0 + found.y1) / 2)
+        place = axes.transData.inverted().transform(middle)
+        text.set_position((float(place[0]), float(place[1])))
         text.set_horizontalalignment("center")
         text.set_verticalalignment("center")
-        away = (max(abs(x - cx) - wide / 2, 0.0), max(abs(y - cy) - high / 2, 0.0))
-        if math.hypot(*away) > point.radius * scale + 1.3 * line:
-            edge = (
-                x - math.copysign(wide / 2, x - cx) if away[0] else cx,
-                y - math.copysign(high / 2, y - cy) if away[1] else y,
-            )
-            there = axes.transData.inverted().transform(edge)
-            axes.plot(
+        if end is not None:
+            there = axes.transData.inverted().transform(end)
+            (drawn,) = axes.plot(
                 [point.x, there[0]], [point.y, there[1]],
                 color="#777777", linewidth=0.5, zorder=2, scalex=False, scaley=False,
             )  # fmt: skip
+            taken += line_boxes(drawn)
         made.append(text)
     return made
+
+
+def _leader(centre: tuple[float, float], text: Bbox, least: float) -> tuple[float, float] | None:
+    """Where a line from a point to its text ends; None where that is less than ``least`` away."""
+    (cx, cy), (x, y) = centre, ((text.x0 + text.x1) / 2, (text.y0 + text.y1) / 2)
+    wide, high = text.width - 2 * _ROUNDING, text.height - 2 * _ROUNDING
+    away = (max(abs(x - cx) - wide / 2, 0.0), max(abs(y - cy) - high / 2, 0.0))
+    if math.hypot(*away) <= least:
+        return None
+    return (
+        x - math.copysign(wide / 2, x - cx) if away[0] else cx,
+        y - math.copysign(high / 2, y - cy) if away[1] else y,
+    )
+
+
+def _crossed(start: tuple[float, float], end: tuple[float, float] | None, text: Bbox) -> float:
+    """What a line behind a text costs: less than text on text, more than a place farther off."""
+    if end is None or not Path([start, end]).intersects_bbox(text, filled=False):
+        return 0.0
+    return float(8 * text.height)
 
 
 def _overlap(a: Bbox, b: Bbox) -> float:

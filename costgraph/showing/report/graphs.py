@@ -12,7 +12,7 @@ from sympy import Expr
 from costgraph.counting.count import Row
 from costgraph.ir.graph import Graph
 from costgraph.showing.draw import Drawing
-from costgraph.showing.draw.build import carrier, graph_scene
+from costgraph.showing.draw.build import carrier, graph_scene, meanings
 from costgraph.showing.draw.fold import LIMIT, within
 from costgraph.showing.draw.scene import Scene, Vertex, clean
 from costgraph.showing.export.layout import of_expr
@@ -45,7 +45,7 @@ class Graphs:
         """The index of a graph's picture, in which so many ``operations`` are to be found."""
         if id(graph) not in self._index:
             self._kept.append(graph)  # an id is only unique while its object lives
-            whole = graph_scene(graph)
+            whole = _scene(graph)
             # Title and notes stand on the page.
             small = within(replace(whole, title="", subtitle=""), "op", LIMIT)
             drawing = Drawing(replace(small, notes=()), whole)
@@ -73,7 +73,7 @@ class Graphs:
 
         None where it would be the same, or nothing here draws.
         """
-        whole = graph_scene(graph)
+        whole = _scene(graph)
         small = within(replace(whole, title="", subtitle=""), "layer", LIMIT)
         if len(small.vertices) == len(whole.vertices):
             return None
@@ -120,6 +120,10 @@ def _math(expr: Expr) -> str:
 def _tensor(tensor: Any) -> tuple[str, str, str, str]:
     shown = carrier(tensor)
     return shown.name, shown.dtype, shown.shape, shown.role
+
+
+def _scene(graph: Graph) -> Scene:
+    return replace(graph_scene(graph), meanings=meanings((graph,)))
 
 
 def _rows(whole: Scene, drawn: Scene, operations: int) -> list[int]:

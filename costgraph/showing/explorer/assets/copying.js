@@ -89,11 +89,12 @@ const COPIES = [
 
 async function copyText(text) {
   try { await navigator.clipboard.writeText(text); return true; } catch { /* no permission: the old way */ }
-  const field = h("textarea", { class: "unseen" }, text);
+  const field = h("textarea", { class: "unseen" }, text), focused = document.activeElement;
   document.body.append(field);
   field.select();
   const done = document.execCommand("copy");
   field.remove();
+  focused.focus({ preventScroll: true });
   return done;
 }
 

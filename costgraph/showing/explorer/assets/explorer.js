@@ -16,14 +16,14 @@ let turn = 0;
 // Loads what is chosen and shows it, with the machine and the pipeline to look at; the latest choice
 // wins. Until it is there, nothing of the one before is to be seen or copied.
 async function follow(step, look = {}) {
-  const mine = ++turn;
+  const mine = ++turn, focused = document.activeElement && document.activeElement.id;
   drawChoices();
+  refocus(focused);
   if (step) keep(true);
   fail("");
   if (!chosen.model || !chosen.on.length) return;
   $("busy").textContent = `Deriving ${chosen.model} …`;
   document.body.setAttribute("aria-busy", "true");
-  const focused = document.activeElement && document.activeElement.id;
   try {
     const bundles = await Promise.all(chosen.on.map((on) => Promise.all(chosen.passes.map((p) => loadVariant(chosen.model, on, p, chosen.fidelity)))));
     if (mine !== turn) return;
@@ -66,7 +66,7 @@ function drawChoices() {
     h("span", { class: "hint" }, (CATALOG.machines.find((m) => m.value === on) || { title: titles.get(on) || "" }).title),
     h("button", { type: "button", "aria-label": `remove ${on}`, disabled: chosen.on.length === 1, onclick: () => { chosen.on.splice(i, 1); follow(true, { device: 0 }); $("machine").focus(); } }, "✕"))));
   $("pipeline-list").replaceChildren(...chosen.passes.map((text, i) => h("li", {}, h("span", { class: "name" }, `${letter(i)}: `, breakable(text || "unmodified")),
-    served ? h("button", { type: "button", "aria-label": `change ${letter(i)}`, onclick: () => openPalette(text, (to) => setPipeline(i, to)) }, "✎") : null,
+    served ? h("button", { type: "button", id: `change-${i}`, "aria-label": `change ${letter(i)}`, onclick: () => openPalette(text, (to) => setPipeline(i, to), true) }, "✎") : null,
     h("button", { type: "button", "aria-label": `remove ${letter(i)}`, disabled: chosen.passes.length === 1, onclick: () => { chosen.passes.splice(i, 1); follow(true, { pipeline: 0 }); $("pipeline-add").focus(); } }, "✕"))));
 }
 
@@ -97,7 +97,6 @@ async function sendFiles(files) {
       const found = await answer.json();
       if (found.error) throw new Error(found.error);
       model = found.model;
-      for (const key of [...parts.keys()]) if (JSON.parse(key)[1] === model) parts.delete(key);
     }
     chosen.model = model;
     follow(true);

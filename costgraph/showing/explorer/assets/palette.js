@@ -17,14 +17,18 @@ async function readPipeline(text) {
   return answer.json();
 }
 
-function openPalette(text, use) {
+const firstOption = () => $("palette-chosen").querySelector(".option :is(input, select)");
+
+// Opened to change what is chosen, it begins at its options; else at what may be added.
+async function openPalette(text, use, change = false) {
   palette.use = use;
   $("palette-text").value = text;
   $("palette-search").value = "";
   $("palette").showModal();
   drawKnown();
-  takeText();
   $("palette-search").focus();
+  await takeText();
+  if (change && firstOption() && document.activeElement === $("palette-search")) firstOption().focus();
 }
 
 let reading = 0;
@@ -120,4 +124,11 @@ function wirePalette() {
   $("palette-cancel").addEventListener("click", close);
   $("palette-use").addEventListener("click", () => { const text = $("palette-text").value.trim(); close(); palette.use(text); });
   $("palette-form").addEventListener("submit", (e) => e.preventDefault());
+  // Enter in a field uses the pipeline, if it can be read.
+  $("palette-form").addEventListener("keydown", async (e) => {
+    if (e.key !== "Enter" || !e.target.matches("#palette-text, .option input")) return;
+    e.preventDefault();
+    await takeText(false);
+    if ($("palette").open && !$("palette-use").disabled) $("palette-use").click();
+  });
 }
