@@ -120,18 +120,37 @@ class Tower:
 
     def add(self, m: Maker, batch: Expr = B) -> str:
         """Adds the tower over ``batch`` images: ``(batch, n, d)``, before the back norm."""
-        x = picture(m, batch, self.patches.channels, self._shown(m.style))
-        x = self.patches.add(m, x)
+        x = self.patched(m, batch)
         if self.front is not None:
             x = m.norm("front_norm", x, self.at.d, self.front)
         layer = self.layer(batch, m.shape(x)[1])
-        given = {} if self.biases is None else {"position_bias": self._bias(m, m.shape(x)[1])}
+        given = self._shared(m, layer)
         return run(m, (Segment("vision_layers", layer, self.layers),), x, **given)
 
-    def _bias(self, m: Maker, length: Expr) -> str:
-        """Adds the position bias ``(H, n, n)`` that all layers share."""
-        table = m.vector("relative_bias.weight", self.biases, self.at.heads)
-        return m.add("position_bias", RelativeBias(length, length), table)
+    def patched(self, m: Maker, batch: Expr) -> str:
+        """Adds the image and its patches."""
+        x = picture(m, batch, self.patches.channels, self._shown(m.style))
+        return self.patches.add(m, x)
+
+    def through(self, m: Maker, x: str, taken: tuple[int, ...]) -> list[str]:
+        """Adds the layers over ``x``: rows behind ``taken`` numbers of layers, and behind all."""
+        layer = self.layer(m.shape(x)[0], m.shape(x)[1])
+        given, ends = self._shared(m, layer), (*taken, int(self.layers))
+        kept = []
+        for index, (start, end) in enumerate(zip((0, *ends), ends, strict=False), start=1):
+            if end > start:
+                part = Segment(f"vision_layers{index}", layer, Integer(end - start))
+                x = run(m, (part,), x, **given)
+            kept.append(x)
+        return kept
+
+    def _shared(self, m: Maker, layer: TowerLayer) -> dict[str, str]:
+        """What all layers share: a position bias ``(H, n, n)``, or a table of rotations."""
+        if self.biases is not None:
+            table = m.vector("relative_bias.weight", self.biases, self.at.heads)
+            bias = RelativeBias(layer.length, layer.length)
+            return {"position_bias": m.add("position_bias", bias, table)}
+        return {t.name: m.source(t) for t in layer.operands(m.style)}
 
     def layer(self, batch: Expr, length: Expr) -> TowerLayer:
         """One layer over ``length`` positions."""

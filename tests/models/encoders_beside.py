@@ -167,8 +167,22 @@ _LINES = (
     ),
     (
         "dinov3_vit dinov2_with_registers",
-        "values of scales, and of stages that other models read",
-        "apply_layernorm layerscale_value pos_embed_rescale reshape_hidden_states",
+        "values of scales, of training, and of stages that other models read",
+        "apply_layernorm layerscale_value pos_embed_jitter pos_embed_rescale pos_embed_shift "
+        "reshape_hidden_states",
+    ),
+    (
+        "beit",
+        "of heads that segment images, and of masks that only training draws",
+        "auxiliary_channels auxiliary_concat_input auxiliary_loss_weight auxiliary_num_convs "
+        "pool_scales semantic_loss_ignore_index use_auxiliary_head vocab_size",
+    ),
+    (
+        "dpt",
+        "of heads that segment images",
+        "backbone_config.auxiliary_channels backbone_config.auxiliary_concat_input "
+        "backbone_config.auxiliary_num_convs backbone_config.pool_scales "
+        "backbone_config.vocab_size",
     ),
     (
         "videomae",
@@ -389,4 +403,6 @@ NAMES = (
     "vits-small", "mimi-small", "speecht5-speaks-small", "hifigan-small",
     "colpali-small", "colqwen2-small",
     "bit-small", "dpt-hybrid-small", "conditional-detr-small",
+    "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
+    "dpt-hybrid-bare-small",
 )  # fmt: skip
