@@ -10,9 +10,12 @@ from costgraph.ir.graph import Graph
 from costgraph.models.blocks import Maker, Style
 from costgraph.models.blocks.image import channel_norm, picture, same_norm
 from costgraph.models.convnet import ConvNext, ResNet, Swin
+from costgraph.models.hgnet import HGNet
 from costgraph.models.vision import OnePass, Tower
 from costgraph.ops.image import AsImage, Cut
 from costgraph.symbols import B
+
+Network = ResNet | ConvNext | Swin | HGNet
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,9 @@ class Maps(OnePass):
         normed: every image passes a norm of its own.
     """
 
-    network: ResNet | ConvNext | Swin
+    network: Network
     taken: tuple[int, ...]
-    normed: bool
+    normed: bool = False
 
     @property
     def widths(self) -> tuple[int, ...]:

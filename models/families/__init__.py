@@ -113,6 +113,7 @@ FILES = (
     "retrieving",
     "bit",
     "clipseg",
+    "hgnet",
 )
 
 V = TypeVar("V")

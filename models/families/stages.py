@@ -11,7 +11,8 @@ from costgraph.models.convnet import ConvNext, ResNet, Swin
 from costgraph.models.families import FAMILIES as READERS
 from costgraph.models.families.common import Reading, class_of
 from costgraph.models.fields import Fields
-from costgraph.models.stages import Maps, TowerMaps
+from costgraph.models.hgnet import HGNet
+from costgraph.models.stages import Maps, Network, TowerMaps
 from costgraph.models.vision import VisionTransformer
 
 #: Types of networks to their classes without a classifier.
@@ -75,9 +76,9 @@ def taken_of(
     return next(iter(found.values()), usual or (count,))
 
 
-def taken_from(fields: Fields, network: ResNet | ConvNext | Swin) -> Maps:
+def taken_from(fields: Fields, network: Network) -> Maps:
     """The network with the stages that ``out_features`` or ``out_indices`` name."""
-    normed = not isinstance(network, ResNet)
+    normed = not isinstance(network, ResNet | HGNet)
     if isinstance(network, Swin):
         normed = not network.cosine
         network = replace(network, whole=normed, normed=normed and network.normed)
@@ -112,11 +113,11 @@ def maps_of(fields: Fields, *known: str) -> Maps:
         raise ModelError(f"{fields.name}: {clip(kind)}: only {', '.join(known)} are known here")
     fields.values.get("architectures")
     reading = READERS[kind](fields.with_values(architectures=[_BARE[kind]]))
-    assert isinstance(reading.model, (ResNet, ConvNext, Swin))
+    assert isinstance(reading.model, Network)
     return taken_from(fields, reading.model)
 
 
-def backbone(fields: Fields, model: ResNet | ConvNext | Swin, *assumptions: str) -> Reading:
+def backbone(fields: Fields, model: Network, *assumptions: str) -> Reading:
     """The reading of a file of a network; its stages where the class is a ``…Backbone``."""
     if is_backbone(fields):
         return Reading(taken_from(fields, model), assumptions=assumptions)

@@ -114,6 +114,16 @@ _LINES = (
         "return_intermediate",
     ),
     (
+        "d_fine",
+        "of training, factors, or of layers behind the one that answers",
+        "anchor_image_size auxiliary_loss box_noise_scale decoder_offset_scale eos_coefficient "
+        "feat_strides focal_loss_alpha focal_loss_gamma label_noise_ratio layer_scale "
+        "matcher_alpha matcher_bbox_cost matcher_class_cost matcher_gamma matcher_giou_cost "
+        "num_denoising positional_encoding_temperature reg_scale up use_focal_loss "
+        "weight_loss_bbox weight_loss_ddf weight_loss_fgl weight_loss_giou weight_loss_vfl "
+        "with_box_refine",
+    ),
+    (
         "deformable_detr",
         "in two stages queries are proposals, else there are none",
         "num_queries two_stage_num_proposals",
@@ -404,5 +414,5 @@ NAMES = (
     "colpali-small", "colqwen2-small",
     "bit-small", "dpt-hybrid-small", "conditional-detr-small",
     "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
-    "dpt-hybrid-bare-small",
+    "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small",
 )  # fmt: skip
