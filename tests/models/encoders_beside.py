@@ -94,7 +94,7 @@ _LINES = (
         "speech_decoder_prenet_units use_guided_attention_loss",
     ),
     (
-        "conditional_detr detr table-transformer yolos",
+        "conditional_detr dab-detr detr table-transformer yolos",
         "of training",
         "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost cls_loss_coefficient "
         "dice_loss_coefficient eos_coefficient focal_alpha giou_cost giou_loss_coefficient "
@@ -112,6 +112,12 @@ _LINES = (
         "disable_custom_kernels encoder_layerdrop eos_coefficient focal_alpha giou_cost "
         "giou_loss_coefficient init_xavier_std mask_loss_coefficient num_channels "
         "return_intermediate",
+    ),
+    (
+        "dab-detr",
+        "of training, values of fixed tables; two convolutions have no middle",
+        "downsample_in_bottleneck random_refpoints_xy sine_position_embedding_scale "
+        "temperature_height temperature_width",
     ),
     (
         "d_fine",
@@ -414,5 +420,5 @@ NAMES = (
     "colpali-small", "colqwen2-small",
     "bit-small", "dpt-hybrid-small", "conditional-detr-small",
     "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
-    "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small",
+    "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small",
 )  # fmt: skip
