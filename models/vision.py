@@ -20,7 +20,7 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import Patches, picture
 from costgraph.models.blocks.stack import embed, positions_end, run
-from costgraph.models.blocks.tower import LAYER_NORM, Pooling, TowerLayer
+from costgraph.models.blocks.tower import LAYER_NORM, Pooled, TowerLayer
 from costgraph.ops import Activation, Add, Concat, RelativeBias, Scale, SelectLast
 from costgraph.ops.image import Cut, Similarity
 from costgraph.ops.maps import Reduce
@@ -95,7 +95,7 @@ class Tower:
     back: Norm | None = LAYER_NORM
     scaled: bool = False
     norm: Norm = LAYER_NORM
-    head: Pooling | None = None
+    head: Pooled | None = None
     biases: Expr | None = None
     frames: Expr | None = None
 
@@ -299,6 +299,7 @@ class TextTower(OnePass):
         text, layer, layers: of the texts.
         longest: most tokens.
         width: of the common space that the vector is projected to, or None.
+        norm: behind the layers.
     """
 
     text: Ends
@@ -306,6 +307,7 @@ class TextTower(OnePass):
     layers: Expr
     longest: int
     width: Expr | None = None
+    norm: Norm = LAYER_NORM
 
     def positions(self, style: Style) -> Expr:
         return S
@@ -325,7 +327,7 @@ class TextTower(OnePass):
         """Adds the tower: all positions ``(B, S, d)``, and the vector of the last ``(B, d)``."""
         d = self.text.d
         y = run(m, (Segment("text_layers", self.layer, self.layers),), embedded(m, self.text))
-        y = m.norm("text_norm", y, d, LAYER_NORM)
+        y = m.norm("text_norm", y, d, self.norm)
         return y, m.add("end_vector", Reshape((B, d)), m.add("end_position", SelectLast(ONE), y))
 
 

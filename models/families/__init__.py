@@ -114,6 +114,10 @@ FILES = (
     "bit",
     "clipseg",
     "hgnet",
+    "rfdetr",
+    "aimv2",
+    "focalnet",
+    "levit",
 )
 
 V = TypeVar("V")

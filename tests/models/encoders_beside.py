@@ -130,6 +130,20 @@ _LINES = (
         "with_box_refine",
     ),
     (
+        "rf_detr",
+        "of training, of kernels, and of the class that cuts objects out",
+        "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost class_loss_coefficient "
+        "dice_loss_coefficient disable_custom_kernels eos_coefficient focal_alpha giou_cost "
+        "giou_loss_coefficient intermediate_size mask_class_loss_coefficient "
+        "mask_dice_loss_coefficient mask_downsample_ratio mask_loss_coefficient "
+        "mask_point_sample_ratio segmentation_head_activation_function",
+    ),
+    (
+        "aimv2 levit",
+        "a bound; what stands behind the last stage, which is nothing",
+        "down_ops max_logit_scale",
+    ),
+    (
         "deformable_detr",
         "in two stages queries are proposals, else there are none",
         "num_queries two_stage_num_proposals",
@@ -420,5 +434,6 @@ NAMES = (
     "colpali-small", "colqwen2-small",
     "bit-small", "dpt-hybrid-small", "conditional-detr-small",
     "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
-    "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small",
+    "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
+    "aimv2-small", "focalnet-small", "levit-small",
 )  # fmt: skip
