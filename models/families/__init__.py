@@ -118,6 +118,7 @@ FILES = (
     "aimv2",
     "focalnet",
     "levit",
+    "shrinking",
 )
 
 V = TypeVar("V")

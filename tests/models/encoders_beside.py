@@ -144,6 +144,11 @@ _LINES = (
         "down_ops max_logit_scale",
     ),
     (
+        "cvt swiftformer",
+        "of training",
+        "attention_drop_rate drop_conv_encoder_rate drop_mlp_rate drop_rate",
+    ),
+    (
         "deformable_detr",
         "in two stages queries are proposals, else there are none",
         "num_queries two_stage_num_proposals",
@@ -435,5 +440,5 @@ NAMES = (
     "bit-small", "dpt-hybrid-small", "conditional-detr-small",
     "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
     "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
-    "aimv2-small", "focalnet-small", "levit-small",
+    "aimv2-small", "focalnet-small", "levit-small", "cvt-small", "swiftformer-small",
 )  # fmt: skip
