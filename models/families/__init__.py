@@ -119,6 +119,7 @@ FILES = (
     "focalnet",
     "levit",
     "shrinking",
+    "filmed",
 )
 
 V = TypeVar("V")

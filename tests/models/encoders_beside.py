@@ -144,9 +144,10 @@ _LINES = (
         "down_ops max_logit_scale",
     ),
     (
-        "cvt swiftformer",
+        "cvt swiftformer vjepa2",
         "of training",
-        "attention_drop_rate drop_conv_encoder_rate drop_mlp_rate drop_rate",
+        "attention_drop_rate drop_conv_encoder_rate drop_mlp_rate drop_rate "
+        "pred_zero_init_mask_tokens",
     ),
     (
         "deformable_detr",
@@ -441,4 +442,5 @@ NAMES = (
     "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
     "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
     "aimv2-small", "focalnet-small", "levit-small", "cvt-small", "swiftformer-small",
+    "vjepa2-small",
 )  # fmt: skip
