@@ -100,7 +100,8 @@ class Depth(OnePass):
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
         maps, idle = self._maps(m)
-        return m.build(self._headed(m, self._fused(m, maps)), *idle)
+        depth = self._headed(m, self._fused(m, maps)[-1])[1]
+        return m.build(m.add("depth", Scale(), depth) if self.exact else depth, *idle)
 
     def _maps(self, m: Maker) -> tuple[list[str], list[str]]:
         """Adds the features, of one width, and what the class makes besides to no use."""
@@ -142,9 +143,9 @@ class Depth(OnePass):
         """Adds the convolution that brings features to one width."""
         return conv(m, f"{name}_conv", x, self.fused, 3, 1, 1, bias=False)
 
-    def _fused(self, m: Maker, maps: list[str]) -> str:
-        """Adds the fusion from the coarsest map to the finest."""
-        x = ""
+    def _fused(self, m: Maker, maps: list[str]) -> list[str]:
+        """Adds the fusion from the coarsest map to the finest: what each step makes."""
+        x, made = "", []
         for index, rows in enumerate(reversed(maps)):
             name = f"fuse{index}"
             if x:
@@ -165,7 +166,8 @@ class Depth(OnePass):
                 size = m.shape(maps[-index - 2])[2:]
             x = m.add(f"{name}_enlarge", Resize((B, self.fused, *size), "linear"), x)
             x = conv(m, f"{name}_project", x, self.fused, 1)
-        return x
+            made.append(x)
+        return made
 
     def _residual(self, m: Maker, name: str, x: str) -> str:
         """Adds two convolutions behind activations, and the residual."""
@@ -175,8 +177,8 @@ class Depth(OnePass):
             y = conv(m, f"{name}_conv{part}", y, self.fused, 3, 1, 1)
         return m.add(f"{name}_sum", Add(), y, x)
 
-    def _headed(self, m: Maker, x: str) -> str:
-        """Adds the head: a number for each pixel."""
+    def _headed(self, m: Maker, x: str) -> tuple[str, str]:
+        """Adds the head: features of each pixel, and a number."""
         if self.projected:
             x = act(m, "head_first_act", conv(m, "head_first", x, self.fused, 3, 1, 1), "relu")
         x = conv(m, "head1", x, self.fused / 2, 3, 1, 1)
@@ -187,5 +189,4 @@ class Depth(OnePass):
             size = tuple(2 * n for n in m.shape(x)[2:])
         x = m.add("head_enlarge", Resize((B, self.fused / 2, *size), "linear"), x)
         x = act(m, "head2_act", conv(m, "head2", x, self.head, 3, 1, 1), "relu")
-        x = act(m, "depth_act", conv(m, "head3", x, ONE, 1), "relu")
-        return m.add("depth", Scale(), x) if self.exact else x
+        return x, act(m, "depth_act", conv(m, "head3", x, ONE, 1), "relu")

@@ -120,6 +120,7 @@ FILES = (
     "levit",
     "shrinking",
     "filmed",
+    "zoedepth",
 )
 
 V = TypeVar("V")

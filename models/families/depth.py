@@ -40,7 +40,7 @@ _APART = (
 )  # fmt: skip
 
 
-def _factors(fields: Fields, count: int) -> tuple[Fraction, ...]:
+def factors_of(fields: Fields, count: int) -> tuple[Fraction, ...]:
     """How much finer than patches each grid is: whole numbers, or one over such."""
     key = "reassemble_factors"
     given = fields.values.get(key, [4, 2, 1, 0.5])
@@ -57,7 +57,7 @@ def _factors(fields: Fields, count: int) -> tuple[Fraction, ...]:
     return tuple(found)
 
 
-def _backbone(seen: Fields, *known: str) -> TowerMaps | Maps:
+def encoder_of(seen: Fields, *known: str) -> TowerMaps | Maps:
     """What is seen through: a transformer whose rows, or a network whose images are taken.
 
     Raises:
@@ -79,7 +79,7 @@ def _backbone(seen: Fields, *known: str) -> TowerMaps | Maps:
 
 def _depth_anything(fields: Fields) -> Reading:
     seen = fields.section("backbone_config").with_defaults(image_size=518)
-    maps = _backbone(seen, *_DINO)
+    maps = encoder_of(seen, *_DINO)
     assert isinstance(maps, TowerMaps)
     tower, taken = maps.tower, maps.taken
     widths = sizes(fields, "neck_hidden_sizes", (48, 96, 192, 384))
@@ -99,7 +99,7 @@ def _depth_anything(fields: Fields) -> Reading:
         "ignore",
         "gelu",
         widths,
-        _factors(fields, len(widths)),
+        factors_of(fields, len(widths)),
         Integer(fields.size("fusion_hidden_size", default=64)),
         Integer(fields.size("head_hidden_size", default=32)),
         exact=True,
@@ -167,7 +167,7 @@ def _dpt(fields: Fields) -> Reading:
         fields.values.get(key)
     seen: TowerMaps | Maps
     if not hybrid and fields.values.get("backbone_config") and not bare:
-        seen = _backbone(fields.section("backbone_config"), *_ENCODERS)
+        seen = encoder_of(fields.section("backbone_config"), *_ENCODERS)
     else:
         seen = _own_tower(fields, bare, hybrid)
     said = (STANDARDISED,) if hybrid else ()
@@ -184,7 +184,7 @@ def _dpt(fields: Fields) -> Reading:
         )
     if len(widths) != len(seen.taken) + (2 if hybrid else 0):
         raise ModelError(f"{fields.name}: 'neck_hidden_sizes' of {len(seen.taken)} layers")
-    factors = _factors(fields, len(widths))
+    factors = factors_of(fields, len(widths))
     readout = fields.word("readout_type", default="project")
     if readout not in ("ignore", "add", "project"):
         raise ModelError(f"{fields.name}: 'readout_type' = {clip(readout)} is not known")

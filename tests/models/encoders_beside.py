@@ -214,11 +214,17 @@ _LINES = (
         "pool_scales semantic_loss_ignore_index use_auxiliary_head vocab_size",
     ),
     (
-        "dpt",
+        "zoedepth",
+        "factors",
+        "attractor_alpha attractor_gamma max_temp min_temp",
+    ),
+    (
+        "dpt zoedepth",
         "of heads that segment images",
         "backbone_config.auxiliary_channels backbone_config.auxiliary_concat_input "
-        "backbone_config.auxiliary_num_convs backbone_config.pool_scales "
-        "backbone_config.vocab_size",
+        "backbone_config.auxiliary_loss_weight backbone_config.auxiliary_num_convs "
+        "backbone_config.pool_scales backbone_config.semantic_loss_ignore_index "
+        "backbone_config.use_auxiliary_head backbone_config.vocab_size",
     ),
     (
         "videomae",
@@ -442,5 +448,5 @@ NAMES = (
     "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
     "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
     "aimv2-small", "focalnet-small", "levit-small", "cvt-small", "swiftformer-small",
-    "vjepa2-small",
+    "vjepa2-small", "zoedepth-small",
 )  # fmt: skip
