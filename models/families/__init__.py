@@ -121,6 +121,7 @@ FILES = (
     "shrinking",
     "filmed",
     "zoedepth",
+    "swin2sr",
 )
 
 V = TypeVar("V")

@@ -214,9 +214,9 @@ _LINES = (
         "pool_scales semantic_loss_ignore_index use_auxiliary_head vocab_size",
     ),
     (
-        "zoedepth",
+        "swin2sr zoedepth",
         "factors",
-        "attractor_alpha attractor_gamma max_temp min_temp",
+        "attractor_alpha attractor_gamma img_range max_temp min_temp",
     ),
     (
         "dpt zoedepth",
@@ -448,5 +448,5 @@ NAMES = (
     "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
     "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
     "aimv2-small", "focalnet-small", "levit-small", "cvt-small", "swiftformer-small",
-    "vjepa2-small", "zoedepth-small",
+    "vjepa2-small", "zoedepth-small", "swin2sr-small",
 )  # fmt: skip
