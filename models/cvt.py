@@ -71,7 +71,8 @@ class CvtLayer:
             y = m.add(f"{name}_rows", AsSequence(), batch_norm(m, f"{name}_conv_norm", y))
             y = m.add(f"{name}_led", Join(1), first, y) if first else y
             parts.append(self.at.project(m, name, y))
-        return self.at.out(m, attended(m, *parts, FULL))
+        query, key, value = parts
+        return self.at.out(m, attended(m, query, key, value, FULL))
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,6 @@ class FocalNet(Pyramid):
             x = conv(m, name, x, out, 7, 4, 2) if first else conv(m, name, x, out, 3, 2, 1)
         else:
             x = conv(m, name, x, out, side, side)
-        size = m.shape(x)[2:]
+        grid = m.shape(x)[2:]
         x = m.norm(f"{name}_norm", m.add(f"{name}_in", AsSequence(), x), out, LAYER_NORM)
-        return m.add(f"{name}_out", AsImage(size), x)
+        return m.add(f"{name}_out", AsImage(grid), x)

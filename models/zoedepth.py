@@ -52,8 +52,8 @@ class Router:
         x = m.add("route_placed", Add(), x, places)
         for index in range(self.layers):
             name = f"route{index}_"
-            parts = (self.at.project(m, part, x, name) for part in "qkv")
-            y = self.at.out(m, attended(m, *parts, FULL, prefix=name), name)
+            query, key, value = (self.at.project(m, part, x, name) for part in "qkv")
+            y = self.at.out(m, attended(m, query, key, value, FULL, prefix=name), name)
             x = m.norm(f"{name}norm", m.add(f"{name}add", Add(), y, x), d, LAYER_NORM)
             y = m.add(f"{name}mlp_add", Add(), self.feed.add(m, x, name), x)
             x = m.norm(f"{name}mlp_norm", y, d, LAYER_NORM)
