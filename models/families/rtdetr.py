@@ -22,7 +22,7 @@ from costgraph.models.families.vision import LARGEST_ENTRY, MOST_ENTRIES, few, r
 from costgraph.models.fields import Fields
 from costgraph.models.hgnet import HGNet
 from costgraph.models.rtdetr import Fusing, RTDetr
-from costgraph.models.stages import Maps, Network
+from costgraph.models.stages import Maps
 
 SIZE = 640
 SCALED = "pictures of 640 x 640 pixels where no size is asked for, as the published processor has"
@@ -38,7 +38,7 @@ _TRAINED = (
 )  # fmt: skip
 
 
-def _taken(fields: Fields, part: Fields, network: Network, levels: tuple[int, ...]) -> Maps:
+def _taken(fields: Fields, part: Fields, network: ResNet | HGNet, levels: tuple[int, ...]) -> Maps:
     """The last stages of a network, whose images have channels as ``levels`` says."""
     widths, count = network.widths, len(levels)
     if widths[-count:] != levels:
