@@ -126,7 +126,7 @@ def form_of(fields: Fields, family: str) -> Form:
 
 def _refuse_single(fields: Fields, name: str) -> None:
     """Refuses a wide model of a single layer: a draft head under the name of its target."""
-    sizes = (fields.values.get(key) for key in ("num_hidden_layers", "hidden_size"))
+    sizes = (fields.peek(key) for key in ("num_hidden_layers", "hidden_size"))
     layers, width = (v if type(v) is int else 0 for v in sizes)
     if layers == 1 and width >= WIDE and name.endswith("ForCausalLM"):
         raise ModelError(

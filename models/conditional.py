@@ -30,9 +30,7 @@ class ConditionalDetr(Detr):
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.at.d
         x, places = self._seen(m)
-        n, asked = m.shape(x)[1], self.queries
-        image = m.add("image_row", Reshape((ONE, n, d)), places)
-        image = m.add("image_places", Expand((B, n, d)), image)
+        asked, image = self.queries, self._everywhere(m, places)
         own = m.add("query_row", Reshape((ONE, asked, d)), m.vector("queries.weight", asked, d))
         own = m.add("query_places", Expand((B, asked, d)), own)
         centre = products(m, "centre", own, (d, TWO), "relu")
@@ -40,12 +38,27 @@ class ConditionalDetr(Detr):
         waves = self._waves(m, centre)
         y = m.add("empty", Fill((B, asked, d), style.acts))
         for index in range(int(self.count)):
-            y = self._layer(m, index, y, (own, waves), (x, image))
+            scaled = self._scaled(m, index, y, waves)
+            y = self._layer(m, index, y, (own, scaled), (x, image))
         y = m.norm("decoder_norm", y, d, LAYER_NORM)
         if self.labels is None:
             return m.build(y, x)
         boxes = moved(m, "", products(m, "box", y, (d, d, FOUR), "relu"), centre)
         return m.build(m.linear("classifier", y, self.labels, d, True), boxes)
+
+    def _everywhere(self, m: Maker, places: str) -> str:
+        """Adds the places of the image ``(n, d)`` for each of a batch."""
+        n, d = m.shape(places)
+        row = m.add("image_row", Reshape((ONE, n, d)), places)
+        return m.add("image_places", Expand((B, n, d)), row)
+
+    def _scaled(self, m: Maker, index: int, x: str, waves: str) -> str:
+        """Adds waves times what all layers but the first make of their rows."""
+        if not index:
+            return waves
+        d, name = self.at.d, f"layer{index}_"
+        scale = shared_products(m, f"{name}scale", "scale", x, (d, d))
+        return m.add(f"{name}scaled_waves", Multiply(), waves, scale)
 
     def _waves(self, m: Maker, centre: str) -> str:
         """Adds sines of where queries look: ``(B, queries, d)``."""
@@ -63,10 +76,6 @@ class ConditionalDetr(Detr):
         """Adds a layer of the decoder; only the first adds places to contents of both."""
         name, d = f"layer{index}_", self.at.d
         own, waves = asked
-        if index:
-            # One network for all layers.
-            scale = shared_products(m, f"{name}scale", "scale", x, (d, d))
-            waves = m.add(f"{name}waves", Multiply(), waves, scale)
         query, key = (
             m.add(
                 f"{name}{part}_sum",

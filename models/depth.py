@@ -14,7 +14,7 @@ from sympy import Expr, Integer
 from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
 from costgraph.models.bit import Bit
-from costgraph.models.blocks import Maker, Segment, Style
+from costgraph.models.blocks import Maker, Style
 from costgraph.models.blocks.image import (
     act,
     class_first,
@@ -22,9 +22,8 @@ from costgraph.models.blocks.image import (
     enlarge,
     picture,
     positions_of,
-    same_norm,
 )
-from costgraph.models.blocks.stack import run
+from costgraph.models.stages import Maps, TowerMaps
 from costgraph.models.vision import OnePass, Tower
 from costgraph.ops import Activation, Add, AsSequence, Concat, Scale
 from costgraph.ops.image import AsImage, Cut
@@ -37,15 +36,44 @@ ONE, THREE = Integer(1), Integer(3)
 Sizes = tuple[Expr, ...]
 
 
+def stem_rows(m: Maker, tower: Tower, image: str) -> str:
+    """Adds positions of a network's image behind a class token."""
+    patches, d, size = tower.patches, tower.at.d, tower.sized(m.style)
+    if m.shape(image)[2:] != tuple(n // p for n, p in zip(size, patches.patch, strict=True)):
+        raise InputError(
+            f"image: {size[0]} x {size[1]} pixels are no whole number of patches of "
+            f"{patches.patch[0]}"
+        )
+    x = m.add("stem_rows", AsSequence(), conv(m, "stem_proj", image, d, 1))
+    x = class_first(m, x)
+    assert patches.rows is not None
+    table = positions_of(m, patches.rows, m.shape(x)[1], d, taps=4)
+    return m.add("position_add", Add(), x, table)
+
+
+@dataclass(frozen=True)
+class StemTower(Tower):
+    """A transformer over the last image of a network, whose first ones are features as well."""
+
+    stem: Bit | None = None
+
+    def patched(self, m: Maker, batch: Expr) -> str:
+        return self.all(m, batch)[-1]
+
+    def all(self, m: Maker, batch: Expr) -> list[str]:
+        """Adds the network: its first images, and rows of the last one."""
+        assert self.stem is not None
+        image = picture(m, batch, self.patches.channels, self.sized(m.style))
+        *first, last = self.stem.maps(m, image)
+        return [*first, stem_rows(m, self, last)]
+
+
 @dataclass(frozen=True)
 class Depth(OnePass):
     """The transformer, what fuses its layers, and a head of three convolutions.
 
     Attributes:
-        tower: of images.
-        taken: after how many layers features are taken.
-        normed: they pass the tower's back norm; where they do not, its last result does, to no
-            use.
+        seen: the transformer whose rows, or the network whose images, are the features.
         readout: what becomes of the class token: ``ignore``, ``add`` or ``project``.
         activation: behind the products of ``project``.
         widths, factors: channels of the features, and how much finer than patches their grids are.
@@ -54,14 +82,9 @@ class Depth(OnePass):
         exact: grids are enlarged to that of the next features, and in the end to the image's;
             else they are doubled.
         projected: a convolution more in front of the head.
-        mask: a vector for masked patches rests in memory.
-        stem: a network whose last image the transformer sees, and whose first ones are the first
-            features; None where it sees patches.
     """
 
-    tower: Tower
-    taken: tuple[int, ...]
-    normed: bool
+    seen: TowerMaps | Maps
     readout: str
     activation: str
     widths: tuple[int, ...]
@@ -70,45 +93,35 @@ class Depth(OnePass):
     head: Expr
     exact: bool
     projected: bool = False
-    mask: bool = False
-    stem: Bit | None = None
 
     def positions(self, style: Style) -> Expr:
-        return self.tower.positions(style)
+        return self.seen.positions(style)
 
     def graph(self, name: str, style: Style) -> Graph:
-        m, tower = Maker(name, style), self.tower
-        d, size = tower.at.d, tower.sized(style)
-        shown, images = picture(m, B, tower.patches.channels, size), []
-        if self.stem is None:
-            x = tower.patches.add(m, shown)
-        else:
-            *images, last = self.stem.maps(m, shown)
-            x = self._rows(m, last)
-        if self.mask:
-            m.vector("mask_token", d)
-        layer = tower.layer(B, m.shape(x)[1])
-        ends = (*self.taken, int(tower.layers))
-        kept: list[str] = []
-        for index, (start, end) in enumerate(zip((0, *ends), ends, strict=False), start=1):
-            if end > start:
-                x = run(m, (Segment(f"vision_layers{index}", layer, Integer(end - start)),), x)
-            kept.append(x)
-        last = kept.pop()
-        grid = tuple(n // p for n, p in zip(size, tower.patches.patch, strict=True))
-        maps = [self._last(m, f"map{index}", image) for index, image in enumerate(images)]
-        maps += [self._map(m, index, rows, grid) for index, rows in enumerate(kept, len(images))]
-        made = self._headed(m, self._fused(m, maps), size)
-        if self.normed or tower.back is None:
-            return m.build(made)
-        return m.build(made, m.norm("final_norm", last, d, tower.back))
+        m = Maker(name, style)
+        maps, idle = self._maps(m)
+        depth = self._headed(m, self._fused(m, maps)[-1])[1]
+        return m.build(m.add("depth", Scale(), depth) if self.exact else depth, *idle)
 
-    def _map(self, m: Maker, index: int, rows: str, grid: Sizes) -> str:
+    def _maps(self, m: Maker) -> tuple[list[str], list[str]]:
+        """Adds the features, of one width, and what the class makes besides to no use."""
+        seen, images = self.seen, []
+        if isinstance(seen, Maps):
+            return [self._last(m, f"map{i}", x) for i, x in enumerate(seen.add(m))], []
+        tower = seen.tower
+        if isinstance(tower, StemTower):
+            *images, x = tower.all(m, B)
+        else:
+            x = tower.patched(m, B)
+        kept, idle = seen.rows(m, x)
+        maps = [self._last(m, f"map{index}", image) for index, image in enumerate(images)]
+        grid = seen.grid(m.style)
+        rows = enumerate(kept, len(images))
+        return maps + [self._map(m, index, x, tower.patches.lead, grid) for index, x in rows], idle
+
+    def _map(self, m: Maker, index: int, rows: str, lead: Expr, grid: Sizes) -> str:
         """Adds features as an image of the grid that they are fused in."""
-        tower, name = self.tower, f"map{index}"
-        d, lead = tower.at.d, tower.patches.lead
-        if self.normed and tower.back is not None:
-            rows = same_norm(m, f"{name}_norm", "final_norm", rows)
+        name, d = f"map{index}", m.shape(rows)[2]
         count = m.shape(rows)[1] - lead
         first, x = m.add_many(f"{name}_parts", Cut((lead, count)), rows)
         if self.readout == "add":
@@ -130,23 +143,9 @@ class Depth(OnePass):
         """Adds the convolution that brings features to one width."""
         return conv(m, f"{name}_conv", x, self.fused, 3, 1, 1, bias=False)
 
-    def _rows(self, m: Maker, image: str) -> str:
-        """Adds positions of a network's image behind a class token."""
-        patches, d, size = self.tower.patches, self.tower.at.d, self.tower.sized(m.style)
-        if m.shape(image)[2:] != tuple(n // p for n, p in zip(size, patches.patch, strict=True)):
-            raise InputError(
-                f"image: {size[0]} x {size[1]} pixels are no whole number of patches of "
-                f"{patches.patch[0]}"
-            )
-        x = m.add("stem_rows", AsSequence(), conv(m, "stem_proj", image, d, 1))
-        x = class_first(m, x)
-        assert patches.rows is not None
-        table = positions_of(m, patches.rows, m.shape(x)[1], d, taps=4)
-        return m.add("position_add", Add(), x, table)
-
-    def _fused(self, m: Maker, maps: list[str]) -> str:
-        """Adds the fusion from the coarsest map to the finest."""
-        x = ""
+    def _fused(self, m: Maker, maps: list[str]) -> list[str]:
+        """Adds the fusion from the coarsest map to the finest: what each step makes."""
+        x, made = "", []
         for index, rows in enumerate(reversed(maps)):
             name = f"fuse{index}"
             if x:
@@ -167,7 +166,8 @@ class Depth(OnePass):
                 size = m.shape(maps[-index - 2])[2:]
             x = m.add(f"{name}_enlarge", Resize((B, self.fused, *size), "linear"), x)
             x = conv(m, f"{name}_project", x, self.fused, 1)
-        return x
+            made.append(x)
+        return made
 
     def _residual(self, m: Maker, name: str, x: str) -> str:
         """Adds two convolutions behind activations, and the residual."""
@@ -177,17 +177,16 @@ class Depth(OnePass):
             y = conv(m, f"{name}_conv{part}", y, self.fused, 3, 1, 1)
         return m.add(f"{name}_sum", Add(), y, x)
 
-    def _headed(self, m: Maker, x: str, size: Sizes) -> str:
-        """Adds the head: a number for each pixel."""
+    def _headed(self, m: Maker, x: str) -> tuple[str, str]:
+        """Adds the head: features of each pixel, and a number."""
         if self.projected:
             x = act(m, "head_first_act", conv(m, "head_first", x, self.fused, 3, 1, 1), "relu")
         x = conv(m, "head1", x, self.fused / 2, 3, 1, 1)
-        if self.exact:
-            patch = self.tower.patches.patch
-            size = tuple(n // p * p for n, p in zip(size, patch, strict=True))
+        if self.exact and isinstance(self.seen, TowerMaps):
+            patch = self.seen.tower.patches.patch
+            size = tuple(n * p for n, p in zip(self.seen.grid(m.style), patch, strict=True))
         else:
             size = tuple(2 * n for n in m.shape(x)[2:])
         x = m.add("head_enlarge", Resize((B, self.fused / 2, *size), "linear"), x)
         x = act(m, "head2_act", conv(m, "head2", x, self.head, 3, 1, 1), "relu")
-        x = act(m, "depth_act", conv(m, "head3", x, ONE, 1), "relu")
-        return m.add("depth", Scale(), x) if self.exact else x
+        return x, act(m, "depth_act", conv(m, "head3", x, ONE, 1), "relu")

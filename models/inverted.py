@@ -36,6 +36,8 @@ class Step:
         activation: behind it, or none.
         pad: rows and columns that are put in front of and behind the image together, by a copy;
             None for half a kernel at each side.
+        frozen: what the norm multiplies by and adds is no parameter.
+        affine: a learned scale and shift of one number each stand behind the activation.
     """
 
     width: int
@@ -45,18 +47,26 @@ class Step:
     activation: str | None = None
     gap: int = 1
     pad: int | None = None
+    frozen: bool = False
+    affine: bool = False
 
     def add(self, m: Maker, name: str, x: str) -> str:
         """Adds the step; an image in and out."""
-        out, side = Integer(self.width), self.kernel // 2 * self.gap
+        out, side = Integer(self.width), (self.kernel - 1) // 2 * self.gap
         if self.pad is not None:
             batch, channels, *size = m.shape(x)
             x = m.add(f"{name}_pad", Copy((batch, channels, *(n + self.pad for n in size))), x)
             side = 0
         groups = Integer(self.groups) if self.groups else m.shape(x)[1]
         x = conv(m, name, x, out, self.kernel, self.stride, side, groups, False, self.gap)
-        x = batch_norm(m, f"{name}_norm", x)
-        return x if self.activation is None else act(m, f"{name}_act", x, self.activation)
+        x = batch_norm(m, f"{name}_norm", x, self.frozen)
+        if self.activation is not None:
+            x = act(m, f"{name}_act", x, self.activation)
+        if self.affine:
+            one = (ONE,) * 4
+            x = m.add(f"{name}_scale", Map("mul"), x, m.vector(f"{name}_scale.weight", *one))
+            x = m.add(f"{name}_shift", Map("add"), x, m.vector(f"{name}_shift.weight", *one))
+        return x
 
 
 @dataclass(frozen=True)

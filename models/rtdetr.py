@@ -12,6 +12,7 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
 from costgraph.models.blocks.deformable import (
     FOUR,
+    Grids,
     Points,
     QueryLayer,
     chosen,
@@ -21,19 +22,18 @@ from costgraph.models.blocks.deformable import (
     shared_products,
 )
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.image import act, batch_norm, conv, picture
+from costgraph.models.blocks.image import act, batch_norm, conv
 from costgraph.models.blocks.stack import run
-from costgraph.models.convnet import ResNet
 from costgraph.models.detecting import PlacedLayer, products
 from costgraph.models.inverted import Step
-from costgraph.models.vision import OnePass, Size
+from costgraph.models.stages import Maps
+from costgraph.models.vision import OnePass
 from costgraph.ops import Add, AsSequence
 from costgraph.ops.arrays import Join
 from costgraph.ops.features import TakeRows
 from costgraph.ops.image import AsImage
 from costgraph.ops.maps import Reduce
 from costgraph.ops.pool import Resize
-from costgraph.symbols import B
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Fusing:
         above = [maps[-1]]
         for index, beside in enumerate(reversed(maps[:-1])):
             name = f"up{index}"
-            above[-1] = self._step(1).add(m, f"{name}_side", above[-1])
+            above[-1] = self._side().add(m, f"{name}_side", above[-1])
             batch, d, tall, wide = m.shape(above[-1])
             larger = (batch, d, 2 * tall, 2 * wide)
             if m.shape(beside) != larger:
@@ -66,25 +66,35 @@ class Fusing:
             above.append(self._fused(m, name, x, beside))
         made = [above.pop()]
         for index, beside in enumerate(reversed(above)):
-            x = self._step(3, 2).add(m, f"down{index}_shrink", made[-1])
+            x = self._shrunk(m, f"down{index}_shrink", made[-1])
             made.append(self._fused(m, f"down{index}", x, beside))
         return made
 
-    def _step(self, kernel: int, stride: int = 1) -> Step:
-        return Step(self.width, kernel, stride, activation=self.activation)
+    def _side(self) -> Step:
+        """What the smaller map passes before it is enlarged."""
+        return Step(self.width, activation=self.activation)
+
+    def _shrunk(self, m: Maker, name: str, x: str) -> str:
+        """Adds the larger map, half as tall and wide."""
+        return Step(self.width, 3, 2, activation=self.activation).add(m, name, x)
 
     def _fused(self, m: Maker, name: str, x: str, y: str) -> str:
-        """Adds one map made of two: half of it through three layers."""
+        """Adds one map made of two."""
         both = m.add(f"{name}_beside", Join(1), x, y)
+        x = self._halved(m, name, both, 3)
+        out = Step(self.width, activation=self.activation)
+        return x if self.inner == self.width else out.add(m, f"{name}_out", x)
+
+    def _halved(self, m: Maker, name: str, x: str, layers: int) -> str:
+        """Adds layers over one half of the channels; the other half is added to what they make."""
         enters = Step(self.inner, activation=self.activation)
-        x, y = enters.add(m, f"{name}_deep", both), enters.add(m, f"{name}_flat", both)
-        for index in (1, 2, 3):
+        x, y = enters.add(m, f"{name}_deep", x), enters.add(m, f"{name}_flat", x)
+        for index in range(1, layers + 1):
             part = f"{name}_layer{index}"
             large = Step(self.inner, 3).add(m, f"{part}_large", x)
             small = Step(self.inner, 1).add(m, f"{part}_small", x)
             x = act(m, f"{part}_act", m.add(f"{part}_add", Add(), large, small), self.activation)
-        x = m.add(f"{name}_add", Add(), x, y)
-        return x if self.inner == self.width else self._step(1).add(m, f"{name}_out", x)
+        return m.add(f"{name}_add", Add(), x, y)
 
 
 @dataclass(frozen=True)
@@ -92,9 +102,7 @@ class RTDetr(OnePass):
     """RT-DETR, and its second version.
 
     Attributes:
-        stem: the convolutional network; its last stages are read.
-        levels: how many of them.
-        size: of the image, where the import asks for no other.
+        stem: the convolutional network, and the stages that are read.
         at, feed: of the layers over single maps; ``layers``: their number.
         mixed: which maps they work on.
         fusing: what brings maps together.
@@ -105,9 +113,7 @@ class RTDetr(OnePass):
         boxed: boxes and kinds behind each layer; the bare model has none.
     """
 
-    stem: ResNet
-    levels: int
-    size: Size
+    stem: Maps
     at: Heads
     feed: FeedForward
     layers: Expr
@@ -123,34 +129,38 @@ class RTDetr(OnePass):
     boxed: bool
 
     def positions(self, style: Style) -> Expr:
-        m = Maker("stem", style)
-        return Mul(*m.shape(self._maps(m)[-1])[2:])
-
-    def _maps(self, m: Maker) -> list[str]:
-        image = picture(m, B, self.stem.channels, m.style.image or self.size)
-        return self.stem.maps(m, image)[-self.levels :]
+        return self.stem.positions(style)
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d, wide = Maker(name, style), self.own.d, self.at.d
         maps = []
-        for index, x in enumerate(self._maps(m)):
+        for index, x in enumerate(self.stem.add(m)):
             x = batch_norm(
                 m, f"input{index}_norm", conv(m, f"input{index}", x, wide, 1, bias=False)
             )
             maps.append(self._mixed(m, index, x) if index in self.mixed else x)
-        levels = [
-            batch_norm(m, f"level{i}_norm", conv(m, f"level{i}", x, d, 1, bias=False))
-            for i, x in enumerate(self.fusing.add(m, maps))
-        ]
-        memory, grids = in_a_row(m, levels)
+        memory, grids = in_a_row(m, self._levels(m, self.fusing.add(m, maps)))
         if self.trained is not None:
             m.weight("trained.weight", self.trained, d)
         hidden, boxes, *promised = self._chosen(m, memory)
-        read = Points(d, int(self.own.heads), self.points, grids)
+        return m.build(*self._decoded(m, hidden, boxes, memory, grids), *promised)
+
+    def _levels(self, m: Maker, maps: list[str]) -> list[str]:
+        """Adds the maps as the decoder reads them."""
+        d = self.own.d
+        return [
+            batch_norm(m, f"level{i}_norm", conv(m, f"level{i}", x, d, 1, bias=False))
+            for i, x in enumerate(maps)
+        ]
+
+    def _decoded(
+        self, m: Maker, hidden: str, boxes: str, memory: str, grids: Grids
+    ) -> tuple[str, ...]:
+        """Adds the decoder: what it answers with."""
+        read = Points(self.own.d, int(self.own.heads), self.points, grids)
         for index in range(1, self.count + 1):
             hidden, boxes, kinds = self._layer(m, index, hidden, boxes, memory, read)
-        made = (kinds, boxes) if self.boxed else (hidden,)
-        return m.build(*made, *promised)
+        return (kinds, boxes) if self.boxed else (hidden,)
 
     def _mixed(self, m: Maker, index: int, x: str) -> str:
         """Adds layers over one map."""

@@ -20,7 +20,7 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.feedforward import FeedForward
 from costgraph.models.blocks.image import Patches, picture
 from costgraph.models.blocks.stack import embed, positions_end, run
-from costgraph.models.blocks.tower import LAYER_NORM, Pooling, TowerLayer
+from costgraph.models.blocks.tower import LAYER_NORM, Pooled, TowerLayer
 from costgraph.ops import Activation, Add, Concat, RelativeBias, Scale, SelectLast
 from costgraph.ops.image import Cut, Similarity
 from costgraph.ops.maps import Reduce
@@ -95,7 +95,7 @@ class Tower:
     back: Norm | None = LAYER_NORM
     scaled: bool = False
     norm: Norm = LAYER_NORM
-    head: Pooling | None = None
+    head: Pooled | None = None
     biases: Expr | None = None
     frames: Expr | None = None
 
@@ -120,18 +120,37 @@ class Tower:
 
     def add(self, m: Maker, batch: Expr = B) -> str:
         """Adds the tower over ``batch`` images: ``(batch, n, d)``, before the back norm."""
-        x = picture(m, batch, self.patches.channels, self._shown(m.style))
-        x = self.patches.add(m, x)
+        x = self.patched(m, batch)
         if self.front is not None:
             x = m.norm("front_norm", x, self.at.d, self.front)
         layer = self.layer(batch, m.shape(x)[1])
-        given = {} if self.biases is None else {"position_bias": self._bias(m, m.shape(x)[1])}
+        given = self._shared(m, layer)
         return run(m, (Segment("vision_layers", layer, self.layers),), x, **given)
 
-    def _bias(self, m: Maker, length: Expr) -> str:
-        """Adds the position bias ``(H, n, n)`` that all layers share."""
-        table = m.vector("relative_bias.weight", self.biases, self.at.heads)
-        return m.add("position_bias", RelativeBias(length, length), table)
+    def patched(self, m: Maker, batch: Expr) -> str:
+        """Adds the image and its patches."""
+        x = picture(m, batch, self.patches.channels, self._shown(m.style))
+        return self.patches.add(m, x)
+
+    def through(self, m: Maker, x: str, taken: tuple[int, ...]) -> list[str]:
+        """Adds the layers over ``x``: rows behind ``taken`` numbers of layers, and behind all."""
+        layer = self.layer(m.shape(x)[0], m.shape(x)[1])
+        given, ends = self._shared(m, layer), (*taken, int(self.layers))
+        kept = []
+        for index, (start, end) in enumerate(zip((0, *ends), ends, strict=False), start=1):
+            if end > start:
+                part = Segment(f"vision_layers{index}", layer, Integer(end - start))
+                x = run(m, (part,), x, **given)
+            kept.append(x)
+        return kept
+
+    def _shared(self, m: Maker, layer: TowerLayer) -> dict[str, str]:
+        """What all layers share: a position bias ``(H, n, n)``, or a table of rotations."""
+        if self.biases is not None:
+            table = m.vector("relative_bias.weight", self.biases, self.at.heads)
+            bias = RelativeBias(layer.length, layer.length)
+            return {"position_bias": m.add("position_bias", bias, table)}
+        return {t.name: m.source(t) for t in layer.operands(m.style)}
 
     def layer(self, batch: Expr, length: Expr) -> TowerLayer:
         """One layer over ``length`` positions."""
@@ -280,6 +299,7 @@ class TextTower(OnePass):
         text, layer, layers: of the texts.
         longest: most tokens.
         width: of the common space that the vector is projected to, or None.
+        norm: behind the layers.
     """
 
     text: Ends
@@ -287,6 +307,7 @@ class TextTower(OnePass):
     layers: Expr
     longest: int
     width: Expr | None = None
+    norm: Norm = LAYER_NORM
 
     def positions(self, style: Style) -> Expr:
         return S
@@ -306,7 +327,7 @@ class TextTower(OnePass):
         """Adds the tower: all positions ``(B, S, d)``, and the vector of the last ``(B, d)``."""
         d = self.text.d
         y = run(m, (Segment("text_layers", self.layer, self.layers),), embedded(m, self.text))
-        y = m.norm("text_norm", y, d, LAYER_NORM)
+        y = m.norm("text_norm", y, d, self.norm)
         return y, m.add("end_vector", Reshape((B, d)), m.add("end_position", SelectLast(ONE), y))
 
 

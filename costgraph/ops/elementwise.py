@@ -58,13 +58,14 @@ ACTIVATIONS: dict[str, tuple[int, int]] = {
     "clamped_silu": (4, 1),
     "clamped_up": (3, 0),
     "clip": (2, 0),
+    "prelu": (2, 0),
     "xielu": (10, 1),
     "situ": (5, 2),  # β·tanh(x/β)·sigmoid(x), Kimi K3's gate; and what it is multiplied with
     "situ_linear": (2, 1),
 }
 
 #: Learned numbers of an activation function, by name: operands of one element each.
-LEARNED: dict[str, tuple[str, ...]] = {"xielu": ("alpha_p", "alpha_n")}
+LEARNED: dict[str, tuple[str, ...]] = {"xielu": ("alpha_p", "alpha_n"), "prelu": ("slope",)}
 
 
 @dataclass(frozen=True)

@@ -208,24 +208,11 @@ class Points:
         weights = m.linear(f"{prefix}weight_proj", asked, heads * every, d, True)
         weights = m.add(f"{prefix}weights", Reshape((B, count, heads, every)), weights)
         weights = m.add(f"{prefix}shares", SoftmaxOver(3), weights)
-        weights = m.add(f"{prefix}shares_first", Transpose((0, 2, 1, 3)), weights)
-        weights = m.add(f"{prefix}share_rows", Reshape((B * heads, ONE, count, every)), weights)
-        lengths = tuple(Mul(*grid) for grid in self.grids)
-        parts = m.add_many(f"{prefix}maps", Cut(lengths), value)
-        found = []
-        for level, (part, grid) in enumerate(zip(parts, self.grids, strict=True)):
-            name = f"{prefix}map{level}"
-            x = m.add(f"{name}_channels", Transpose((0, 2, 1)), part)
-            x = m.add(f"{name}_image", Reshape((B * heads, d / heads, *grid)), x)
-            at = m.add(f"{name}_at", Slice(3, Integer(level), ONE), places)
-            at = m.add(f"{name}_first", Transpose((0, 2, 1, 3, 4, 5)), at)
-            at = m.add(f"{name}_grid", Reshape((B * heads, count, points, TWO)), at)
-            found.append(m.add(f"{name}_sample", GridSample(), x, at))
-        x = m.add(f"{prefix}samples", Join(3), *found)
-        x = m.add(f"{prefix}weighed", Map("mul"), x, weights)
-        x = m.add(f"{prefix}summed", Reduce("sum", (3,)), x)
-        x = m.add(f"{prefix}heads", Reshape((B, d, count)), x)
-        x = m.add(f"{prefix}rows", Transpose((0, 2, 1)), x)
+        each = [
+            m.add(f"{prefix}map{level}_at", Slice(3, Integer(level), ONE), places)
+            for level in range(levels)
+        ]
+        x = sampled(m, prefix, value, self.grids, each, weights)
         return m.linear(f"{prefix}o_proj", x, d, d, True)
 
     def _places(self, m: Maker, prefix: str, offsets: str, boxes: str) -> str:
@@ -250,6 +237,32 @@ class Points:
         x = m.add(f"{prefix}offset_middle", Map("add"), x, middle)
         x = m.add(f"{prefix}twice", Map("scale"), x)
         return m.add(f"{prefix}places", Map("add_constant"), x)
+
+
+def sampled(m: Maker, prefix: str, rows: str, grids: Grids, places: list[str], weights: str) -> str:
+    """Adds what is read of maps, each share by its weight: ``(B, n, d)``.
+
+    ``rows (B, k, d)`` are those of all maps, ``places (B, n, H, …, 2)`` of each one, from −1 to 1;
+    ``weights (B, n, H, every)``.
+    """
+    batch, count, heads, every = m.shape(weights)
+    d = m.shape(rows)[2]
+    weights = m.add(f"{prefix}shares_first", Transpose((0, 2, 1, 3)), weights)
+    weights = m.add(f"{prefix}share_rows", Reshape((batch * heads, ONE, count, every)), weights)
+    parts = m.add_many(f"{prefix}maps", Cut(tuple(Mul(*grid) for grid in grids)), rows)
+    found = []
+    for level, (part, at, grid) in enumerate(zip(parts, places, grids, strict=True)):
+        name, shape = f"{prefix}map{level}", m.shape(at)
+        x = m.add(f"{name}_channels", Transpose((0, 2, 1)), part)
+        x = m.add(f"{name}_image", Reshape((batch * heads, d / heads, *grid)), x)
+        at = m.add(f"{name}_first", Transpose((0, 2, 1, *range(3, len(shape)))), at)
+        at = m.add(f"{name}_grid", Reshape((batch * heads, count, Mul(*shape[3:-1]), TWO)), at)
+        found.append(m.add(f"{name}_sample", GridSample(), x, at))
+    x = m.add(f"{prefix}samples", Join(3), *found)
+    x = m.add(f"{prefix}weighed", Map("mul"), x, weights)
+    x = m.add(f"{prefix}summed", Reduce("sum", (3,)), x)
+    x = m.add(f"{prefix}heads", Reshape((batch, d, count)), x)
+    return m.add(f"{prefix}rows", Transpose((0, 2, 1)), x)
 
 
 def over_maps(

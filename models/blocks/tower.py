@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from sympy import Expr, Integer
 
@@ -112,6 +113,29 @@ class TowerLayer:
             return x
         name = f"{block}_scale"
         return m.add(name, Multiply(), x, m.vector(f"{name}.weight", self.at.d))
+
+
+class Pooled(Protocol):
+    """What makes one vector of all positions."""
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds it; ``x (batch, n, d)`` to ``(batch, d)``."""
+
+
+@dataclass(frozen=True)
+class TokenPooling:
+    """AIMv2's head: a learned token asks as it is, and what it finds is projected."""
+
+    at: Heads
+
+    def add(self, m: Maker, x: str) -> str:
+        """Adds the head; ``x (batch, n, d)`` to ``(batch, d)``."""
+        at, (batch, _, d) = self.at, m.shape(x)
+        query = m.add("probe_rows", Expand((batch, ONE, d)), m.vector("probe", ONE, ONE, d))
+        query = m.add("probe_heads", Reshape((batch, ONE, at.heads, at.head_dim)), query)
+        key, value = (at.project(m, name, x, "pool_") for name in "kv")
+        x = at.out(m, attended(m, query, key, value, FULL, prefix="pool_"), "pool_")
+        return m.add("pooled", Reshape((batch, d)), x)
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,15 @@ FILES = (
     "modern_seeing",
     "bit",
     "clipseg",
+    "hgnet",
+    "rfdetr",
+    "aimv2",
+    "focalnet",
+    "levit",
+    "shrinking",
+    "filmed",
+    "zoedepth",
+    "swin2sr",
 )
 
 V = TypeVar("V")

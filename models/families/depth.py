@@ -10,7 +10,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.bit import Bit
-from costgraph.models.depth import Depth
+from costgraph.models.depth import Depth, StemTower
 from costgraph.models.families import FAMILIES as READERS
 from costgraph.models.families.bit import STANDARDISED, bit
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
@@ -18,8 +18,21 @@ from costgraph.models.families.patchwise import BASE
 from costgraph.models.families.stages import taken_of
 from costgraph.models.families.vision import patches_of, pixels, sizes, tower_of
 from costgraph.models.fields import Fields
+from costgraph.models.stages import Maps, TowerMaps
 from costgraph.models.vision import Tower, VisionTransformer
 
+#: Types of encoders to their classes.
+_ENCODERS: Mapping[str, str] = MappingProxyType(
+    {
+        "dinov2": "Dinov2Backbone",
+        "dinov2_with_registers": "Dinov2WithRegistersBackbone",
+        "beit": "BeitBackbone",
+        "swinv2": "Swinv2Backbone",
+    }
+)
+#: Channels of the features in DPT.
+_WIDTHS = (96, 192, 384, 768)
+_DINO = ("dinov2", "dinov2_with_registers")
 #: Keys of DPT's classes and stems that are not read.
 _APART = (
     "use_auxiliary_head", "auxiliary_loss_weight", "semantic_loss_ignore_index",
@@ -27,7 +40,7 @@ _APART = (
 )  # fmt: skip
 
 
-def _factors(fields: Fields, count: int) -> tuple[Fraction, ...]:
+def factors_of(fields: Fields, count: int) -> tuple[Fraction, ...]:
     """How much finer than patches each grid is: whole numbers, or one over such."""
     key = "reassemble_factors"
     given = fields.values.get(key, [4, 2, 1, 0.5])
@@ -44,24 +57,31 @@ def _factors(fields: Fields, count: int) -> tuple[Fraction, ...]:
     return tuple(found)
 
 
-def _backbone(seen: Fields) -> tuple[Tower, tuple[int, ...], bool, bool]:
-    """DINOv2 as it is used here: tower, layers taken, whether they are normed, mask token."""
+def encoder_of(seen: Fields, *known: str) -> TowerMaps | Maps:
+    """What is seen through: a transformer whose rows, or a network whose images are taken.
+
+    Raises:
+        ModelError: it is none of the ``known`` ones, or rows are images.
+    """
     kind = seen.word("model_type", default="dinov2")
-    if kind not in ("dinov2", "dinov2_with_registers"):
-        raise ModelError(f"{seen.name}: {clip(kind)} is no encoder that is known in this family")
-    name = "Dinov2Model" if kind == "dinov2" else "Dinov2WithRegistersModel"
+    if kind not in known:
+        raise ModelError(
+            f"{seen.name}: {clip(kind)} is no encoder that is known in this family, which "
+            f"{', '.join(known)} are"
+        )
     seen.values.get("architectures")
-    model = READERS[kind](seen.with_values(architectures=[name])).model
-    assert isinstance(model, VisionTransformer)
-    if seen.flag("reshape_hidden_states", True):
+    made = READERS[kind](seen.with_values(architectures=[_ENCODERS[kind]])).model
+    assert isinstance(made, TowerMaps | Maps)
+    if isinstance(made, TowerMaps) and made.image:
         raise ModelError(f"{seen.name}: 'reshape_hidden_states' = True is not supported here")
-    taken = taken_of(seen, int(model.tower.layers), stem=True)
-    return model.tower, taken, seen.flag("apply_layernorm", True), model.mask
+    return made
 
 
 def _depth_anything(fields: Fields) -> Reading:
     seen = fields.section("backbone_config").with_defaults(image_size=518)
-    tower, taken, normed, mask = _backbone(seen)
+    maps = encoder_of(seen, *_DINO)
+    assert isinstance(maps, TowerMaps)
+    tower, taken = maps.tower, maps.taken
     widths = sizes(fields, "neck_hidden_sizes", (48, 96, 192, 384))
     if len(widths) != len(taken):
         raise ModelError(f"{fields.name}: 'neck_hidden_sizes' of {len(taken)} layers")
@@ -75,26 +95,23 @@ def _depth_anything(fields: Fields) -> Reading:
         raise ModelError(f"{fields.name}: 'depth_estimation_type' = {clip(kind)} is not known")
     fields.values.get("max_depth")
     model = Depth(
-        tower,
-        taken,
-        normed,
+        maps,
         "ignore",
         "gelu",
         widths,
-        _factors(fields, len(widths)),
+        factors_of(fields, len(widths)),
         Integer(fields.size("fusion_hidden_size", default=64)),
         Integer(fields.size("head_hidden_size", default=32)),
         exact=True,
-        mask=mask,
     )
     return Reading(model)
 
 
-def _stem(fields: Fields, widths: tuple[int, ...]) -> Bit:
+def _stem(fields: Fields) -> Bit:
     """The network in front of the transformer of a hybrid.
 
     Raises:
-        ModelError: it is not one of three stages, or its images have other widths.
+        ModelError: it is not one of three stages.
     """
     part = fields.section("backbone_config").with_defaults(model_type="bit")
     part.require("model_type", "bit")
@@ -112,45 +129,62 @@ def _stem(fields: Fields, widths: tuple[int, ...]) -> Bit:
             f"{fields.name}: 'backbone_featmap_shape' = {clip(shape)}: {network.widths[2]} "
             "channels are made"
         )
-    if widths[:2] != network.widths[:2]:
-        raise ModelError(
-            f"{fields.name}: 'neck_hidden_sizes' must begin with {network.widths[:2]}, as the "
-            "network has"
-        )
     return network
+
+
+def _own_tower(fields: Fields, bare: bool, hybrid: bool) -> TowerMaps:
+    """DPT's own transformer, over patches or over what a network makes of the picture."""
+    named = fields.with_defaults(**BASE)
+    at, feed = tower_of(named, activation_of(named, "hidden_act"))
+    size, patch = pixels(named, 384), named.size("patch_size")
+    layers = named.size("num_hidden_layers")
+    patches = patches_of(named, at.d, size, patch)
+    tower = Tower(patches, at, feed, Integer(layers), size)
+    if hybrid:
+        tower = StemTower(patches, at, feed, Integer(layers), size, stem=_stem(fields))
+    given = [] if bare else fields.values.get("backbone_out_indices", [2, 5, 8, 11])
+    whole = isinstance(given, list) and all(type(i) is int and 0 <= i < layers for i in given)
+    if not whole or given != sorted(set(given)):
+        raise ModelError(
+            f"{fields.name}: 'backbone_out_indices' = {clip(given)} of {layers} layers"
+        )
+    taken = tuple(i + 1 for i in (given[2:] if hybrid else given))
+    return TowerMaps(tower, taken, normed=False, ended=True, image=False)
+
+
+def _own_widths(seen: TowerMaps | Maps) -> tuple[int, ...]:
+    """Channels of the features that are images of a network already."""
+    if isinstance(seen, Maps):
+        return seen.widths
+    stem = seen.tower.stem if isinstance(seen.tower, StemTower) else None
+    return () if stem is None else stem.widths[:2]
 
 
 def _dpt(fields: Fields) -> Reading:
     bare = (class_of(fields.values) or "").endswith("Model")
     hybrid = fields.flag("is_hybrid", False)
-    if hybrid and bare:
-        raise ModelError(f"{fields.name}: 'is_hybrid': only the class for depths is known")
-    if not hybrid and fields.values.get("backbone_config") and not bare:
-        tower, taken, normed, mask = _backbone(fields.section("backbone_config"))
-    else:
-        named = fields.with_defaults(**BASE)
-        at, feed = tower_of(named, activation_of(named, "hidden_act"))
-        size, patch = pixels(named, 384), named.size("patch_size")
-        layers = named.size("num_hidden_layers")
-        tower = Tower(patches_of(named, at.d, size, patch), at, feed, Integer(layers), size)
-        given = fields.values.get("backbone_out_indices", [2, 5, 8, 11])
-        whole = isinstance(given, list) and all(type(i) is int and 0 <= i < layers for i in given)
-        if not whole or given != sorted(set(given)):
-            raise ModelError(
-                f"{fields.name}: 'backbone_out_indices' = {clip(given)} of {layers} layers"
-            )
-        given = given[2:] if hybrid else given
-        taken, normed, mask = tuple(i + 1 for i in given), False, False
     for key in _APART:
         fields.values.get(key)
+    seen: TowerMaps | Maps
+    if not hybrid and fields.values.get("backbone_config") and not bare:
+        seen = encoder_of(fields.section("backbone_config"), *_ENCODERS)
+    else:
+        seen = _own_tower(fields, bare, hybrid)
+    said = (STANDARDISED,) if hybrid else ()
     if bare:
-        fields.require("pooler_output_size", int(tower.at.d), None)
+        assert isinstance(seen, TowerMaps)
+        fields.require("pooler_output_size", int(seen.tower.at.d), None)
         fields.require("pooler_act", "tanh")
-        return Reading(VisionTransformer(tower, None, pooler=True))
-    widths = sizes(fields, "neck_hidden_sizes", (96, 192, 384, 768))
-    stem = _stem(fields, widths) if hybrid else None
-    if len(widths) != len(taken) + (2 if hybrid else 0):
-        raise ModelError(f"{fields.name}: 'neck_hidden_sizes' of {len(taken)} layers")
+        return Reading(VisionTransformer(seen.tower, None, pooler=True), assumptions=said)
+    widths = sizes(fields, "neck_hidden_sizes", _WIDTHS)
+    own = _own_widths(seen)
+    if widths[: len(own)] != own:
+        raise ModelError(
+            f"{fields.name}: 'neck_hidden_sizes' must begin with {list(own)}, as the network has"
+        )
+    if len(widths) != len(seen.taken) + (2 if hybrid else 0):
+        raise ModelError(f"{fields.name}: 'neck_hidden_sizes' of {len(seen.taken)} layers")
+    factors = factors_of(fields, len(widths))
     readout = fields.word("readout_type", default="project")
     if readout not in ("ignore", "add", "project"):
         raise ModelError(f"{fields.name}: 'readout_type' = {clip(readout)} is not known")
@@ -162,21 +196,17 @@ def _dpt(fields: Fields) -> Reading:
     if projected and fused != 256:
         raise ModelError(f"{fields.name}: 'add_projection' with 'fusion_hidden_size' = {fused}")
     model = Depth(
-        tower,
-        taken,
-        normed,
+        seen,
         readout,
         activation_of(fields, "hidden_act", default="gelu"),
         widths,
-        _factors(fields, len(widths)),
+        factors,
         Integer(fused),
         Integer(32),
         exact=False,
         projected=projected,
-        mask=mask,
-        stem=stem,
     )
-    return Reading(model, assumptions=(STANDARDISED,) if hybrid else ())
+    return Reading(model, assumptions=said)
 
 
 #: ``model_type`` to the function that reads it.

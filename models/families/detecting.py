@@ -14,6 +14,7 @@ from costgraph.models.blocks.deformable import GROUPS
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.conditional import ConditionalDetr
 from costgraph.models.convnet import ResNet
+from costgraph.models.dab import DabDetr
 from costgraph.models.detecting import Detr, NamedBoxes, Yolos
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.patchwise import BASE
@@ -120,7 +121,9 @@ def _detr(fields: Fields, first: bool = False, kind: type[Detr] = Detr) -> Readi
         decoder_ffn_dim=2048, encoder_attention_heads=8, decoder_attention_heads=8,
     )  # fmt: skip
     d = fields.size("d_model")
-    act = activation_of(fields, "activation_function", default="relu")
+    learned = kind is DabDetr and fields.peek("activation_function") == "prelu"
+    key = "activation_function"
+    act = fields.word(key) if learned else activation_of(fields, key, default="relu")
     found = []
     for side in ("encoder", "decoder"):
         heads = fields.size(f"{side}_attention_heads")
@@ -136,7 +139,8 @@ def _detr(fields: Fields, first: bool = False, kind: type[Detr] = Detr) -> Readi
     places = fields.word("position_embedding_type", default="sine")
     if places not in ("sine", "learned") or (places == "learned" and d % 2):
         raise ModelError(f"{fields.name}: 'position_embedding_type' = {clip(places)} is not known")
-    fields.refuse("auxiliary_loss", "a norm behind every layer is not counted in this family")
+    if kind is not DabDetr:
+        fields.refuse("auxiliary_loss", "a norm behind every layer is not counted in this family")
     for key in (*COSTS, "num_hidden_layers", "init_xavier_std"):
         fields.values.get(key)
     boxes = (class_of(fields.values) or "").endswith("ForObjectDetection")
@@ -168,11 +172,25 @@ def _table_transformer(fields: Fields) -> Reading:
     return _detr(fields, first=True)
 
 
-def _conditional(fields: Fields) -> Reading:
+def _conditional(fields: Fields, kind: type[ConditionalDetr] = ConditionalDetr) -> Reading:
     few(fields, "decoder_layers", 6)
     for key in ("cls_loss_coefficient", "focal_alpha"):
         fields.values.get(key)  # of training
-    return _detr(fields, kind=ConditionalDetr)
+    return _detr(fields, kind=kind)
+
+
+def _dab(fields: Fields) -> Reading:
+    few(fields, "encoder_layers", 6)
+    fields.require("num_patterns", 0)
+    fields.require("keep_query_pos", False)
+    fields.require("query_dim", 4)
+    fields.require("normalize_before", False)
+    fields.require("tie_word_embeddings", True)
+    for key in ("temperature_height", "temperature_width", "sine_position_embedding_scale",
+                "random_refpoints_xy", "initializer_bias_prior_prob"):  # fmt: skip
+        fields.values.get(key)  # values of fixed tables, and of training
+    named = fields.renamed(d_model="hidden_size").with_defaults(activation_function="prelu")
+    return _conditional(named, DabDetr)
 
 
 def _yolos(fields: Fields) -> Reading:
@@ -219,6 +237,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "detr": _detr,
         "table-transformer": _table_transformer,
         "conditional_detr": _conditional,
+        "dab-detr": _dab,
         "yolos": _yolos,
         "owlvit": _owlvit,
         "owlv2": _owlv2,
@@ -234,6 +253,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "TableTransformerModel": "table-transformer",
         "ConditionalDetrForObjectDetection": "conditional_detr",
         "ConditionalDetrModel": "conditional_detr",
+        "DabDetrForObjectDetection": "dab-detr",
+        "DabDetrModel": "dab-detr",
         "YolosForObjectDetection": "yolos",
         "YolosModel": "yolos",
         "OwlViTForObjectDetection": "owlvit",

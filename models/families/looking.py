@@ -11,6 +11,7 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.seeing import SIGLIP, internvit, siglip_tower
+from costgraph.models.families.stages import is_backbone, tower_maps
 from costgraph.models.families.vision import (
     clip_pair,
     clip_reader,
@@ -141,7 +142,10 @@ def _dinov2(fields: Fields) -> Reading:
     if (class_of(fields.values) or "Model").endswith("ForImageClassification"):
         classes = Integer(labels_of(fields))
         return Reading(VisionTransformer(tower, classes, beside_mean=True, mask=masked))
-    return Reading(VisionTransformer(tower, None, mask=masked))
+    model = VisionTransformer(tower, None, mask=masked)
+    if is_backbone(fields):
+        return tower_maps(fields, model, normed=fields.flag("apply_layernorm", True))
+    return Reading(model)
 
 
 def _internvit(fields: Fields) -> Reading:
@@ -196,6 +200,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "CLIPTextModel": "clip_text_model",
         "CLIPTextModelWithProjection": "clip_text_model",
         "Dinov2Model": "dinov2",
+        "Dinov2Backbone": "dinov2",
         "Dinov2ForImageClassification": "dinov2",
         "InternVLVisionModel": "internvl_vision",
         "InternVisionModel": "intern_vit_6b",

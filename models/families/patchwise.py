@@ -14,6 +14,7 @@ from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.image import Patches
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.stages import is_backbone, tower_maps
 from costgraph.models.families.vision import patches_of, pixels, swiglu, tower_of
 from costgraph.models.fields import Fields
 from costgraph.models.vision import Tower, VisionTransformer
@@ -89,7 +90,8 @@ def _beit(fields: Fields, pooled: bool = True) -> Reading:
         at = replace(at, relative=True)
     mean = named.flag("use_mean_pooling", True)
     classifier = (class_of(fields.values) or "").endswith("ForImageClassification")
-    bare = mean and not (classifier or pooled)
+    taken = is_backbone(fields)
+    bare = mean and (taken or not (classifier or pooled))
     tower = Tower(
         patches,
         at,
@@ -113,6 +115,9 @@ def _beit(fields: Fields, pooled: bool = True) -> Reading:
         back_last=mean and not bare,
         mask=named.flag("use_mask_token", False),
     )
+    if taken:
+        fields.refuse("add_fpn", "maps of several sizes are not known in this family")
+        return tower_maps(fields, model, normed=False, ended=True)
     return Reading(model)
 
 
@@ -215,7 +220,14 @@ def _dino(fields: Fields, rotary: bool) -> Reading:
         classes = Integer(labels_of(fields))
         return Reading(VisionTransformer(tower, classes, beside_mean=True, mask=True))
     said = (ROTATED,) if rotary else ()
-    return Reading(VisionTransformer(tower, None, mask=True), assumptions=said)
+    model = VisionTransformer(tower, None, mask=True)
+    if is_backbone(fields):
+        normed = fields.flag("apply_layernorm", True)
+        last = f"stage{layers}" in (fields.values.get("out_features") or [])
+        return tower_maps(
+            fields, model, *said, normed=normed, ended=rotary and not last, cut=rotary
+        )
+    return Reading(model, assumptions=said)
 
 
 def _dinov2(fields: Fields) -> Reading:
@@ -263,10 +275,13 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "VideoMAEModel": "videomae",
         "BeitForImageClassification": "beit",
         "BeitModel": "beit",
+        "BeitBackbone": "beit",
         "Data2VecVisionForImageClassification": "data2vec-vision",
         "Data2VecVisionModel": "data2vec-vision",
         "Dinov2WithRegistersForImageClassification": "dinov2_with_registers",
         "Dinov2WithRegistersModel": "dinov2_with_registers",
+        "Dinov2WithRegistersBackbone": "dinov2_with_registers",
         "DINOv3ViTModel": "dinov3_vit",
+        "DINOv3ViTBackbone": "dinov3_vit",
     }
 )

@@ -11,7 +11,9 @@ from costgraph.models.convnet import ConvNext, ResNet, Swin
 from costgraph.models.families import FAMILIES as READERS
 from costgraph.models.families.common import Reading, class_of
 from costgraph.models.fields import Fields
-from costgraph.models.stages import Maps
+from costgraph.models.hgnet import HGNet
+from costgraph.models.stages import Maps, Network, TowerMaps
+from costgraph.models.vision import VisionTransformer
 
 #: Types of networks to their classes without a classifier.
 _BARE = {
@@ -19,6 +21,8 @@ _BARE = {
     "convnext": "ConvNextModel",
     "convnextv2": "ConvNextV2Model",
     "swin": "SwinModel",
+    "swinv2": "Swinv2Model",
+    "dinov3_convnext": "DINOv3ConvNextModel",
 }
 
 
@@ -72,11 +76,30 @@ def taken_of(
     return next(iter(found.values()), usual or (count,))
 
 
-def taken_from(fields: Fields, network: ResNet | ConvNext | Swin) -> Maps:
+def taken_from(fields: Fields, network: Network) -> Maps:
     """The network with the stages that ``out_features`` or ``out_indices`` name."""
+    normed = not isinstance(network, ResNet | HGNet)
     if isinstance(network, Swin):
-        network = replace(network, whole=True)
-    return Maps(network, taken_of(fields, len(network.depths)))
+        normed = not network.cosine
+        network = replace(network, whole=normed, normed=normed and network.normed)
+    elif isinstance(network, ConvNext):
+        normed = not network.bare
+    return Maps(network, taken_of(fields, len(network.depths)), normed)
+
+
+def tower_maps(
+    fields: Fields, model: VisionTransformer, *assumptions: str, normed: bool, ended: bool = False,
+    cut: bool = False,
+) -> Reading:  # fmt: skip
+    """The reading of a transformer whose layers other models read.
+
+    Rows are no images where ``reshape_hidden_states`` is false; they then are ``cut``, or begin
+    with the class token.
+    """
+    image = fields.flag("reshape_hidden_states", True)
+    taken = taken_of(fields, int(model.tower.layers), stem=True)
+    made = TowerMaps(model.tower, taken, normed, ended, image, image or cut, model.mask)
+    return Reading(made, assumptions=assumptions)
 
 
 def maps_of(fields: Fields, *known: str) -> Maps:
@@ -90,11 +113,11 @@ def maps_of(fields: Fields, *known: str) -> Maps:
         raise ModelError(f"{fields.name}: {clip(kind)}: only {', '.join(known)} are known here")
     fields.values.get("architectures")
     reading = READERS[kind](fields.with_values(architectures=[_BARE[kind]]))
-    assert isinstance(reading.model, (ResNet, ConvNext, Swin))
+    assert isinstance(reading.model, Network)
     return taken_from(fields, reading.model)
 
 
-def backbone(fields: Fields, model: ResNet | ConvNext | Swin, *assumptions: str) -> Reading:
+def backbone(fields: Fields, model: Network, *assumptions: str) -> Reading:
     """The reading of a file of a network; its stages where the class is a ``…Backbone``."""
     if is_backbone(fields):
         return Reading(taken_from(fields, model), assumptions=assumptions)

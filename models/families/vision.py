@@ -468,6 +468,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Swinv2Model": "swinv2",
         "SwinModel": "swin",
         "SwinBackbone": "swin",
+        "Swinv2Backbone": "swinv2",
+        "DINOv3ConvNextBackbone": "dinov3_convnext",
         "ResNetBackbone": "resnet",
         "ConvNextBackbone": "convnext",
         "ConvNextV2Backbone": "convnextv2",

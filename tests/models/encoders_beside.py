@@ -94,7 +94,7 @@ _LINES = (
         "speech_decoder_prenet_units use_guided_attention_loss",
     ),
     (
-        "conditional_detr detr table-transformer yolos",
+        "conditional_detr dab-detr detr table-transformer yolos",
         "of training",
         "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost cls_loss_coefficient "
         "dice_loss_coefficient eos_coefficient focal_alpha giou_cost giou_loss_coefficient "
@@ -112,6 +112,42 @@ _LINES = (
         "disable_custom_kernels encoder_layerdrop eos_coefficient focal_alpha giou_cost "
         "giou_loss_coefficient init_xavier_std mask_loss_coefficient num_channels "
         "return_intermediate",
+    ),
+    (
+        "dab-detr",
+        "of training, values of fixed tables; two convolutions have no middle",
+        "downsample_in_bottleneck random_refpoints_xy sine_position_embedding_scale "
+        "temperature_height temperature_width",
+    ),
+    (
+        "d_fine",
+        "of training, factors, or of layers behind the one that answers",
+        "anchor_image_size auxiliary_loss box_noise_scale decoder_offset_scale eos_coefficient "
+        "feat_strides focal_loss_alpha focal_loss_gamma label_noise_ratio layer_scale "
+        "matcher_alpha matcher_bbox_cost matcher_class_cost matcher_gamma matcher_giou_cost "
+        "num_denoising positional_encoding_temperature reg_scale up use_focal_loss "
+        "weight_loss_bbox weight_loss_ddf weight_loss_fgl weight_loss_giou weight_loss_vfl "
+        "with_box_refine",
+    ),
+    (
+        "rf_detr",
+        "of training, of kernels, and of the class that cuts objects out",
+        "auxiliary_loss bbox_cost bbox_loss_coefficient class_cost class_loss_coefficient "
+        "dice_loss_coefficient disable_custom_kernels eos_coefficient focal_alpha giou_cost "
+        "giou_loss_coefficient intermediate_size mask_class_loss_coefficient "
+        "mask_dice_loss_coefficient mask_downsample_ratio mask_loss_coefficient "
+        "mask_point_sample_ratio segmentation_head_activation_function",
+    ),
+    (
+        "aimv2 levit",
+        "a bound; what stands behind the last stage, which is nothing",
+        "down_ops max_logit_scale",
+    ),
+    (
+        "cvt swiftformer vjepa2",
+        "of training",
+        "attention_drop_rate drop_conv_encoder_rate drop_mlp_rate drop_rate "
+        "pred_zero_init_mask_tokens",
     ),
     (
         "deformable_detr",
@@ -167,8 +203,28 @@ _LINES = (
     ),
     (
         "dinov3_vit dinov2_with_registers",
-        "values of scales, and of stages that other models read",
-        "apply_layernorm layerscale_value pos_embed_rescale reshape_hidden_states",
+        "values of scales, of training, and of stages that other models read",
+        "apply_layernorm layerscale_value pos_embed_jitter pos_embed_rescale pos_embed_shift "
+        "reshape_hidden_states",
+    ),
+    (
+        "beit",
+        "of heads that segment images, and of masks that only training draws",
+        "auxiliary_channels auxiliary_concat_input auxiliary_loss_weight auxiliary_num_convs "
+        "pool_scales semantic_loss_ignore_index use_auxiliary_head vocab_size",
+    ),
+    (
+        "swin2sr zoedepth",
+        "factors",
+        "attractor_alpha attractor_gamma img_range max_temp min_temp",
+    ),
+    (
+        "dpt zoedepth",
+        "of heads that segment images",
+        "backbone_config.auxiliary_channels backbone_config.auxiliary_concat_input "
+        "backbone_config.auxiliary_loss_weight backbone_config.auxiliary_num_convs "
+        "backbone_config.pool_scales backbone_config.semantic_loss_ignore_index "
+        "backbone_config.use_auxiliary_head backbone_config.vocab_size",
     ),
     (
         "videomae",
@@ -389,4 +445,8 @@ NAMES = (
     "vits-small", "mimi-small", "speecht5-speaks-small", "hifigan-small",
     "colpali-small", "colqwen2-small",
     "bit-small", "dpt-hybrid-small", "conditional-detr-small",
+    "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
+    "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
+    "aimv2-small", "focalnet-small", "levit-small", "cvt-small", "swiftformer-small",
+    "vjepa2-small", "zoedepth-small", "swin2sr-small",
 )  # fmt: skip
