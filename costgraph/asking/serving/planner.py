@@ -149,7 +149,11 @@ class Planner:
         self.tried += 1
         if rate >= queue.stable_rate:
             return "throughput", -1.0
-        steady = queue.at(rate)
+        return self._beyond(queue.at(rate), traffic)
+
+    @staticmethod
+    def _beyond(steady: Steady, traffic: Traffic) -> tuple[str, float]:
+        """The limit that means break, if any, and how much more the tighter one is."""
         limits = (traffic.tpot, steady.tpot), (traffic.ttft, steady.ttft)
         slack = min(limit / max(time, 1e-300) for limit, time in limits) - 1
         if steady.tpot > traffic.tpot:
@@ -216,6 +220,10 @@ class Planner:
                 continue
             replicas = ceil(traffic.rate / most)
             steady = queue.at(traffic.rate / replicas / lanes)
+            # What grows with the load keeps limits below the largest rate; should it not, no plan.
+            if over := self._beyond(steady, traffic)[0]:
+                broken.setdefault(over, getattr(steady, over))
+                continue
             found = Group(way, policy, replicas, most, steady, why)
             if best is None or (replicas, -most) < (best.replicas, -best.most):
                 best = found
