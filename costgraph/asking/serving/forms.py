@@ -358,8 +358,8 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
     # Beside more sequences than leave room for the prompts that come, fewer come through.
     come = np.interp(np.maximum((numbers - 1) / k, 1), sample, np.minimum(most / share, 1))
     full = np.interp(each, sample, fulls)
-    varied = rated(found, share, 3)
-    joined = rated(found, share, 4)
+    crowded = mixes(q) and turned(q) >= RARE  # else hardly ever two in a step
+    more = [rated(found, share, i) for i in (3, 4)] if crowded else []
     late = 0.0
     # What a first token waits for depends on how many decode, and they on it.
     for _ in range(ROUNDS):
@@ -369,9 +369,9 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
         tau = np.interp(max(inside, 1), sample, paces)
         plain = np.interp(max(inside, 1), sample, plains)
         held = holding(q, max(mean, 1), share, tau, plain)
-        crowd = (share * tau * held**2, plain + held + share * tau * held)
-        if turned(q) >= RARE:  # else hardly ever two in a step
-            crowd = tuple(np.interp(max(inside, 1), sample, x) for x in (varied, joined))
+        crowd = [share * tau * held**2, plain + held + share * tau * held]
+        if crowded:
+            crowd = [np.interp(max(inside, 1), sample, x) for x in more]
         begun = first(q, share, mean, many[0], tau, held, crowd)
         last = late
         # Who has one token is gone when the prompt is done; in a step that all join, they wait.
@@ -422,7 +422,7 @@ def places(q: Server, rate: Array, pace: Array, stays: Array) -> tuple[float, ..
 
 
 def first(
-    q: Server, rate: float, mean: int, empty: float, tau: float, held: float, crowd: Any
+    q: Server, rate: float, mean: int, empty: float, tau: float, held: float, crowd: Array
 ) -> tuple[float, ...]:
     """What a first token waits for, with a place.
 
