@@ -156,9 +156,10 @@ def _of_kinds(planner: Planner, start: _State) -> Iterator[_Neighbour]:
     for kind in dict.fromkeys(w.kind for w in planner.ways):
         if kind[0] != device or (kind[1] != precision) is (kind[2] != drafts):
             continue
-        ways = [_shared_alike(planner, kind, dict(g.way.degrees)) for g in start.groups]
+        alike = (_shared_alike(planner, kind, dict(g.way.degrees)) for g in start.groups)
+        ways = [way for way in alike if way is not None]
         what = f"precision {kind[1]}" if kind[1] != precision else f"drafts {kind[2] or 'none'}"
-        if None not in ways:
+        if len(ways) == len(start.groups):
             yield what, "", partial(_in_kind, start, ways), False
 
 
