@@ -169,7 +169,10 @@ def test_drawings_and_figures_take_them_too(capsys, tmp_path):
             ["report", "dit-xl-2", "--on", "h100", "--generate", "9", "-o", "x.html"],
             "no symbol 'N'",
         ),
-        (["draw", "dit-xl-2", "--on", "h100", "--context", "9", "-o", "x.dot"], "does not depend on 'T'"),
+        (
+            ["draw", "dit-xl-2", "--on", "h100", "--context", "9", "-o", "x.dot"],
+            "does not depend on 'T'",
+        ),
         (["compare", "gpt2", "--on", "a6000,", "--passes", ""], "a name is missing"),
         (["compare", "gpt2", "--on", "a6000", "--passes", "", "--set", "K"], "not NAME=NUMBER"),
         (["plot", "map", "gpt2", "--on", "a6000,h100", "-o", "x.svg"], "takes one --on"),
