@@ -83,6 +83,17 @@ def closest(name: str, known: Iterable[str], alike: float = 0.55) -> str | None:
     return close[0] if close else None
 
 
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """The error that ``what`` has no symbol of a name, with the nearest, or all there are."""
+    return InputError(f"{what} has no symbol {clip(name)}{nearest(name, known)}")
+
+
+def independent(what: str, name: str, known: Iterable[str]) -> InputError:
+    """The error that nothing about ``what`` changes with a symbol, with those that it has."""
+    names = ", ".join(sorted(known)) or "nothing"
+    return InputError(f"{what} does not depend on {clip(name)}; it depends on {names}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint naming the closest known name, or the known names when few.
 

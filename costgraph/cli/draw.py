@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from costgraph.cli import vocabulary
 from costgraph.cli.values import remark
-from costgraph.errors import InputError, clip, nearest
+from costgraph.errors import InputError, clip, nearest, unknown
 from costgraph.ir.metrics import COUNTED
 from costgraph.progress import counted, tell
 
@@ -249,7 +249,7 @@ def _curve(arguments: argparse.Namespace, given: dict[str, Any]) -> Figure:
     figures = _figures(first, over)
     known = [s.name for s in getattr(first, metric).symbols]
     if over not in (*known, *figures):
-        raise InputError(f"plot curve: {metric} has no symbol {clip(over)}{nearest(over, known)}")
+        raise unknown(f"plot curve: {metric}", over, known)
     lower, upper = _range(arguments, over, figures)
     return curve(
         choices, over, lower, upper, metric=metric, log=not arguments.linear,

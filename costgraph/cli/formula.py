@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from costgraph.cli import vocabulary
 from costgraph.cli.showing import Answer, Table, show
 from costgraph.cli.values import real
-from costgraph.errors import InputError, UnboundSymbolError, clip, nearest, unbound
+from costgraph.errors import InputError, UnboundSymbolError, clip, unbound, unknown
 from costgraph.ir.metrics import METRICS, TIMED, TIMES
 
 if TYPE_CHECKING:
@@ -154,8 +154,7 @@ def _check_symbols(
     """
     for name in given:
         if name not in names:
-            near = nearest(name, names) or f"; it has {', '.join(names)}"
-            raise InputError(f"{where}{metric} has no symbol {clip(name)}{near}")
+            raise unknown(f"{where}{metric}", name, names)
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from costgraph.compiling.larger import would_hold
 from costgraph.compiling.steps import Breakdown, OpRow, of_step
 from costgraph.counting.count import Item, Overlap, Row, parameters
 from costgraph.counting.units import unit_phases
-from costgraph.errors import InputError, clip, unbound
+from costgraph.errors import InputError, clip, independent, unbound
 from costgraph.formula.formula import exact
 from costgraph.formula.limits import counts, takes
 from costgraph.formula.outline import kind_of, link_of, split_level
@@ -362,10 +362,7 @@ def check_part(compiled: Compiled, phases: Iterable[Phase], given: Iterable[str]
     names = {s.name for p in chosen for s in symbols_of(compiled, p)}
     for name in given:
         if name not in names:
-            raise InputError(
-                f"{', '.join(p.name for p in chosen)}: {name} plays no part there; "
-                f"it depends on {', '.join(sorted(names))}"
-            )
+            raise independent(", ".join(p.name for p in chosen), name, names)
 
 
 def own_of(compiled: Compiled, name: str, given: Mapping[str, Number]) -> dict[str, Number]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from sympy import Expr, Integer, Poly, Symbol, oo, sqrt
 
-from costgraph.errors import InputError
+from costgraph.errors import InputError, independent
 from costgraph.formula.formula import Formula, only_formulas
 from costgraph.formula.regimes import regimes
 from costgraph.symbols import symbol
@@ -55,7 +55,7 @@ def even(a: Formula, b: Formula, over: str) -> tuple[Even, ...]:
     for formula in (a, b):
         rest = sorted(s.name for s in formula.symbols if s != x)
         if x not in formula.symbols:
-            raise InputError(f"{formula.name} does not depend on {over}")
+            raise independent(formula.name, over, (s.name for s in formula.symbols))
         if rest:
             raise InputError(f"{formula.name} has other symbols, too: give {', '.join(rest)}")
     first, second = _pieces(a, x), _pieces(b, x)

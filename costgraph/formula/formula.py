@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from sympy import Add, Expr, Integer, Rational, Symbol
 
-from costgraph.errors import InputError, clip, nearest, unbound
+from costgraph.errors import InputError, clip, unbound, unknown
 from costgraph.formula.limits import check, is_whole, not_positive, not_whole, takes
 from costgraph.formula.powers import placed
 from costgraph.formula.sums import span_expr
@@ -131,7 +131,7 @@ class Formula:
         if not plain:
             self._reject(names, arguments)
         if len(values) != len(names):
-            self._reject_unknown(values)
+            self.reject_unknown(values)
         try:
             for check in checks:
                 check(arguments)
@@ -204,7 +204,12 @@ class Formula:
             if not takes(self.setting, name, value):
                 raise not_positive(name, value, f"{self.name}: ")
 
-    def _reject_unknown(self, values: Mapping[str, Value]) -> None:
+    def reject_unknown(self, values: Mapping[str, Value]) -> None:
+        """Refuses values of symbols that neither it nor any formula has, or of others than fixed.
+
+        Raises:
+            InputError: as said, or a limit on a size that is given is broken.
+        """
         known = {s.name for s in self.symbols}
         fixed = () if self.setting is None else self.setting.fixed
         for name, value in fixed:
@@ -213,7 +218,7 @@ class Formula:
         known |= {name for name, _ in fixed}
         for name in values:
             if name not in known and name not in LEGEND:
-                raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, known)}")
+                raise unknown(self.name, name, known)
         self._check_unused(values)
 
     def _check_unused(self, values: Mapping[str, Value]) -> None:
@@ -236,7 +241,7 @@ class Formula:
         by_name = {s.name: s for s in self.symbols}
         for name in values:
             if name not in by_name:
-                raise InputError(f"{self.name} has no symbol {name!r}{nearest(name, by_name)}")
+                raise unknown(self.name, name, by_name)
         return self.given({by_name[n]: exact(v) for n, v in values.items()})
 
     def given(self, values: Mapping[Symbol, Expr]) -> Formula:

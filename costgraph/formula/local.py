@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import sympy
 from sympy import Add, Expr, Integer, Symbol
 
-from costgraph.errors import InputError, clip, unbound
+from costgraph.errors import InputError, clip, independent, unbound
 from costgraph.formula.evaluate import compile_expr
 from costgraph.formula.limits import check
 from costgraph.formula.powers import placed
@@ -112,8 +112,7 @@ class Local:
     def _known(self, by: str) -> Symbol:
         x = symbol(by)
         if x not in self.point:
-            names = ", ".join(s.name for s in self.point)
-            raise InputError(f"{self.name} does not depend on {by}; it has {names}")
+            raise independent(self.name, by, (s.name for s in self.point))
         return x
 
 
@@ -131,7 +130,7 @@ def local(formula: Formula, **values: Any) -> Local:
     """
     from costgraph.formula.formula import exact
 
-    formula._reject_unknown(values)
+    formula.reject_unknown(values)
     missing = [s.name for s in formula.symbols if s.name not in values]
     if missing:
         raise unbound(formula.name, missing, formula.meanings)

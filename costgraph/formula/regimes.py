@@ -20,7 +20,7 @@ import sympy
 from sympy import Add, Dummy, Expr, Max, Min, Piecewise, Symbol, oo
 from sympy.core.relational import Relational
 
-from costgraph.errors import InputError, clip
+from costgraph.errors import InputError, clip, independent
 from costgraph.formula.ladder import Rung, bounds, joined, ladder, ordered
 from costgraph.formula.limits import domain_of
 from costgraph.formula.powers import has_norm
@@ -263,10 +263,11 @@ def askable(formula: Formula, over: str, values: Mapping[str, Any]) -> None:
         InputError: a value of an unknown symbol or of the one that varies, or the formula
             does not depend on that one.
     """
-    formula._reject_unknown(values)
+    formula.reject_unknown(values)
     refuse_given(over, values)
-    if over not in {s.name for s in formula.symbols}:
-        raise InputError(f"{formula.name} does not depend on {over}")
+    names = {s.name for s in formula.symbols}
+    if over not in names:
+        raise independent(formula.name, over, names)
 
 
 def refuse_given(over: str, values: Mapping[str, Any]) -> None:

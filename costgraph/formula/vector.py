@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from costgraph.errors import InputError, clip, nearest, unbound
+from costgraph.errors import InputError, clip, nearest, unbound, unknown
 from costgraph.formula.formula import Formula
 from costgraph.formula.limits import not_positive, positive_names
 from costgraph.formula.lower import Lowering
@@ -102,7 +102,7 @@ class VectorFunction:
             raise unbound(self._title, missing, known)
         for name in arrays:
             if name not in self.names and name not in LEGEND:
-                raise InputError(f"{self._title} has no symbol {name!r}{nearest(name, self.names)}")
+                raise unknown(self._title, name, self.names)
         return [self._numbers(name, arrays[name]) for name in self.names]
 
     def _numbers(self, name: str, value: Any) -> Array:

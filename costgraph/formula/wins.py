@@ -117,7 +117,7 @@ def wins(
         parts = list(stretches(found, judge))
         first, last = found.pieces[0].lower, found.pieces[-1].upper
     else:  # the same everywhere
-        difference._reject_unknown(left)
+        difference.reject_unknown(left)
         rest = difference.bind(**{k: v for k, v in left.items() if k in names})
         first, end = domain_of(rest, x)
         last = oo if end is None else end

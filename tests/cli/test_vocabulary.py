@@ -136,7 +136,7 @@ def test_drawings_and_figures_take_them_too(capsys, tmp_path):
         (["compare", "dit-xl-2", "--on", "h100", "--passes", "", "--prompt", "3"], "depends on S"),
         (
             ["analyze", "llama-2-7b", "--on", "a6000", "--context", "9", "--prompt", "9"],
-            "S plays no part",
+            "does not depend on 'S'",
         ),
         (
             ["analyze", "llama-2-7b", "--on", "a6000", "--context", "9", "--set", "Q=9"],
@@ -169,7 +169,10 @@ def test_drawings_and_figures_take_them_too(capsys, tmp_path):
             ["report", "dit-xl-2", "--on", "h100", "--generate", "9", "-o", "x.html"],
             "no symbol 'N'",
         ),
-        (["draw", "dit-xl-2", "--on", "h100", "--context", "9", "-o", "x.dot"], "T plays no part"),
+        (
+            ["draw", "dit-xl-2", "--on", "h100", "--context", "9", "-o", "x.dot"],
+            "does not depend on 'T'",
+        ),
         (["compare", "gpt2", "--on", "a6000,", "--passes", ""], "a name is missing"),
         (["compare", "gpt2", "--on", "a6000", "--passes", "", "--set", "K"], "not NAME=NUMBER"),
         (["plot", "map", "gpt2", "--on", "a6000,h100", "-o", "x.svg"], "takes one --on"),
@@ -199,7 +202,7 @@ def test_what_attends_to_nothing_takes_no_context(capsys, monkeypatch, tmp_path,
     monkeypatch.chdir(tmp_path)
     words = (*line, "--on", "h100")
     said = refused(capsys, *words, "-T", "9")
-    assert re.search("T plays no part there; it depends on B$|no symbol 'T'", said.strip())
+    assert re.search("does not depend on 'T'; it depends on B$|no symbol 'T'", said.strip())
     assert list(tmp_path.iterdir()) == []
     text = printed(capsys, *words)
     assert "T=" not in text

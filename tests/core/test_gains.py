@@ -10,13 +10,14 @@ from sympy import Rational
 
 import costgraph as cg
 from costgraph.asking.serving import ChunkedPrefill, Lengths, Queue, StepTimes
-from costgraph.asking.serving.gains import MEANT, Gain, gains
+from costgraph.asking.serving.gains import MEANT, Gain, _in_kind, _State, gains
 from costgraph.asking.serving.planner import GAIN, Planner
 from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.ways import Traffic, Way
 from costgraph.hardware import load_hardware
 from costgraph.showing.export.serving import plan_text
 
+DRAFTS = "draft=copy,gamma=3,alpha=0.6"
 TRAFFIC = Traffic(30, Lengths(512), Lengths(128), 0.5, 0.02)
 
 
@@ -181,3 +182,48 @@ def test_times_that_are_too_low_are_marked_as_the_plans_own(found, planner, show
     assert same.to_dict()["lower_estimates"] == list(plan.low)
     assert any(cell.startswith("~") for cell in cells(shown(same))) is bool(plan.low)
     assert not any(cell.startswith("~") for cell in cells(shown(more)))
+
+
+def test_another_precision_or_drafts_that_were_tried_are_a_neighbour():
+    """Recomputed with the plan's own policy; with what was not tried there is none."""
+    made = {
+        passes: StepTimes(cg.compile("llama-3.2-1b", "h100", passes), 700)
+        for passes in ("fuse", "quantize{preset=fp8},fuse", f"fuse,speculative{{{DRAFTS}}}")
+    }
+    ways = [
+        Way("h100", 1, precision, times, 3.0, drafts=drafts)
+        for (precision, drafts), times in zip(
+            (("native", ""), ("fp8", ""), ("native", DRAFTS)), made.values(), strict=True
+        )
+    ]
+    planner = Planner(TRAFFIC, ways, (2048,), (64,), 8, pools=False)
+    plan = planner.together(ways[0], TRAFFIC)
+    gained = {g.what: g for g in gains(planner, plan)}
+    (group,) = plan.groups
+    for what, way in (("precision fp8", ways[1]), (f"drafts {DRAFTS}", ways[2])):
+        queue = Queue(way.times, group.policy, TRAFFIC.prompt, TRAFFIC.generate)
+        assert gained[what].most == pytest.approx(planner.largest(queue, TRAFFIC)[0], rel=1e-9)
+        assert gained[what].tpot == queue.at(TRAFFIC.rate).tpot
+    assert "drafts none" in {g.what for g in gains(planner, planner.together(ways[2], TRAFFIC))}
+    assert not {"precision native", "precision fp8"} & {
+        g.what for g in gains(planner_of("h100"), plan)
+    }
+
+
+def test_memory_that_was_full_is_filled_in_another_precision():
+    """Narrower weights and caches leave room for more; the native plan has as many as it holds."""
+    made = [
+        StepTimes(cg.compile("llama-3.2-1b", "h100", passes), 30_000)
+        for passes in ("fuse", "quantize{preset=fp8kv8},fuse")
+    ]
+    ways = [
+        Way("h100", 1, name, t, 3.0) for name, t in zip(("native", "fp8kv8"), made, strict=True)
+    ]
+    asked = Traffic(1, Lengths(29_000), Lengths(900), 9, 0.05)
+    planner = Planner(asked, ways, (2048,), (2048,), 8, pools=False)
+    (group,) = planner.together(ways[0], asked).groups
+    state = _State((group,), asked)
+    narrow = _in_kind(state, ways[1:])
+    assert group.policy.limit == state.room(0) < narrow.room(0)
+    assert narrow.groups[0].policy.limit == narrow.room(0)
+    assert _in_kind(narrow, ways[:1]).groups[0].policy.limit == state.room(0)

@@ -7,7 +7,17 @@ from functools import cache
 import pytest
 
 import costgraph as cg
-from costgraph.asking.serving import Pool, PrefillFirst, Request, StepTimes, simulate
+from costgraph.asking.serving import (
+    ChunkedPrefill,
+    Lengths,
+    Pool,
+    PrefillFirst,
+    Queue,
+    Request,
+    StepTimes,
+    poisson,
+    simulate,
+)
 from costgraph.asking.serving.dealt import fullest
 from costgraph.asking.serving.loop import first_tokens
 from costgraph.errors import InputError
@@ -144,3 +154,25 @@ def test_rounds_of_a_replica_have_its_sequences(schedule):
             at = {"S": 500} if asked == "ttft" else {"T": 500}
             found, own = (getattr(c, asked)(B=b, **at) for c, b in ((four, 128), (one, 32)))
             assert float(found) == pytest.approx(float(own), rel=1e-12)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_the_first_prompt_of_a_step_may_cost_far_more_than_others(load):
+    """One of eight replicas reads it, and seven more cost next to nothing: no mean tells that."""
+    lengths = Lengths(1024), Lengths(128, "uniform", 0.5)
+    steps = times("llama-3.2-1b", "8xh100", "fuse,parallel{dp=8}")
+    queue = Queue(steps, ChunkedPrefill(512, 8192), *lengths)
+    steady = queue.at(load * queue.stable_rate)
+    made = poisson(steady.rate, 2500, *lengths, seed=2)
+    seen = simulate(made, Pool(steps, queue.policy)).served[900:2000]
+    first = sum(s.first - s.request.arrival for s in seen) / len(seen)
+    tpot = sum(s.done - s.first for s in seen) / sum(s.request.generate - 1 for s in seen)
+    assert steady.ttft == pytest.approx(first, rel=0.14)
+    assert steady.tpot == pytest.approx(tpot, rel=0.1)
+
+
+def test_times_per_token_grow_with_the_load():
+    steps = times("llama-3.2-1b", "8xh100", "fuse,parallel{dp=8}")
+    queue = Queue(steps, ChunkedPrefill(512, 8192), Lengths(1024), Lengths(128))
+    seen = [queue.at(load / 20 * queue.stable_rate).tpot for load in range(1, 20)]
+    assert seen == sorted(seen)

@@ -148,7 +148,7 @@ def test_a_question_along_a_symbol_says_what_is_wrong_with_it():
         lambda over, **at: DENSE.tpot.region_map(over, "T", **at),
     ):
         for over, at, said in (
-            ("S", {"B": 1, "T": 5}, "does not depend on S"),
+            ("S", {"B": 1, "T": 5}, "does not depend on 'S'"),
             ("B", {"B": 3, "T": 5}, "what varies is B"),
             ("B", {"T": 5, "gamma": 4}, "no symbol 'gamma'"),
         ):

@@ -214,8 +214,8 @@ def crowds(q: Server, c: int, mean: float) -> tuple[Array, Array]:
     return each, np.interp(each, numbers, seconds)
 
 
-def expected(limit: int, mean: float, each: Array, taken: Array) -> float:
-    """The mean of what steps of ``each`` number of prompts take, the last of them full.
+def shares(limit: int, mean: float, each: Array) -> Array:
+    """Of steps with ``each`` number of prompts, the last of them full, which share there is.
 
     One prompt beside decodes may cost next to nothing while weights are read; several do not. So
     a mean over how many there are is more than what the mean number takes. Prompts that find a
@@ -223,32 +223,39 @@ def expected(limit: int, mean: float, each: Array, taken: Array) -> float:
     """
     odds = chances(limit, mean, len(each) - 1)
     runs = np.dot(odds, each)
-    time: float = np.dot(odds, taken)
     rest = each[-1] - runs
-    if rest > 1e-9:
-        time += max(mean - runs, 0.0) * (taken[-1] - time) / rest
-    return time
+    late = max(mean - runs, 0.0) / rest if rest > 1e-9 else 0.0
+    return np.concatenate(((1 - late) * odds[:-1], [(1 - late) * odds[-1] + late]))
 
 
-def speeds(q: Server, c: int) -> tuple[Array, Array, float]:
+def speeds(q: Server, c: int) -> tuple[Array, Array, float, Array, Array]:
     """Steps a second of ``c`` sequences at rates of prompts, for straight lines between them.
 
-    A rate of ``λ`` brings ``x = λ·τ`` prompts into each step of ``τ(x)`` seconds. Last, the
-    seconds of a step that is full of prompts.
+    A rate of ``λ`` brings ``x = λ·τ`` prompts into each step of ``τ(x)`` seconds. Then the
+    seconds of a step that is full of prompts; at the rates the variance of a step's seconds, and
+    those of a step that one more prompt joins: the first may cost far more than others.
     """
     plain = q.step(c)
     if not mixes(q) or fits(q, c) < 1 or turned(q) < RARE:
         each, held = q.own(c), extra(q, c)
         if each <= 0:
-            return np.array([0.0, 1.0]), np.array([1 / plain, 1 / plain]), ENDLESS
+            flat = np.array([1 / plain, 1 / plain])
+            return np.array([0.0, ENDLESS]), flat, ENDLESS, 0 * flat, 1 / flat
         slowest = max(1 - held / each, 1e-9) / plain
-        return np.array([0.0, 1 / each]), np.array([1 / plain, slowest]), 1 / slowest
+        alone = np.array([plain + held, plain + held])
+        paces = np.array([1 / plain, slowest])
+        return np.array([0.0, 1 / each]), paces, 1 / slowest, 0 * alone, alone
     most = 2 * turned(q) + 2
     top = min(fits(q, c), most)
     each, taken = crowds(q, c, top)
     means = (np.arange(0, POINTS + 1) / POINTS) ** 2 * top
-    seconds = np.array([expected(q.limit, mean, each, taken) for mean in means])
-    return means / seconds, 1 / seconds, seconds[-1] if fits(q, c) <= most else ENDLESS
+    parts = [shares(q.limit, mean, each) for mean in means]
+    seconds = np.array([np.dot(part, taken) for part in parts])
+    squares = np.array([np.dot(part, taken**2) for part in parts])
+    after = np.concatenate((taken[1:], [2 * taken[-1] - taken[-2]]))
+    joined = np.array([np.dot(part, after) for part in parts])
+    full = seconds[-1] if fits(q, c) <= most else ENDLESS
+    return means / seconds, 1 / seconds, full, np.maximum(squares - seconds**2, 0.0), joined
 
 
 def stable(q: Server) -> tuple[float, float, float]:
@@ -284,7 +291,7 @@ def stable(q: Server) -> tuple[float, float, float]:
     if fits(q, c) >= 1:
         mean = min(fits(q, c), x)
         each, taken = crowds(q, c, mean)
-        tau = expected(q.limit, mean, each, taken)
+        tau = np.dot(shares(q.limit, mean, each), taken)
     else:
         tau = read(q, c, x)
     # What one place serves, others do not lessen.
@@ -320,11 +327,11 @@ def held_places(q: Server, c: float) -> float:
 
 
 def sampled(q: Server) -> tuple[Array, Any, Array, Array, Array, Array]:
-    """Numbers of sequences, the speeds of steps of so many, seconds of one without prompts and of
-    one full of them, prompts that can be read beside them in a second, and all places."""
+    """Numbers of sequences, the speeds of steps of so many, seconds of one without and one full of
+    prompts, prompts that steps have room for in a second, and all places."""
     sample = np.unique(np.rint(np.geomspace(1, q.limit, SAMPLES)))
     found = [speeds(q, int(c)) for c in sample]
-    most = np.array([1 / max(q.own(int(c)), 1e-300) for c in sample])
+    most = np.array([x[0][-1] for x in found])
     plains = np.array([q.step(int(c)) for c in sample])
     fulls = np.array([x[2] for x in found])
     return sample, found, plains, fulls, most, np.arange(1, q.servers * q.limit + 1)
@@ -332,7 +339,12 @@ def sampled(q: Server) -> tuple[Array, Any, Array, Array, Array, Array]:
 
 def pace_at(found: Any, rate: float) -> Array:
     """Seconds of steps of the numbers of sequences that are sampled, at a rate of prompts."""
-    return np.array([1 / max(np.interp(rate, x[0], x[1]), 1e-9) for x in found])
+    return 1 / np.maximum(rated(found, rate, 1), 1e-9)
+
+
+def rated(found: Any, rate: float, which: int) -> Array:
+    """What :func:`speeds` has of the numbers of sequences that are sampled, at a rate."""
+    return np.array([np.interp(rate, x[0], x[which]) for x in found])
 
 
 def steady(q: Server, rate: float) -> tuple[Any, Any]:
@@ -346,6 +358,8 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
     # Beside more sequences than leave room for the prompts that come, fewer come through.
     come = np.interp(np.maximum((numbers - 1) / k, 1), sample, np.minimum(most / share, 1))
     full = np.interp(each, sample, fulls)
+    crowded = mixes(q) and turned(q) >= RARE  # else hardly ever two in a step
+    more = [rated(found, share, i) for i in (3, 4)] if crowded else []
     late = 0.0
     # What a first token waits for depends on how many decode, and they on it.
     for _ in range(ROUNDS):
@@ -355,7 +369,10 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
         tau = np.interp(max(inside, 1), sample, paces)
         plain = np.interp(max(inside, 1), sample, plains)
         held = holding(q, max(mean, 1), share, tau, plain)
-        begun = first(q, share, mean, many[0], tau, held)
+        crowd = [share * tau * held**2, plain + held + share * tau * held]
+        if crowded:
+            crowd = [np.interp(max(inside, 1), sample, x) for x in more]
+        begun = first(q, share, mean, many[0], tau, held, crowd)
         last = late
         # Who has one token is gone when the prompt is done; in a step that all join, they wait.
         stays = q.further > 0 or joins(q, mean)
@@ -405,20 +422,23 @@ def places(q: Server, rate: Array, pace: Array, stays: Array) -> tuple[float, ..
 
 
 def first(
-    q: Server, rate: float, mean: int, empty: float, tau: float, held: float
+    q: Server, rate: float, mean: int, empty: float, tau: float, held: float, crowd: Array
 ) -> tuple[float, ...]:
     """What a first token waits for, with a place.
 
     Its own steps, up to so much of the step in progress, for prompts in front with a probability,
-    and the time in which prompts come behind it. ``held`` is what each prompt adds to a step.
+    and the time in which prompts come behind it. ``held`` is what each prompt adds to a step on
+    average; ``crowd``: the variance of its seconds, and those with one prompt more.
     """
     plain = q.step(max(mean, 1))
     running = q.through(mean)
     alone = q.own(mean)
     if joins(q, mean):
+        varies, joined = crowd
         busy = min(rate * held, 1 - 1e-9)
-        length = (1 - empty) * (tau + rate * held**2 / (1 - busy**2))
-        mine = plain + held if mean > 0 else running
+        length = (1 - empty) * (tau + varies / (1 - busy**2) / tau)
+        # Who comes in long steps finds more than the mean beside it.
+        mine = joined - busy * tau if mean > 0 else running
         return mine + busy * length, length, 0.0, 0.0, mine + busy * length
     busy = min(rate * alone, 1 - 1e-9)
     queue = rate * q.moment * alone**2 / (2 * (1 - busy))

@@ -6,7 +6,7 @@ figures of the hardware the change over that of the figure is the elasticity of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Rational
 
+from costgraph.asking.serving.forms import MANY
 from costgraph.asking.serving.planner import Apart, Planner
 from costgraph.asking.serving.plans import Group, Plan, low_of
 from costgraph.asking.serving.queueing import Steady
@@ -30,10 +31,11 @@ MORE = Rational(11, 10)
 GIGABYTE = 10**9
 MEANT = (
     "one more: the best plan again, recomputed with one thing more and the rest as it is, its "
-    "sequences and chunks as well (with more memory, as many sequences as it holds where it was "
-    "full): requests/s are the most within limits, times at the rate that was asked for; "
-    "elasticity is the relative change of that most over the figure's, above one where a limit on "
-    "times is tight: shorter steps allow a higher load as well; calibrated efficiencies stay"
+    "sequences and chunks as well (with more memory or another precision, as many sequences as it "
+    "holds where it was full): requests/s are the most within limits, times at the rate that was "
+    "asked for; elasticity is the relative change of that most over the figure's, above one where "
+    "a limit on times is tight: shorter steps allow a higher load as well; calibrated efficiencies "
+    "stay"
 )
 
 
@@ -89,6 +91,10 @@ class _State:
         """Sequences that a replica of a group holds."""
         return held(self.groups[i].way, self.asked(i), self.groups[i].policy)
 
+    def filled(self, i: int) -> int:
+        """Sequences of a group that fill memory and leave a step room for a prompt."""
+        return min(self.room(i), getattr(self.groups[i].policy, "budget", MANY) - 1)
+
     def changed(self, i: int, **more: Any) -> _State:
         """With one group changed."""
         made = replace(self.groups[i], **more)
@@ -109,7 +115,7 @@ def gains(planner: Planner, best: Plan) -> tuple[Gain, ...]:
     names = ("prompts", "decodes") if best.pooled else ("",)
     of_groups = (_of_group(planner, start, i, name) for i, name in enumerate(names))
     found = []
-    for what, of, made, figure in chain(*of_groups, _of_all(start)):
+    for what, of, made, figure in chain(*of_groups, _of_kinds(planner, start), _of_all(start)):
         try:
             found.append(_gain(planner, best, what, of, made(), figure))
         except CostgraphError as error:
@@ -144,6 +150,19 @@ def _of_group(planner: Planner, start: _State, i: int, name: str) -> Iterator[_N
             yield what, name, partial(_larger, start, i, size, had + more), False
 
 
+def _of_kinds(planner: Planner, start: _State) -> Iterator[_Neighbour]:
+    """Another precision, or other drafts, of all groups, among those that were tried."""
+    device, precision, drafts = start.groups[0].way.kind
+    for kind in dict.fromkeys(w.kind for w in planner.ways):
+        if kind[0] != device or (kind[1] != precision) is (kind[2] != drafts):
+            continue
+        alike = (_shared_alike(planner, kind, dict(g.way.degrees)) for g in start.groups)
+        ways = [way for way in alike if way is not None]
+        what = f"precision {kind[1]}" if kind[1] != precision else f"drafts {kind[2] or 'none'}"
+        if len(ways) == len(start.groups):
+            yield what, "", partial(_in_kind, start, ways), False
+
+
 def _of_all(start: _State) -> Iterator[_Neighbour]:
     """More of what all groups have: figures of their devices, and limits."""
     yield "1 GB of memory a device", "", partial(_roomier, start), False
@@ -160,11 +179,30 @@ def _of_all(start: _State) -> Iterator[_Neighbour]:
 def _wider(planner: Planner, way: Way) -> Way | None:
     """The way that shares tensors among twice as many devices, where it was tried."""
     degrees = dict(way.degrees)
-    wanted = degrees | {"tp": 2 * degrees.get("tp", 1)}
+    return _shared_alike(planner, way.kind, degrees | {"tp": 2 * degrees.get("tp", 1)})
+
+
+def _shared_alike(
+    planner: Planner, kind: tuple[str, str, str], degrees: dict[str, int]
+) -> Way | None:
+    """The way of a kind that shares the model so, where it was tried."""
     for other in planner.ways:
-        if other.kind == way.kind and dict(other.degrees) == wanted:
+        if other.kind == kind and dict(other.degrees) == degrees:
             return other
     return None
+
+
+def _in_kind(start: _State, ways: Sequence[Way]) -> _State:
+    """In another way each; where memory was full, with all sequences that it then holds."""
+    made = start
+    for i, (group, way) in enumerate(zip(start.groups, ways, strict=True)):
+        made = made.changed(i, way=way)
+        limit, room = group.policy.limit, made.room(i)
+        if room and (limit > room or limit >= start.room(i)):
+            made = made.sized(i, limit=made.filled(i))
+        elif not room:
+            raise InputError("memory holds no request beside its weights")
+    return made
 
 
 def _larger(start: _State, i: int, name: str, size: int) -> _State:
@@ -181,7 +219,7 @@ def _roomier(start: _State) -> _State:
     for i, group in enumerate(start.groups):
         limit = group.policy.limit
         if limit >= start.room(i):
-            made = made.sized(i, limit=max(limit, made.room(i)))
+            made = made.sized(i, limit=max(limit, made.filled(i)))
     return made
 
 

@@ -95,9 +95,10 @@ def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
                 f"{engine}: no documented flag is known for devices that share the positions of "
                 f"prompts and of caches (cp {_context(group)}); {' and '.join(CONTEXT)} have one"
             )
+        drafts = _drafts(group, engine)
         words = ENGINES[engine](group, shlex.quote(model), longest, role)
         formats, untold = _formats(group, engine)
-        words += [*formats, *_drafts(group, engine)]
+        words += [*formats, *drafts]
         lines += [f"# {x}" for x in (*untold, *_untold(group, engine))]
         if group.way.devices > NODE:
             lines.append(f"# {group.way.devices} devices: start it over nodes as {engine} says")
@@ -156,10 +157,13 @@ def _untold(group: Group, engine: str) -> Iterator[str]:
     for name, value in setting.reading:
         if name not in ("kv", "reserve"):
             yield f"the numbers are for {name} {value}: no flag is known"
-    if group.way.times.lanes > 1 and engine != "sglang":
+    if group.way.times.lanes > 1 and engine == "tensorrt-llm":
         yield "sequences are of each of the pipeline's groups: see how the engine counts them"
     if _context(group) > 1:
         yield "not all models and attention kernels of the engine share positions"
+    if engine == "vllm":
+        share = f"{MEMORY_SHARE:.0%} of memory"
+        yield f"activations of a step are within the {share}; in the plan caches may fill these"
     if engine == "tensorrt-llm":
         share = f"{MEMORY_SHARE:.0%}"
         yield f"caches get {share} of what weights leave; in the plan both together have {share}"
@@ -204,9 +208,7 @@ def _context(group: Group) -> int:
 
 
 def _vllm(group: Group, model: str, longest: int, role: str) -> list[str]:
-    # Steps must hold a whole prompt where they are not chunked, and a token of each sequence.
     chunked = isinstance(group.policy, ChunkedPrefill)
-    tokens = group.policy.budget if isinstance(group.policy, ChunkedPrefill) else longest
     split, staged, experts, replicas = _split(group)
     return [
         f"vllm serve {model}", f"--tensor-parallel-size {split}",
@@ -214,10 +216,12 @@ def _vllm(group: Group, model: str, longest: int, role: str) -> list[str]:
         *([f"--prefill-context-parallel-size {_context(group)}"] if _context(group) > 1 else []),
         *([f"--data-parallel-size {replicas}"] if replicas > 1 else []),
         *(["--enable-expert-parallel"] if experts > 1 else []),
-        f"--max-model-len {longest}", f"--max-num-seqs {seats(group)}",
+        f"--max-model-len {longest}",
+        # Its scheduler counts all that run, of every group of a pipeline.
+        f"--max-num-seqs {seats(group) * group.way.times.lanes}",
         f"--gpu-memory-utilization {MEMORY_SHARE}",
         "--enable-chunked-prefill" if chunked else "--no-enable-chunked-prefill",
-        f"--max-num-batched-tokens {max(tokens, seats(group))}",
+        f"--max-num-batched-tokens {_tokens(group, longest)}",
     ]  # fmt: skip
 
 
@@ -245,7 +249,6 @@ def _sglang(group: Group, model: str, longest: int, role: str) -> list[str]:
 
 def _trtllm(group: Group, model: str, longest: int, role: str) -> list[str]:
     chunked = isinstance(group.policy, ChunkedPrefill)
-    tokens = group.policy.budget if isinstance(group.policy, ChunkedPrefill) else longest
     split, staged, experts, replicas = _split(group)
     context = _context(group)
     if replicas > 1 and split > 1:
@@ -259,14 +262,26 @@ def _trtllm(group: Group, model: str, longest: int, role: str) -> list[str]:
         *([f"--cp_size {context}"] if context > 1 else []),
         *([f"--ep_size {experts}"] if experts > 1 else []),
         f"--max_batch_size {seats(group)}", f"--max_seq_len {longest}",
-        f"--max_num_tokens {max(tokens, seats(group))}",
+        f"--max_num_tokens {_tokens(group, longest)}",
         *(["--enable_chunked_prefill"] if chunked else []),
     ]  # fmt: skip
 
 
 def seats(group: Group) -> int:
-    """Sequences at a time of one scheduler: of a pipeline's groups, or a replica of attention."""
+    """Sequences in a step of one scheduler, which each replica of attention has."""
     return -(-group.policy.limit // _split(group)[3])
+
+
+def _tokens(group: Group, longest: int) -> int:
+    """Tokens in a step of one scheduler: its part of the plan's, which has one of each sequence.
+
+    Engines count drafts too. Steps that are not chunked must hold a whole prompt.
+    """
+    drafted = int(drafting(group.way.drafts).gamma) if group.way.drafts else 0
+    if isinstance(group.policy, ChunkedPrefill):
+        budget = -(-group.policy.budget // _split(group)[3])
+        return max(budget, seats(group)) + drafted * seats(group)
+    return max(longest, (1 + drafted) * seats(group))
 
 
 ENGINES: dict[str, Callable[[Group, str, int, str], list[str]]] = {

@@ -63,7 +63,8 @@ def serve_plan(
         precisions: ``native``, or presets of the pass ``quantize`` (``fp8``, ``nvfp4``).
         speculative: options of the pass ``speculative`` that are tried beside none:
             ``draft=llama-3.2-1b,gamma=3,alpha=0.7``.
-        chunks, limits: tokens and sequences of a step that are tried.
+        chunks, limits: tokens and sequences of a step that are tried; where replicas share one,
+            tokens of each.
         progress: told how many ways to run the model are tried, and of how many.
         pools: also with prompts and decodes on different machines.
         passes: the pipeline of each replica, before it is shared among its devices.

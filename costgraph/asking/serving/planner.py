@@ -27,7 +27,7 @@ from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, between, held
 from costgraph.units import format_quantity
 
-#: Tokens of a step that are tried.
+#: Tokens of a step that are tried, of each replica that shares it.
 CHUNKS = (512, 2048, 8192)
 #: Sequences at a time that are tried, up to what memory holds.
 LIMITS = (8, 32, 128, 512, 2048)
@@ -94,7 +94,7 @@ class Planner:
     Attributes:
         traffic: what is asked.
         ways: how replicas may run the model.
-        chunks, limits: what is tried.
+        chunks, limits: what is tried; chunks are tokens of each replica that shares a step.
         most: devices in all.
         pools: plans with two pools are tried as well.
         tried: plans evaluated so far.
@@ -129,7 +129,8 @@ class Planner:
             elif kind == "decode-only":
                 made = (DecodeOnly(limit),)
             else:
-                made = (ChunkedPrefill(limit, x) for x in self.chunks if not way.times.unmixed)
+                sizes = () if way.times.unmixed else self.chunks
+                made = (ChunkedPrefill(limit, x * way.times.replicas) for x in sizes)
             for policy in made:
                 most = min(limit, held(way, asked, policy))
                 if 0 < most < getattr(policy, "budget", most + 1):
@@ -149,7 +150,11 @@ class Planner:
         self.tried += 1
         if rate >= queue.stable_rate:
             return "throughput", -1.0
-        steady = queue.at(rate)
+        return self._beyond(queue.at(rate), traffic)
+
+    @staticmethod
+    def _beyond(steady: Steady, traffic: Traffic) -> tuple[str, float]:
+        """The limit that means break, if any, and how much more the tighter one is."""
         limits = (traffic.tpot, steady.tpot), (traffic.ttft, steady.ttft)
         slack = min(limit / max(time, 1e-300) for limit, time in limits) - 1
         if steady.tpot > traffic.tpot:
@@ -216,6 +221,10 @@ class Planner:
                 continue
             replicas = ceil(traffic.rate / most)
             steady = queue.at(traffic.rate / replicas / lanes)
+            # What grows with the load keeps limits below the largest rate; should it not, no plan.
+            if over := self._beyond(steady, traffic)[0]:
+                broken.setdefault(over, getattr(steady, over))
+                continue
             found = Group(way, policy, replicas, most, steady, why)
             if best is None or (replicas, -most) < (best.replicas, -best.most):
                 best = found

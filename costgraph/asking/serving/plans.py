@@ -151,7 +151,8 @@ class FrontPoint:
             **self.way.to_dict(), "policy": self.policy.name,
             "chunk": getattr(self.policy, "budget", None), "sequences": self.policy.limit,
             "requests_per_second": self.steady.rate, "load": self.steady.load,
-            "ttft": self.steady.ttft, "brief_answers": self.steady.brief,
+            "ttft": self.steady.ttft, "lower_estimates": list(low_of([self.steady])),
+            "brief_answers": self.steady.brief,
             "tokens_per_second_and_user": self.speed,
             "tokens_per_second_and_device": self.per_device,
         }  # fmt: skip

@@ -34,10 +34,11 @@ prompts have the server one by one (``Q`` seconds each, in a row),
 
 (M/G/1 with vacations, which decode steps are), with ``G`` the steps in which a prompt runs.
 Where all that wait join the next step, its length follows from how many came in the last one, with
-``X = (τ − t)/x`` what each adds on average:
+``X = (τ − t)/x`` what each adds on average; a prompt is read in the step that it joins, which has
+more than ``x`` others, as most come in long steps:
 
-    E[L] = τ,   Var[L] = λ·X²·τ / (1 − λ²·X²),   Λ = E[L²]/E[L],
-    ttft = Λ/2 + t + X + λ·X·Λ + E[(n − m)⁺]/λ       (Λ = 0 where the server is empty).
+    E[L] = τ,   Var[L] = Var[t(c, j)] / (1 − λ²·X²),   Λ = E[L²]/E[L],
+    ttft = Λ/2 + E[t(c, j + 1)] + λ·X·(Λ − τ) + E[(n − m)⁺]/λ     (Λ = 0 where the server is empty).
 
 **Replicas.** ``k`` servers with a router that gives a request to the one with the fewest hold
 nearly equal numbers. So ``n`` sequences among them are ``n/k`` on each, and the same product

@@ -16,7 +16,7 @@ from sympy import oo
 
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.fits import Fit
-from costgraph.errors import InputError, clip
+from costgraph.errors import InputError, clip, independent
 from costgraph.formula import Formula
 from costgraph.formula.bounds import bound_shares
 from costgraph.formula.regimes import Crossover
@@ -247,9 +247,9 @@ def curve(
 
 def depends(formula: Formula, over: str) -> None:
     """Refuses a symbol that a formula does not have."""
-    if over not in {s.name for s in formula.symbols}:
-        names = ", ".join(s.name for s in formula.symbols)
-        raise InputError(f"{formula.name} does not depend on {clip(over)}; it depends on {names}")
+    names = {s.name for s in formula.symbols}
+    if over not in names:
+        raise independent(formula.name, over, names)
 
 
 def head_of(

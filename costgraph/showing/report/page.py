@@ -18,7 +18,7 @@ from costgraph.compiling.breakdown import symbols_of
 from costgraph.compiling.compilation import Hardware, Model, compile
 from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.options import devices_of, pipelines_of, split_options
-from costgraph.errors import InputError, clip, nearest
+from costgraph.errors import InputError, unknown
 from costgraph.files.writing import suffix_of, write_whole
 from costgraph.formula.formula import exact
 from costgraph.formula.terms import Limit
@@ -206,8 +206,7 @@ def _check_names(variants: Sequence[Compiled], given: Mapping[str, Any]) -> None
         if name in figures:
             raise InputError(f"{name} is a figure of the device: it is set on the page")
         if name not in known:
-            hint = nearest(name, known - figures)
-            raise InputError(f"{variants[0].setting.model} has no symbol {clip(name)}{hint}")
+            raise unknown(variants[0].setting.model, name, known - figures)
 
 
 def _fixed(compiled: Compiled, controls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
