@@ -35,7 +35,7 @@ from costgraph.errors import CostgraphError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.program import Program
 from costgraph.models import load_model
-from costgraph.symbols import B, S
+from costgraph.symbols import B, G, S
 
 #: Tables of transformers that name a type's class, the whole models first.
 TABLES = (
@@ -136,8 +136,8 @@ def _products(row: Row) -> Any:
 
 
 def products(program: Program, tokens: int) -> int:
-    """FLOP of products and convolutions of a prompt, every pair and all logits."""
-    values = {B: Integer(1), S: Integer(tokens)}
+    """FLOP of products and convolutions of a prompt of text, every pair and all logits."""
+    values = {B: Integer(1), S: Integer(tokens), G: Integer(0)}
     total = Integer(0)
     for phase in program.phases:
         if phase.name == "decode":

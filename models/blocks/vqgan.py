@@ -28,6 +28,7 @@ class CodeEyes(Eyes):
     Attributes:
         channels, side: of an image.
         widths: channels of each level; all but the last halve the image behind them.
+        base: channels in front of the first level.
         blocks: residual blocks of a level.
         attends: sides of the images at whose levels every block is followed by attention.
         middle: whether attention stands between the two blocks behind all levels.

@@ -332,3 +332,10 @@ def test_a_refused_stage_of_many_is_said_in_a_line():
     part = {**config["backbone_config"], "num_hidden_layers": 3000, "out_indices": [9999]}
     with pytest.raises(InputError, match="stages from stage1 to stage3000 in their order"):
         load_model({**config, "backbone_config": part})
+
+
+def test_queries_of_a_class_have_numbers_where_files_have_text():
+    saved = json.loads((COUNTED / "aria-small.json").read_text())
+    key = "projector_patch_to_query_dict"
+    made = {**saved, key: {int(patches): count for patches, count in saved[key].items()}}
+    assert load_model(made) == load_model(saved)
