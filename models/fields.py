@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,23 @@ class Watched(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(self._values)
+
+
+def as_file(name: str, value: Any) -> Any:
+    """The value with keys as a JSON file has them: classes in Python hold some as numbers.
+
+    Raises:
+        ModelError: a key is of a kind that no JSON file can have.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    made = {}
+    for key, inner in value.items():
+        if not isinstance(key, str | int | float | None):
+            raise ModelError(f"{name}: the key {clip(key)} is a {type(key).__name__}, not text")
+        made[key if isinstance(key, str) else json.dumps(key)] = as_file(name, inner)
+    same = all(key in value and value[key] is inner for key, inner in made.items())
+    return value if same else made
 
 
 class _Overlay(Mapping[str, Any]):

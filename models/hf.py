@@ -27,7 +27,7 @@ from costgraph.models.classes import Form, form_of, formed
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.families.absent import filled
 from costgraph.models.families.common import Programmed, Reading, class_of, unnamed
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, as_file
 from costgraph.models.heads import refuse_heads
 from costgraph.models.known import (
     AHEAD,
@@ -126,6 +126,7 @@ def import_config(
         raise InputError(f"logits must be 'last' or 'all', not {clip(logits)}")
     if mla not in ("auto", *FORMS):
         raise InputError(f"unknown form of latent attention {clip(mla)}{nearest(str(mla), FORMS)}")
+    config = as_file(name, config)
     refuse_heads(name, config)
     fields = Fields(name, config)
     family = family_of(fields) if read_as is None else _asked(fields, read_as)

@@ -38,9 +38,8 @@ def _queries(fields: Fields, patches: int) -> tuple[int, int]:
     table = _QUERIES if found is None else found
     if not isinstance(table, Mapping) or not 0 < len(table) <= MOST_ENTRIES:
         raise ModelError(f"{fields.name}: {QUERIES!r} must be an object, not {clip(found)}")
-    # Classes hold these keys as numbers, files as text.
-    inner = Fields(f"{fields.name}: {QUERIES}", {str(key): table[key] for key in table})
-    counts = {key: inner.size(key) for key in inner.values}
+    inner = Fields(f"{fields.name}: {QUERIES}", table)
+    counts = {key: inner.size(key) for key in table}
     most = max(counts.values())
     if fields.size("max_value_" + QUERIES, default=most) != most:
         raise ModelError(f"{fields.name}: 'max_value_{QUERIES}' must be {most}")

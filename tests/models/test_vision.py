@@ -339,3 +339,16 @@ def test_queries_of_a_class_have_numbers_where_files_have_text():
     key = "projector_patch_to_query_dict"
     made = {**saved, key: {int(patches): count for patches, count in saved[key].items()}}
     assert load_model(made) == load_model(saved)
+
+
+@pytest.mark.parametrize("key", [1, 1.5, True, None])
+def test_a_key_that_is_no_text_is_read_as_a_file_has_it(key):
+    saved = json.loads((COUNTED / "aria-small.json").read_text())
+    for made in ({**saved, key: 5}, {**saved, "text_config": {**saved["text_config"], key: 5}}):
+        assert json.dumps(key) in " ".join(load_model(made).notes)
+
+
+def test_a_key_that_no_file_can_have_is_refused():
+    saved = json.loads((COUNTED / "aria-small.json").read_text())
+    with pytest.raises(InputError, match=r"the key \(1, 2\) is a tuple, not text"):
+        load_model({**saved, "text_config": {**saved["text_config"], (1, 2): 5}})
