@@ -73,6 +73,7 @@ class ZoeDepth(Depth):
         narrow, seed: channels inside what makes those, and inside what makes the first bins.
         pulls: what each step has, that pulls bins together.
         shared: bins are shares of one length, not lengths of their own.
+        pull: whether bins move by the ``mean`` or the ``sum`` of what pulls them.
         share: of the channels of the last block, which are divided by it.
         sets: of bins, of which one is used and all rest in memory.
         router: says which one, where there are several.
@@ -84,6 +85,7 @@ class ZoeDepth(Depth):
     seed: Expr = Integer(256)
     pulls: tuple[int, ...] = (16, 8, 4, 1)
     shared: bool = False
+    pull: str = "mean"
     share: int = 2
     sets: int = 1
     router: Router | None = None
@@ -154,7 +156,7 @@ class ZoeDepth(Depth):
             f"{name}_far_more", Map("add_constant"), m.add(f"{name}_far", Map("scale"), far)
         )
         way = m.add(f"{name}_step", Map("div"), way, far)
-        way = m.add(f"{name}_mean", Reduce("mean", (1,)), way)
+        way = m.add(f"{name}_pull", Reduce(self.pull, (1,)), way)
         return m.add(f"{name}_moved", Add(), bins, way)
 
     def _shares(self, m: Maker, x: str) -> str:

@@ -19,7 +19,7 @@ from costgraph.hardware.machine import Engine
 from costgraph.ir.dtypes import BF16
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ir.verify import verify_program
-from costgraph.models import load_model
+from costgraph.models import import_config, load_model
 from costgraph.models.catalog import CONFIGS
 from costgraph.ops.arrays import Join
 from costgraph.ops.channels import GroupNorm
@@ -332,3 +332,16 @@ def test_a_refused_stage_of_many_is_said_in_a_line():
     part = {**config["backbone_config"], "num_hidden_layers": 3000, "out_indices": [9999]}
     with pytest.raises(InputError, match="stages from stage1 to stage3000 in their order"):
         load_model({**config, "backbone_config": part})
+
+
+def test_bins_pulled_by_a_sum_are_not_divided():
+    """One division for each bin of each step (four, of these sizes) less than a mean takes."""
+    made = json.loads((COUNTED / "zoedepth-small.json").read_text())
+    found = []
+    for kind in ("mean", "sum"):
+        graph = import_config({**made, "attractor_kind": kind}, "seen").phases[0].graph
+        pulls = [n for n in graph.nodes if n.name.endswith("_pull")]
+        assert len(pulls) == 4
+        bins = sum(n.outputs[0].numel for n in pulls)
+        found.append(sum(r.total.total_flops for r in rows(graph)))
+    assert found[0] - found[1] == bins
