@@ -345,3 +345,14 @@ def test_bins_pulled_by_a_sum_are_not_divided():
         bins = sum(n.outputs[0].numel for n in pulls)
         found.append(sum(r.total.total_flops for r in rows(graph)))
     assert found[0] - found[1] == bins
+
+
+def test_bins_within_one_length_are_sorted_and_held_in_every_step():
+    """A factor, a sum, a comparison of the order and two of the bounds for each bin of a step."""
+    made = json.loads((COUNTED / "zoedepth-small.json").read_text())
+    graph = import_config({**made, "bin_centers_type": "normed"}, "seen").phases[0].graph
+    bins = sum(n.outputs[0].numel for n in graph.nodes if n.name.endswith("_held"))
+    parts = ("_length", "_from", "_sorted", "_held")
+    steps = [r for r in rows(graph) if r.name.startswith("pull") and r.name.endswith(parts)]
+    assert len(steps) == 16
+    assert sum(r.total.total_flops for r in steps) == 5 * bins
