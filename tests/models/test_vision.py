@@ -356,3 +356,13 @@ def test_bins_within_one_length_are_sorted_and_held_in_every_step():
     steps = [r for r in rows(graph) if r.name.startswith("pull") and r.name.endswith(parts)]
     assert len(steps) == 16
     assert sum(r.total.total_flops for r in steps) == 5 * bins
+
+
+def test_pictures_are_made_finer_about_their_mean():
+    """Two operations for each number of the picture, and of each one that is answered with."""
+    program = load_model(str(COUNTED / "swin2sr-aux-small.json"))
+    aside = ("centred", "centred_scale", "made0_scale", "made0_mean", "made1_scale", "made1_mean")
+    steps = [r for r in rows(program.phases[0].graph) if r.name in aside]
+    assert len(steps) == 6
+    shown, finer = 3 * 16 * 16, 3 * 32 * 32
+    assert sum(r.total.total_flops for r in steps) == 2 * (2 * shown + finer) * B
