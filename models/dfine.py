@@ -204,10 +204,11 @@ class DFine(RTDetr):
             for part, start in (("middle", ZERO), ("size", TWO))
         )
         size = m.add(f"{name}size_scale", Map("scale"), size)
-        x = m.add(f"{name}edge_size", Map("mul"), x, m.add(f"{name}sizes", Join(2), size, size))
         before, behind = (
-            m.add(f"{name}edge_{part}", Slice(2, start, TWO), x)
-            for part, start in (("before", ZERO), ("behind", TWO))
+            m.add(
+                f"{name}{part}", Map("mul"), m.add(f"{name}edge_{part}", Slice(2, at, TWO), x), size
+            )
+            for part, at in (("before", ZERO), ("behind", TWO))
         )
         low = m.add(f"{name}low", Map("sub"), middle, before)
         high = m.add(f"{name}high", Add(), middle, behind)

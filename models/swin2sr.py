@@ -8,6 +8,7 @@ from sympy import Expr, Integer, Mul
 
 from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Segment, Style
 from costgraph.models.blocks.image import conv, picture
 from costgraph.models.blocks.stack import run
@@ -21,6 +22,7 @@ from costgraph.symbols import B
 
 #: Channels of what makes images finer.
 FEATURES = Integer(64)
+ONE = Integer(1)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ class Swin2SR(OnePass):
                 "published class asks for"
             )
         shown = picture(m, B, self.channels, size)
-        start = conv(m, "first", shown, d, 3, 1, 1)
+        # Pictures of colours have one for each; all others share a zero.
+        means = Integer(3) if self.channels == self.out == 3 else ONE
+        mean = m.source(Tensor("mean", (ONE, means, ONE, ONE), style.acts))
+        x = m.add("centred_scale", Map("scale"), m.add("centred", Map("sub"), shown, mean))
+        start = conv(m, "first", x, d, 3, 1, 1)
         x = m.add("rows", AsSequence(), conv(m, "patch_embed", start, d, 1))
         x = m.norm("patch_norm", x, d, LAYER_NORM)
         for index, (layer, depth) in enumerate(zip(self.layers, self.depths, strict=True), start=1):
@@ -77,7 +83,14 @@ class Swin2SR(OnePass):
             x = m.add(f"{part}_add", Add(), x, before)
         x = m.add("image_rows", AsImage(size), m.norm("final_norm", x, d, LAYER_NORM))
         x = m.add("body_add", Add(), self._convolved(m, "body", x, False), start)
-        return m.build(x) if self.bare else m.build(*self._finer(m, x, shown))
+        if self.bare:
+            return m.build(x)
+        made = enumerate(self._finer(m, x, shown))
+        return m.build(*(self._whole(m, f"made{index}", y, mean) for index, y in made))
+
+    def _whole(self, m: Maker, name: str, x: str, mean: str) -> str:
+        """Adds an image as large as pictures are, about the ``mean`` that was taken off."""
+        return m.add(f"{name}_mean", Map("add"), m.add(f"{name}_scale", Map("scale"), x), mean)
 
     def _convolved(self, m: Maker, name: str, x: str, narrow: bool) -> str:
         """Adds a convolution that keeps size and channels, or three."""

@@ -17,7 +17,7 @@ from costgraph.models.depth import Depth
 from costgraph.models.detecting import products
 from costgraph.ops import Add, AsSequence
 from costgraph.ops.arrays import Copy, Join
-from costgraph.ops.maps import Map, Reduce, SoftmaxOver
+from costgraph.ops.maps import Cumulate, Map, Reduce, SoftmaxOver, TopK
 from costgraph.ops.pattern import FULL
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Reshape, Slice
@@ -73,6 +73,7 @@ class ZoeDepth(Depth):
         narrow, seed: channels inside what makes those, and inside what makes the first bins.
         pulls: what each step has, that pulls bins together.
         shared: bins are shares of one length, not lengths of their own.
+        pull: whether bins move by the ``mean`` or the ``sum`` of what pulls them.
         share: of the channels of the last block, which are divided by it.
         sets: of bins, of which one is used and all rest in memory.
         router: says which one, where there are several.
@@ -84,6 +85,7 @@ class ZoeDepth(Depth):
     seed: Expr = Integer(256)
     pulls: tuple[int, ...] = (16, 8, 4, 1)
     shared: bool = False
+    pull: str = "mean"
     share: int = 2
     sets: int = 1
     router: Router | None = None
@@ -112,6 +114,7 @@ class ZoeDepth(Depth):
                 y = m.add(f"{part}_more", Map("add_constant"), y)
                 y = m.add(f"{part}_read", Slice(1, length=Integer(pulls), step=Integer(2)), y)
             bins = self._pulled(m, part, y, self._fit(m, f"{part}_bins", bins, size))
+            found = self._ordered(m, part, bins) if self.shared else bins
         beside = () if self.router is not None else (relative,)
         size = m.shape(last)[2:]
         wide = self._fit(m, "last_told", told, size)
@@ -120,7 +123,7 @@ class ZoeDepth(Depth):
         x = act(m, "share_act1", conv(m, "share1", x, inner, 1), "gelu")
         x = act(m, "share_act2", conv(m, "share2", x, Integer(4), 1), "softplus")
         shares = self._shares(m, x)
-        parts = m.add("distances", Map("mul"), shares, self._fit(m, "last_bins", bins, size))
+        parts = m.add("distances", Map("mul"), shares, self._fit(m, "last_bins", found, size))
         self._rest(m, int(inner), int(m.shape(wide)[1]) + int(m.shape(last)[1]))
         return m.build(m.add("depth", Reduce("sum", (1,), keep=True), parts), *routed, *idle)
 
@@ -138,10 +141,18 @@ class ZoeDepth(Depth):
         x = m.add("seed_more", Map("add_constant"), x)
         whole = m.add("seed_whole", Reduce("sum", (1,), keep=True), x)
         x = m.add("seed_length", Map("scale"), m.add("seed_share", Map("div"), x, whole))
-        # A running sum reads each element once and adds it.
-        low = m.add("seed_low", Map("add_constant"), x)
-        x = m.add("seed_middle", Map("scale"), m.add("seed_both", Add(), low, x))
+        batch, count, *size = m.shape(x)
+        x = m.add("seed_led", Copy((batch, count + 1, *size)), x)  # by the least distance
+        edges = m.add("seed_edges", Cumulate(), x)
+        low, high = (m.add(f"seed_edge{i}", Slice(1, Integer(i), count), edges) for i in (0, 1))
+        x = m.add("seed_middle", Map("scale"), m.add("seed_both", Add(), low, high))
         return m.add("seed_within", Map("scale"), m.add("seed_from", Map("add_constant"), x))
+
+    def _ordered(self, m: Maker, name: str, bins: str) -> str:
+        """Adds the distances of bins within one length, sorted and held within it."""
+        x = m.add(f"{name}_from", Map("add_constant"), m.add(f"{name}_length", Map("scale"), bins))
+        x = m.add_many(f"{name}_sorted", TopK(self.bins, 1), x)[0]
+        return m.add(f"{name}_held", Map("clip"), x)
 
     def _pulled(self, m: Maker, name: str, pulls: str, bins: str) -> str:
         """Adds bins ``(B, n, h, w)`` nearer to each of ``pulls (B, k, h, w)``."""
@@ -154,7 +165,7 @@ class ZoeDepth(Depth):
             f"{name}_far_more", Map("add_constant"), m.add(f"{name}_far", Map("scale"), far)
         )
         way = m.add(f"{name}_step", Map("div"), way, far)
-        way = m.add(f"{name}_mean", Reduce("mean", (1,)), way)
+        way = m.add(f"{name}_pull", Reduce(self.pull, (1,)), way)
         return m.add(f"{name}_moved", Add(), bins, way)
 
     def _shares(self, m: Maker, x: str) -> str:

@@ -88,7 +88,9 @@ def _zoedepth(fields: Fields) -> Reading:
     kind = fields.word("bin_centers_type", default="softplus")
     if kind not in ("softplus", "normed"):
         raise ModelError(f"{fields.name}: 'bin_centers_type' = {clip(kind)} is not known")
-    fields.require("attractor_kind", "mean", "sum")
+    pull = fields.word("attractor_kind", default="mean")
+    if pull not in ("mean", "sum"):
+        raise ModelError(f"{fields.name}: 'attractor_kind' = {clip(pull)} is not known")
     for key in ("attractor_alpha", "attractor_gamma", "min_temp", "max_temp"):
         fields.values.get(key)  # factors
     (sets, bins), wide = _sets(fields), fields.size("bin_embedding_dim", default=128)
@@ -115,6 +117,7 @@ def _zoedepth(fields: Fields) -> Reading:
         seed=Integer(wide // 2 if several else 256),
         pulls=(_PULLS,) * STEPS if several else pulls,
         shared=kind == "normed",
+        pull=pull,
         share=4 if several else 2,
         sets=sets,
         router=_router(fields, sets) if several else None,

@@ -19,7 +19,7 @@ from costgraph.hardware.machine import Engine
 from costgraph.ir.dtypes import BF16
 from costgraph.ir.tensor import Role, Tensor
 from costgraph.ir.verify import verify_program
-from costgraph.models import load_model
+from costgraph.models import import_config, load_model
 from costgraph.models.catalog import CONFIGS
 from costgraph.ops.arrays import Join
 from costgraph.ops.channels import GroupNorm
@@ -352,3 +352,37 @@ def test_a_key_that_no_file_can_have_is_refused():
     saved = json.loads((COUNTED / "aria-small.json").read_text())
     with pytest.raises(InputError, match=r"the key \(1, 2\) is a tuple, not text"):
         load_model({**saved, "text_config": {**saved["text_config"], (1, 2): 5}})
+
+
+def test_bins_pulled_by_a_sum_are_not_divided():
+    """One division for each bin of each step (four, of these sizes) less than a mean takes."""
+    made = json.loads((COUNTED / "zoedepth-small.json").read_text())
+    found = []
+    for kind in ("mean", "sum"):
+        graph = import_config({**made, "attractor_kind": kind}, "seen").phases[0].graph
+        pulls = [n for n in graph.nodes if n.name.endswith("_pull")]
+        assert len(pulls) == 4
+        bins = sum(n.outputs[0].numel for n in pulls)
+        found.append(sum(r.total.total_flops for r in rows(graph)))
+    assert found[0] - found[1] == bins
+
+
+def test_bins_within_one_length_are_sorted_and_held_in_every_step():
+    """A factor, a sum, a comparison of the order and two of the bounds for each bin of a step."""
+    made = json.loads((COUNTED / "zoedepth-small.json").read_text())
+    graph = import_config({**made, "bin_centers_type": "normed"}, "seen").phases[0].graph
+    bins = sum(n.outputs[0].numel for n in graph.nodes if n.name.endswith("_held"))
+    parts = ("_length", "_from", "_sorted", "_held")
+    steps = [r for r in rows(graph) if r.name.startswith("pull") and r.name.endswith(parts)]
+    assert len(steps) == 16
+    assert sum(r.total.total_flops for r in steps) == 5 * bins
+
+
+def test_pictures_are_made_finer_about_their_mean():
+    """Two operations for each number of the picture, and of each one that is answered with."""
+    program = load_model(str(COUNTED / "swin2sr-aux-small.json"))
+    aside = ("centred", "centred_scale", "made0_scale", "made0_mean", "made1_scale", "made1_mean")
+    steps = [r for r in rows(program.phases[0].graph) if r.name in aside]
+    assert len(steps) == 6
+    shown, finer = 3 * 16 * 16, 3 * 32 * 32
+    assert sum(r.total.total_flops for r in steps) == 2 * (2 * shown + finer) * B
