@@ -347,6 +347,11 @@ class Steady:
         return self.load > HONEST
 
     @property
+    def waited(self) -> float:
+        """Seconds per token after the first of who waits for a place with it already."""
+        return self.tpot + (self.place / self.further if self.further > 0 else 0.0)
+
+    @property
     def latency(self) -> float:
         """Seconds to the last token."""
         return self.ttft + self.further * self.tpot
