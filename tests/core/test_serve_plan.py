@@ -125,12 +125,16 @@ def test_times_that_are_too_low_are_marked(rate, low, capsys):
     ]  # fmt: skip
     assert main(line) == 0
     plans = capsys.readouterr().out.split("speed for a user")[0].splitlines()
-    assert any(" ~" in row for row in plans if " seqs " in row) is low
+    rows = [row for row in plans if " seqs " in row]
+    assert any(re.search(r" ~\S+ m?s\b", row) for row in rows) is low
+    assert all(re.search(r" ~[\d.]+ +\w+$", row.rstrip()) for row in rows)  # most/s, binds
     assert main([*line, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     best = found["plans"][0]
     assert best["lower_estimates"] == (["ttft"] if low else [])
     assert (best["groups"][0]["load"] > 0.6) is low
+    assert best["upper_estimate"]
+    assert any("most/s marked ~" in x for x in found["cautions"])
     # Points of the front go up to 90 % of the limit.
     assert any("lower estimates" in x for x in found["cautions"])
 
