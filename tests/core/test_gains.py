@@ -179,9 +179,18 @@ def test_times_that_are_too_low_are_marked_as_the_plans_own(found, planner, show
     same, more = gained["1 GB of memory a device"], gained["1 replica"]
     assert same.low == plan.low == (("ttft",) if share > 0.6 else ())
     assert more.low == ()
+    # The most that is stood is within limits by times of that kind, whatever the rate.
+    assert same.over
+    assert plan.over
+    queue = planner.queue(planner.ways[0], best.groups[0].policy)
+    tight = replace(TRAFFIC, rate=1, tpot=queue.at(share / 2 * queue.stable_rate).tpot)
+    idle = Planner(tight, planner.ways, (2048,), (64,), 8, pools=False).plans()[0]
+    assert idle.most == pytest.approx(share / 2 * idle.groups[0].stable_rate, rel=0.01)
+    assert not idle.over
     assert same.to_dict()["lower_estimates"] == list(plan.low)
-    assert any(cell.startswith("~") for cell in cells(shown(same))) is bool(plan.low)
-    assert not any(cell.startswith("~") for cell in cells(shown(more)))
+    marked = [[x for x in cells(shown(g)) if x.startswith("~")] for g in (same, more)]
+    assert [any(x.endswith("s") for x in row) for row in marked] == [bool(plan.low), False]
+    assert all(f"~{g.most:.4g}" in row for g, row in zip((same, more), marked, strict=True))
 
 
 def test_another_precision_or_drafts_that_were_tried_are_a_neighbour():

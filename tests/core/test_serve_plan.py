@@ -14,7 +14,7 @@ from costgraph.asking.serving import Lengths, Pool, Queue, StepTimes, poisson, s
 from costgraph.asking.serving import ways as ways_of
 from costgraph.asking.serving.forms import HONEST
 from costgraph.asking.serving.plan import serve_plan
-from costgraph.asking.serving.planner import Planner
+from costgraph.asking.serving.planner import HALVINGS, Planner
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
 from costgraph.asking.serving.ways import Traffic, degrees_of
 from costgraph.cli import main
@@ -125,12 +125,16 @@ def test_times_that_are_too_low_are_marked(rate, low, capsys):
     ]  # fmt: skip
     assert main(line) == 0
     plans = capsys.readouterr().out.split("speed for a user")[0].splitlines()
-    assert any(" ~" in row for row in plans if " seqs " in row) is low
+    rows = [row for row in plans if " seqs " in row]
+    assert any(re.search(r" ~\S+ m?s\b", row) for row in rows) is low
+    assert all(re.search(r" ~[\d.]+ +\w+$", row.rstrip()) for row in rows)  # most/s, binds
     assert main([*line, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     best = found["plans"][0]
     assert best["lower_estimates"] == (["ttft"] if low else [])
     assert (best["groups"][0]["load"] > 0.6) is low
+    assert best["upper_estimate"]
+    assert any("most/s marked ~" in x for x in found["cautions"])
     # Points of the front go up to 90 % of the limit.
     assert any("lower estimates" in x for x in found["cautions"])
 
@@ -248,26 +252,29 @@ def every_pools(planner, ways, traffic):
     """Devices of every pair of pools that keeps the limits, replica by replica."""
     later = traffic.generate.mean - 1
 
-    def fewest(way, kinds, asked, ttft, tpot):
+    def fewest(way, kinds, asked, keeps):
         for policy in planner.policies(way, kinds, asked):
             queue = Queue(way.times, policy, asked.prompt, asked.generate)
             for replicas in range(1, planner.most // way.devices + 1):
                 rate = asked.rate / replicas / way.times.lanes
                 if rate < queue.stable_rate:
                     steady = queue.at(rate)
-                    if steady.ttft <= ttft and steady.tpot <= tpot:
-                        yield replicas * way.devices, steady
+                    if keeps(steady):
+                        yield replicas * way.devices
                         break
 
     # Who reads prompts hands them on with the first token.
     handed = replace(traffic, generate=Lengths(1))
     for first in ways:
-        prompts = list(fewest(first, ("prefill-first",), handed, traffic.ttft, 1e9))
+        prompts = list(fewest(first, ("prefill-first",), handed, lambda s: s.ttft <= traffic.ttft))
         for then in ways:
             moved = planner.link(first, then).seconds(900)
-            for count, steady in fewest(then, ("decode-only",), traffic, 1e9, traffic.tpot):
-                if steady.tpot + (moved + steady.place) / later <= traffic.tpot:
-                    yield from (count + other for other, _ in prompts)
+
+            def keeps(steady, moved=moved):
+                return steady.tpot + (moved + steady.place) / later <= traffic.tpot
+
+            for count in fewest(then, ("decode-only",), traffic, keeps):
+                yield from (count + other for other in prompts)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +288,24 @@ def test_the_best_pools_are_those_of_exhaustive_search(ways, rate, ttft, tpot):
     assert found.devices == min(every)
     assert found.ttft <= ttft
     assert found.tpot <= tpot
+
+
+@pytest.mark.parametrize(("rate", "limit"), [(23, 8), (70, 64)])
+def test_what_pools_stand_at_most_is_within_their_limits(ways, rate, limit):
+    """Waits for a place of who decodes count: near the limit of few places they are most of it."""
+    traffic = Traffic(rate, Lengths(900), Lengths(128), 0.5, 0.02)
+    planner = Planner(traffic, ways[:1], (2048,), (limit,), 32)
+    plan = planner.apart(ways[:1], traffic)
+    decodes = plan.groups[1]
+    queue = planner.queue(decodes.way, decodes.policy, traffic)
+    each = planner.link(ways[0], ways[0]).seconds(900) / 127
+    at = {x: queue.at(x * decodes.most) for x in (1, 1 + 2 / 2**HALVINGS)}
+    tpots = {x: s.tpot + s.place / 127 + each for x, s in at.items()}
+    assert tpots[1] <= traffic.tpot < tpots[1 + 2 / 2**HALVINGS]
+    assert at[1].tpot < 0.6 * traffic.tpot  # the wait is the rest
+    # As many replicas as that takes, and no fewer.
+    again = replace(traffic, rate=0.999 * plan.most)
+    assert planner.apart(ways[:1], again).devices == plan.devices
 
 
 def test_ways_are_all_that_the_pass_allows_and_drafts():

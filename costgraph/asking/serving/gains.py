@@ -17,7 +17,7 @@ from sympy import Rational
 
 from costgraph.asking.serving.forms import MANY
 from costgraph.asking.serving.planner import Apart, Planner
-from costgraph.asking.serving.plans import Group, Plan, low_of
+from costgraph.asking.serving.plans import Group, Plan, low_of, over_of
 from costgraph.asking.serving.queueing import Steady
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, held
@@ -51,7 +51,8 @@ class Gain:
         ttft, tpot: means in seconds at the rate that was asked for; None where it is not stood.
         elasticity: of figures of the hardware: relative change of ``most`` over that of the figure.
         why: why there is no such plan; empty where there is.
-        low: which of the times are mostly lower estimates, as of a plan.
+        low, over: which of the times are mostly lower estimates, and whether ``most`` is mostly an
+            upper one, as of a plan.
     """
 
     what: str
@@ -63,12 +64,14 @@ class Gain:
     elasticity: float | None = None
     why: str = ""
     low: tuple[str, ...] = ()
+    over: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "one_more": self.what, "of": self.of or None, "devices": self.devices,
-            "most_requests_per_second": self.most, "ttft": self.ttft, "tpot": self.tpot,
+            "most_requests_per_second": self.most, "upper_estimate": self.over,
+            "ttft": self.ttft, "tpot": self.tpot,
             "lower_estimates": list(self.low), "elasticity": self.elasticity,
             "why": self.why or None,
         }  # fmt: skip
@@ -124,11 +127,14 @@ def gains(planner: Planner, best: Plan) -> tuple[Gain, ...]:
 
 
 def _gain(planner: Planner, best: Plan, what: str, of: str, state: _State, figure: bool) -> Gain:
-    most, (ttft, tpot), low = _evaluated(planner, state)
+    found = _evaluated(planner, state)
     devices = sum(g.devices for g in state.groups)
-    ratio = most / best.most if best.most > 0 else 0.0
+    ratio = found.most / best.most if best.most > 0 else 0.0
     elastic = log(ratio) / log(float(MORE)) if figure and ratio > 0 else None
-    return Gain(what, of, devices, most, ttft, tpot, elastic, low=low)
+    return Gain(
+        what, of, devices, found.most, found.ttft, found.tpot, elastic, low=found.low,
+        over=found.over,
+    )  # fmt: skip
 
 
 def _of_group(planner: Planner, start: _State, i: int, name: str) -> Iterator[_Neighbour]:
@@ -267,34 +273,44 @@ def _memory(machine: Machine) -> Machine:
     return replace(machine, memory=replace(had, **more))
 
 
-def _evaluated(
-    planner: Planner, state: _State
-) -> tuple[float, tuple[float | None, float | None], tuple[str, ...]]:
-    """The most requests per second within limits, times at the rate (None beyond what is stood),
-    and which of them are lower estimates."""
+@dataclass(frozen=True)
+class _Found:
+    """What a state stands within limits, and times at the rate (None beyond what is stood)."""
+
+    most: float
+    ttft: float | None
+    tpot: float | None
+    low: tuple[str, ...]
+    over: bool
+
+
+def _evaluated(planner: Planner, state: _State) -> _Found:
     traffic = state.traffic
     if len(state.groups) == 1:
-        most, steady = _loaded(planner, state.groups[0], traffic)
-        times = (None, None) if steady is None else (steady.ttft, steady.tpot)
-        return most, times, low_of([steady])
+        most, limit, steady = _loaded(planner, state.groups[0], traffic)
+        ttft, tpot = (None, None) if steady is None else (steady.ttft, steady.tpot)
+        return _Found(most, ttft, tpot, low_of([steady]), over_of(most, [limit]))
     prompts, decodes = state.groups
     link = planner.link(prompts.way, decodes.way)
     assert link is not None
     link = replace(link, bytes_per_second=link.bytes_per_second * state.network)
     pools = Apart(traffic, link)
     carries = pools.carries(prompts.links, decodes.links)
-    first, begun = _loaded(planner, prompts, state.asked(0))
-    then, steady = _loaded(planner, decodes, pools.decodes)
+    first, one, begun = _loaded(planner, prompts, state.asked(0))
+    then, other, steady = _loaded(planner, decodes, pools.decodes)
     if traffic.rate >= carries:  # caches wait without end
         steady = None
     ttft = None if begun is None else begun.ttft
     tpot = None if steady is None else pools.tpot(steady)
-    return min(carries, first, then), (ttft, tpot), low_of([begun, steady])
+    most = min(carries, first, then)
+    return _Found(most, ttft, tpot, low_of([begun, steady]), over_of(most, [one, other]))
 
 
-def _loaded(planner: Planner, group: Group, traffic: Traffic) -> tuple[float, Steady | None]:
-    """The most of equal replicas, and their steady state at the rate; None beyond it."""
+def _loaded(planner: Planner, group: Group, traffic: Traffic) -> tuple[float, float, Steady | None]:
+    """The most of equal replicas, their stable rate, and their steady state at the rate; None
+    beyond it."""
     queue, lanes = planner.queue(group.way, group.policy, traffic), group.way.times.lanes
-    most = planner.largest(queue, traffic)[0] * lanes * group.replicas
-    each = traffic.rate / group.replicas / lanes
-    return most, queue.at(each) if each < queue.stable_rate else None
+    many = lanes * group.replicas
+    each = traffic.rate / many
+    steady = queue.at(each) if each < queue.stable_rate else None
+    return planner.largest(queue, traffic)[0] * many, queue.stable_rate * many, steady

@@ -16,7 +16,7 @@ from costgraph.asking.serving.gains import MEANT, gains
 from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
 from costgraph.asking.serving.planner import CHUNKS, LIMITS, Planner
 from costgraph.asking.serving.plans import ServePlans
-from costgraph.asking.serving.queueing import BRIEF, CONDITIONS, LOW
+from costgraph.asking.serving.queueing import BRIEF, CONDITIONS, LOW, OVER
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.ways import Traffic, Wish, lengths_of, longest_of
 from costgraph.errors import InputError, clip
@@ -126,6 +126,8 @@ def serve_plan(
     own = [p.low for p in found] + [g.low for g in more]
     if any(own) or any(p.steady.low for p in points):
         setting = setting.warned(LOW)
+    if any(p.over for p in found) or any(g.over for g in more):
+        setting = setting.warned(OVER)
     if any(p.brief for p in found) or any(p.steady.brief for p in points):
         setting = setting.warned(BRIEF)
     beyond = ways[0].times.compiled.program.beyond(longest_of(traffic))

@@ -69,7 +69,7 @@ class Apart:
 
     def tpot(self, decodes: Steady) -> float:
         """Seconds per token after the first, waits for the caches and for a place with them."""
-        return decodes.tpot + self._each(self._crossing + decodes.place)
+        return decodes.waited + self._each(self._crossing)
 
     def carries(self, prompts: int, decodes: int) -> float:
         """Requests per second whose caches fit so many links of either pool.
@@ -150,14 +150,18 @@ class Planner:
         self.tried += 1
         if rate >= queue.stable_rate:
             return "throughput", -1.0
-        return self._beyond(queue.at(rate), traffic)
+        return self._beyond(queue, queue.at(rate), traffic)
 
     @staticmethod
-    def _beyond(steady: Steady, traffic: Traffic) -> tuple[str, float]:
-        """The limit that means break, if any, and how much more the tighter one is."""
-        limits = (traffic.tpot, steady.tpot), (traffic.ttft, steady.ttft)
+    def _beyond(queue: Queue, steady: Steady, traffic: Traffic) -> tuple[str, float]:
+        """The limit that means break, if any, and how much more the tighter one is.
+
+        Of a server that only decodes the first token is there: later ones wait for its places.
+        """
+        tpot = steady.waited if queue.kind == "decode-only" else steady.tpot
+        limits = (traffic.tpot, tpot), (traffic.ttft, steady.ttft)
         slack = min(limit / max(time, 1e-300) for limit, time in limits) - 1
-        if steady.tpot > traffic.tpot:
+        if tpot > traffic.tpot:
             return "tpot", slack
         return ("" if steady.ttft <= traffic.ttft else "ttft"), slack
 
@@ -222,7 +226,7 @@ class Planner:
             replicas = ceil(traffic.rate / most)
             steady = queue.at(traffic.rate / replicas / lanes)
             # What grows with the load keeps limits below the largest rate; should it not, no plan.
-            if over := self._beyond(steady, traffic)[0]:
+            if over := self._beyond(queue, steady, traffic)[0]:
                 broken.setdefault(over, getattr(steady, over))
                 continue
             found = Group(way, policy, replicas, most, steady, why)

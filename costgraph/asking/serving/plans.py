@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from costgraph.asking.serving.forms import HONEST
 from costgraph.asking.serving.policies import Policy
 from costgraph.asking.serving.queueing import Steady
 from costgraph.asking.serving.ways import Traffic, Way
@@ -42,6 +43,11 @@ class Group:
     def devices(self) -> int:
         """Devices of all replicas."""
         return self.replicas * self.way.devices
+
+    @property
+    def stable_rate(self) -> float:
+        """Requests per second below which no replica's queue grows without end."""
+        return self.replicas * self.way.times.lanes * self.steady.stable_rate
 
     @property
     def links(self) -> int:
@@ -110,6 +116,11 @@ class Plan:
         return min(self.carries, *(g.replicas * g.most for g in self.groups))
 
     @property
+    def over(self) -> bool:
+        """Whether :attr:`most` is mostly an upper estimate: waits there are lower ones."""
+        return over_of(self.most, [g.stable_rate for g in self.groups])
+
+    @property
     def binds(self) -> str:
         """What keeps it from more: of pools the one that serves least, or what links carry."""
         least = min(self.groups, key=lambda g: g.replicas * g.most)
@@ -124,7 +135,8 @@ class Plan:
         return {
             "devices": self.devices, "usd_per_hour": self.price, "ttft": self.ttft,
             "tpot": self.tpot, "lower_estimates": list(self.low), "brief_answers": self.brief,
-            "most_requests_per_second": self.most, "binds": self.binds,
+            "most_requests_per_second": self.most, "upper_estimate": self.over,
+            "binds": self.binds,
             "groups": [g.to_dict() for g in self.groups],
         }  # fmt: skip
 
@@ -133,6 +145,11 @@ def low_of(states: Sequence[Steady | None]) -> tuple[str, ...]:
     """Which times of a plan are mostly lower estimates, by the steady states of its groups."""
     named = zip(states, ("ttft", "tpot"), strict=False)
     return tuple(name for steady, name in named if steady is not None and steady.low)
+
+
+def over_of(most: float, limits: Sequence[float]) -> bool:
+    """Whether a rate within limits is mostly an upper estimate, by stable rates of groups."""
+    return any(most > HONEST * limit for limit in limits)
 
 
 @dataclass(frozen=True)

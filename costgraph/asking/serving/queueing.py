@@ -88,6 +88,8 @@ HONEST, GRID = forms.HONEST, 400
 FARTHEST = 90
 #: How far first tokens above that load were below simulated ones, at most (docs/serving.md).
 SHORT = 0.82
+#: Times as long as simulated ones, at most, where few places are mostly taken by equal answers.
+LONG = 1.7
 CONDITIONS = (
     "open arrivals: Poisson, requests alike and independent, in all phases of their answers, "
     "steady state, mean contexts; "
@@ -103,7 +105,12 @@ BRIEF = (
 )
 LOW = (
     f"times marked ~: waits above {HONEST:.0%} of what a replica stands are mostly lower "
-    f"estimates, by up to {SHORT:.0%} against the simulation: simulate such a plan"
+    f"estimates, by up to {SHORT:.0%} against the simulation, and up to {LONG:g} times as long "
+    "where few places are mostly taken by answers all alike: simulate such a plan"
+)
+OVER = (
+    "most/s marked ~: within limits by such waits, so mostly an upper estimate, by up to a third "
+    "where a limit on first tokens is tight: simulate it at that rate"
 )
 
 
@@ -345,6 +352,11 @@ class Steady:
     def low(self) -> bool:
         """Whether waits are mostly lower estimates: above :data:`HONEST` of the largest rate."""
         return self.load > HONEST
+
+    @property
+    def waited(self) -> float:
+        """Seconds per token after the first of who waits for a place with it already."""
+        return self.tpot + (self.place / self.further if self.further > 0 else 0.0)
 
     @property
     def latency(self) -> float:

@@ -77,7 +77,7 @@ def _row(plan: Plan) -> list[str]:
     return [
         str(plan.devices), price, each(replicas), each(lambda g: policy_text(g.policy)),
         _time(plan.ttft, "ttft" in plan.low), _time(plan.tpot, "tpot" in plan.low),
-        f"{plan.most:.4g}", plan.binds,
+        _rate(plan.most, plan.over), plan.binds,
     ]  # fmt: skip
 
 
@@ -91,12 +91,17 @@ def _more(gain: Gain, best: Plan) -> list[str]:
         for name, t in (("ttft", gain.ttft), ("tpot", gain.tpot))
     )
     elastic = "" if gain.elasticity is None else f"{gain.elasticity:z.2f}"
-    return [what, str(gain.devices), f"{gain.most:.4g}", change, *times, elastic]
+    return [what, str(gain.devices), _rate(gain.most, gain.over), change, *times, elastic]
 
 
 def _time(value: float, low: bool) -> str:
     """Seconds, marked where they are a lower estimate."""
     return f"{'~' if low else ''}{seconds(value)}"
+
+
+def _rate(value: float, over: bool) -> str:
+    """Requests per second, marked where they are an upper estimate."""
+    return f"{'~' if over else ''}{value:.4g}"
 
 
 def policy_text(policy: Policy) -> str:
