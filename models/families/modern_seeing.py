@@ -18,7 +18,14 @@ from costgraph.models.blocks.projector import Product, Steps
 from costgraph.models.blocks.stack import Transform
 from costgraph.models.encoder import Encoder, TextFront
 from costgraph.models.encoder_heads import Head, MaskedHead, TransformedHead, VectorHead
-from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    class_of,
+    labels_of,
+    tied_as_whole,
+)
 from costgraph.models.families.modern import FAMILIES as READERS
 from costgraph.models.families.retrieving import VECTORS
 from costgraph.models.families.seeing import siglip_tower, squares_beside
@@ -51,7 +58,7 @@ class ShownEncoder:
 def _head(fields: Fields, text: Fields, encoder: Encoder) -> Head | None:
     """The head of the class: a product, an activation and a norm before words or labels."""
     task = (class_of(fields.values) or f"{_STEM}Model").removeprefix(_STEM)
-    tied = fields.flag("tie_word_embeddings", False)
+    tied = text.flag("tie_word_embeddings", False)
     if task == "Model":
         return None
     d, norm = encoder.d, Norm("layer")
@@ -66,7 +73,7 @@ def _head(fields: Fields, text: Fields, encoder: Encoder) -> Head | None:
 
 
 def _modernvbert(fields: Fields) -> Reading:
-    text = fields.section("text_config")
+    text = tied_as_whole(fields, fields.section("text_config"), False)
     text.require("model_type", "modernbert")
     read = READERS["modernbert"](text.with_values(architectures=["ModernBertModel"]))
     encoder = read.model

@@ -140,7 +140,7 @@ def test_drawings_and_figures_take_them_too(capsys, tmp_path):
         ),
         (
             ["analyze", "llama-2-7b", "--on", "a6000", "--context", "9", "--set", "Q=9"],
-            "Q plays no",
+            "does not depend on 'Q'",
         ),
         (["explain", "gpt2", "--on", "a6000", "--at", "B=1,T=9", "--prompt", "9"], "no symbol 'S'"),
         (["explain", "gpt2", "--on", "a6000", "--at", "B=1,T=9", "--batch", "2"], "given twice"),

@@ -15,7 +15,7 @@ import pytest
 from sympy import Expr, Integer, Rational, Symbol, oo
 
 import costgraph as cg
-from costgraph.errors import CostgraphError
+from costgraph.errors import CostgraphError, InputError
 from costgraph.formula import Formula, Span
 from costgraph.formula.evaluate import compile_terms
 from costgraph.formula.naming import named
@@ -330,6 +330,12 @@ def check_beyond(f: Formula) -> None:
         assert asked == {x.asks for x in f.stated if x.expr.free_symbols & set(f.symbols)}
 
 
+def check_reject_unknown(f: Formula) -> None:
+    f.reject_unknown({**point(f), "G": 1})  # which is what other formulas are of
+    with pytest.raises(InputError, match="nonesuch"):
+        f.reject_unknown({"nonesuch": 1})
+
+
 def check_along(f: Formula) -> None:
     """What goes over a symbol says where the others are, and is open in this one."""
     over = f.symbols[0].name
@@ -353,6 +359,7 @@ CHECKS: dict[str, Callable[[Formula], None]] = {
     "computed": check_computed,
     "beyond": check_beyond, "open_in": check_beyond, "along": check_along,
     "evaluate": check_evaluate, "__call__": check_evaluate, "bind": check_bind,
+    "reject_unknown": check_reject_unknown,
     "given": check_given, "substitute": check_substitute, "regimes": check_regimes,
     "crossover": check_crossover, "region_map": check_region_map, "solve_for": check_solve_for,
     "local": check_local, "asymptote": check_asymptote, "__add__": check_add,
