@@ -91,6 +91,7 @@ def test_everything_by_keyboard_and_the_address_keeps_it(
     page.focus("#pipeline-add")
     keys.press("Enter")
     page.wait_for_selector("#palette[open]")
+    page.wait_for_selector("#palette-chosen h4")  # the present pipeline is read
     keys.type("narrower formats")
     keys.press("Tab")
     keys.press("Tab")
