@@ -88,3 +88,23 @@ def test_options_are_changed_and_formulas_copied_with_keys_alone(
     assert focused(page) == "pipeline-add"
     assert "page-kv" not in page.inner_text("#pipeline-list")
     tab.clean(f"http://127.0.0.1:{server.port}/")
+
+
+def test_a_pass_joins_the_pipeline_that_is_there_however_late_it_is_read(
+    server: Server, tabs: Callable[..., Tab]
+) -> None:
+    tab = tabs()
+    page, keys = tab.page, tab.page.keyboard
+    state = urlencode([("model", MODEL), ("on", "h100"), ("passes", "fuse")])
+    tab.go(f"{server.address}#{state}")
+    held: list[Any] = []
+    page.route("**/pipeline?*", lambda route: held.append(route), times=1)
+    page.focus("#change-0")
+    keys.press("Enter")
+    page.wait_for_function("() => document.activeElement.id === 'palette-search'")
+    keys.type("page-kv")
+    keys.press("Enter")
+    assert page.input_value("#palette-text") == "fuse"  # nothing is added to what is not read
+    held[0].continue_()
+    page.wait_for_function("() => document.getElementById('palette-text').value === 'fuse,page-kv'")
+    assert page.locator("#palette-chosen h4").all_inner_texts() == ["fuse", "page-kv"]

@@ -1,5 +1,5 @@
 // The palette: passes with their declared options as typed fields, and the pipeline that they make.
-const palette = { items: [], use: null };
+const palette = { items: [], use: null, built: null };
 
 // A value as the pipeline's grammar writes it: bare where that reads back as the same.
 function quotedValue(value) {
@@ -31,8 +31,15 @@ async function openPalette(text, use, change = false) {
   if (change && firstOption() && document.activeElement === $("palette-search")) firstOption().focus();
 }
 
+// Until the text is read, and the passes are built from it, nothing is to be added to them.
+function takeText(build = true) {
+  const read = readText(build);
+  if (build) palette.built = read;
+  return read;
+}
+
 let reading = 0;
-async function takeText(build = true) {
+async function readText(build) {
   const turn = ++reading;
   try {
     const found = await readPipeline($("palette-text").value);
@@ -50,7 +57,9 @@ function changed(build = true) {
 }
 
 // Who adds a pass by the keyboard goes on with its options.
-function addPass(name, keyboard) {
+async function addPass(name, keyboard) {
+  await palette.built;
+  if (!$("palette").open) return;
   palette.items.push([name, []]);
   changed();
   const box = $("palette-chosen").lastElementChild;
