@@ -13,8 +13,8 @@ from costgraph.models.blocks.deformable import (
     FOUR,
     TWO,
     Grids,
+    looked,
     moved,
-    placed,
     sampled,
     shared_products,
 )
@@ -22,7 +22,7 @@ from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.detecting import products
 from costgraph.models.inverted import Step
-from costgraph.models.rtdetr import Fusing, RTDetr
+from costgraph.models.rtdetr import Fusing, Promising
 from costgraph.ops import Activation, Add
 from costgraph.ops.arrays import Join
 from costgraph.ops.maps import Map, Reduce, SoftmaxOver, TopK
@@ -117,10 +117,7 @@ class GatedLayer:
     def add(self, m: Maker, prefix: str, x: str, place: str, memory: str, boxes: str) -> str:
         """Adds the layer: rows ``(B, n, d)`` in and out, with what is added where they ask."""
         d = self.own.d
-        y = placed(m, self.own, x, place, prefix)
-        x = m.norm(f"{prefix}attn_norm", m.add(f"{prefix}attn_add", Add(), y, x), d, LAYER_NORM)
-        asked = m.add(f"{prefix}cross_place", Add(), x, place)
-        y = self.read.add(m, f"{prefix}cross_", asked, memory, boxes)
+        x, y = looked(m, prefix, self.own, self.read, x, place, memory, boxes)
         both = m.add(f"{prefix}beside", Join(2), x, y)
         gates = m.linear(f"{prefix}gate_proj", both, 2 * d, 2 * d, True)
         gates = m.add(f"{prefix}gates", Activation("sigmoid"), gates)
@@ -133,7 +130,7 @@ class GatedLayer:
 
 
 @dataclass(frozen=True)
-class DFine(RTDetr):
+class DFine(Promising):
     """D-FINE.
 
     Attributes:
@@ -143,7 +140,7 @@ class DFine(RTDetr):
         rated: widths between the products that rate.
     """
 
-    points: tuple[int, ...]  # type: ignore[assignment]
+    points: tuple[int, ...]
     bins: Expr
     best: Expr
     rated: tuple[Expr, ...]

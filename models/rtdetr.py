@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from sympy import Expr, Mul
@@ -98,8 +99,8 @@ class Fusing:
 
 
 @dataclass(frozen=True)
-class RTDetr(OnePass):
-    """RT-DETR, and its second version.
+class Promising(OnePass):
+    """A detector whose decoder begins at the places of its maps that promise most.
 
     Attributes:
         stem: the convolutional network, and the stages that are read.
@@ -107,7 +108,6 @@ class RTDetr(OnePass):
         mixed: which maps they work on.
         fusing: what brings maps together.
         own, fed: heads and feed-forward block of the decoder; ``count``: its layers.
-        points: of a head on each map.
         queries, labels: boxes that are looked for, kinds of objects.
         trained: rows of a table that only training reads.
         boxed: boxes and kinds behind each layer; the bare model has none.
@@ -122,7 +122,6 @@ class RTDetr(OnePass):
     own: Heads
     fed: FeedForward
     count: int
-    points: int
     queries: Expr
     labels: Expr
     trained: Expr | None
@@ -153,14 +152,11 @@ class RTDetr(OnePass):
             for i, x in enumerate(maps)
         ]
 
+    @abstractmethod
     def _decoded(
         self, m: Maker, hidden: str, boxes: str, memory: str, grids: Grids
     ) -> tuple[str, ...]:
         """Adds the decoder: what it answers with."""
-        read = Points(self.own.d, int(self.own.heads), self.points, grids)
-        for index in range(1, self.count + 1):
-            hidden, boxes, kinds = self._layer(m, index, hidden, boxes, memory, read)
-        return (kinds, boxes) if self.boxed else (hidden,)
 
     def _mixed(self, m: Maker, index: int, x: str) -> str:
         """Adds layers over one map."""
@@ -181,6 +177,24 @@ class RTDetr(OnePass):
         places, boxes = chosen(m, best, moves, count)
         seen = m.add("promised_kinds", TakeRows(count), kinds, places)
         return m.add("promised_rows", TakeRows(count), x, places), boxes, seen
+
+
+@dataclass(frozen=True)
+class RTDetr(Promising):
+    """RT-DETR, and its second version.
+
+    ``points``: of a head on each map.
+    """
+
+    points: int
+
+    def _decoded(
+        self, m: Maker, hidden: str, boxes: str, memory: str, grids: Grids
+    ) -> tuple[str, ...]:
+        read = Points(self.own.d, int(self.own.heads), self.points, grids)
+        for index in range(1, self.count + 1):
+            hidden, boxes, kinds = self._layer(m, index, hidden, boxes, memory, read)
+        return (kinds, boxes) if self.boxed else (hidden,)
 
     def _layer(
         self, m: Maker, index: int, x: str, boxes: str, memory: str, read: Points

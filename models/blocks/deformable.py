@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from sympy import Expr, Integer, Mul
 
@@ -282,6 +283,27 @@ def over_maps(
     return x, layer, given
 
 
+class Reads(Protocol):
+    """What rows read of the maps."""
+
+    def add(self, m: Maker, prefix: str, asked: str, rows: str, boxes: str) -> str:
+        """Adds it for rows that ask, ``(B, n, d)``, with ``boxes (B, n, 4)``."""
+
+
+def looked(
+    m: Maker, prefix: str, own: Heads, read: Reads, x: str, place: str, memory: str, boxes: str
+) -> tuple[str, str]:
+    """Adds what queries hear of one another, with a norm behind it, and what they read then.
+
+    Returns:
+        Both, the second not yet added to the first.
+    """
+    y = placed(m, own, x, place, prefix)
+    x = m.norm(f"{prefix}attn_norm", m.add(f"{prefix}attn_add", Add(), y, x), own.d, LAYER_NORM)
+    asked = m.add(f"{prefix}cross_place", Add(), x, place)
+    return x, read.add(m, f"{prefix}cross_", asked, memory, boxes)
+
+
 @dataclass(frozen=True)
 class QueryLayer:
     """Queries attend to one another and read points of the maps, then a feed-forward block.
@@ -296,10 +318,7 @@ class QueryLayer:
     def add(self, m: Maker, prefix: str, x: str, place: str, memory: str, boxes: str) -> str:
         """Adds the layer: rows ``(B, n, d)`` in and out, with what is added where they ask."""
         d = self.own.d
-        y = placed(m, self.own, x, place, prefix)
-        x = m.norm(f"{prefix}attn_norm", m.add(f"{prefix}attn_add", Add(), y, x), d, LAYER_NORM)
-        asked = m.add(f"{prefix}cross_place", Add(), x, place)
-        y = self.read.add(m, f"{prefix}cross_", asked, memory, boxes)
+        x, y = looked(m, prefix, self.own, self.read, x, place, memory, boxes)
         x = m.norm(f"{prefix}cross_norm", m.add(f"{prefix}cross_add", Add(), y, x), d, LAYER_NORM)
         y = self.feed.add(m, x, prefix)
         return m.norm(f"{prefix}mlp_norm", m.add(f"{prefix}mlp_add", Add(), y, x), d, LAYER_NORM)
