@@ -18,7 +18,7 @@ from costgraph.symbols import symbol
 OPTIONS = [(name, key) for name, cls in PASSES.items() for key in cls.options()]
 IDS = [f"{name}-{key}" for name, key in OPTIONS]
 TEXTS = (
-    "x", "B", "-1", "0", "1", "3", "1/3", "7.5", "1e6", "1e12", "1e13",
+    "x", "B", "-1", "0", "1", "1/3", "1e12", "3", "7.5", "1e6", "1e13",
     "1e9999999999", "9" * 5000, "1/0", "1e-400", "", "text with blanks", "none", "inf", "nan",
     "true", "p10|p20", "t2|1", "é", "__import__('os')",
 )  # fmt: skip
@@ -72,7 +72,8 @@ CONTEXT = {
 @pytest.mark.parametrize(("name", "key"), OPTIONS, ids=IDS)
 def test_any_text_is_used_or_refused(name, key):
     more = CONTEXT.get((name, key))
-    costly = more is not None and "optimal" in more  # a search over drafts each time
+    # A search over drafts each time, or many candidates for the peak of memory.
+    costly = name == "nsa" or (more is not None and "optimal" in more)
     for text in TEXTS[:7] if costly else TEXTS:
         asked(f"{name}{{{more + ',' if more else ''}{key}={text}}}")
 
