@@ -141,10 +141,17 @@ def _raise_axes(figure: Figure) -> None:
         return
     # What is around the axes is as high in any figure: it is seen where there is room for all.
     figure.set_size_inches(wide, 3 * high)
-    figure.draw_without_rendering()
+    _laid_out(figure)
     around = 3 * high * (1 - figure.axes[0].get_position().height)
     figure.set_size_inches(wide, max(high, around + _LEAST_AXES * high))
-    figure.draw_without_rendering()
+    _laid_out(figure)
+
+
+def _laid_out(figure: Figure) -> None:
+    """Places the axes as drawing does, and draws nothing."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
 
 
 class Picture(Figure):
