@@ -72,6 +72,7 @@ def sets(values: dict[str, int], known: str) -> list[str]:
     return [x for k, v in values.items() if k not in known for x in ("--set", f"{k}={v}")]
 
 
+@pytest.mark.slow
 def test_one_quantity_is_one_number(case, capsys, tmp_path):
     model, compiled, values, expected = case
     target = [model, "--on", DEVICE, "--passes", PASSES]
@@ -147,6 +148,7 @@ def test_one_quantity_is_one_number(case, capsys, tmp_path):
         assert float((code.get(metric) or code[f"{metric}_"])(*given)) == near(value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NODE is None, reason="needs node")
 def test_the_report_and_printed_javascript_say_the_same(case, tmp_path):
     model, compiled, values, expected = case

@@ -39,6 +39,7 @@ def tpot(case: str, **figures: float) -> float:
     return float(formula.evaluate(**{s.name: at[s.name] for s in formula.symbols}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fidelity", ["ideal", "calibrated"])
 @pytest.mark.parametrize("case", ["pp", "kernels", "halves"])
 def test_slack_is_what_is_left_to_the_longest(case: str, fidelity: str) -> None:

@@ -50,6 +50,7 @@ def rows():
     return [[c.strip() for c in x.strip("|").split("|")] for x in table[1].splitlines()[2:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_the_table_of_loads_is_what_the_tool_makes(tool, place):
     """Closed forms of every row; the simulation where its load is :data:`AGAIN`."""

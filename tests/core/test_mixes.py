@@ -37,6 +37,7 @@ def generating():
     return [m for m in MODELS if compiled(m).program.decoding]
 
 
+@pytest.mark.slow
 def test_a_mix_is_the_sum_of_its_parts_less_the_weights_read_once():
     """To the integer, on all shipped models that generate; weights by another way.
 
@@ -125,6 +126,7 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_chunks_of_a_prompt_are_the_prompt_and_the_caches_read_again():
     """On all shipped models that generate, to the integer.
 

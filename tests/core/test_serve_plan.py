@@ -27,6 +27,7 @@ def ways():
     return [way(1), way(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "experts", "rate", "ttft", "tpot", "wins"),
     [

@@ -37,6 +37,7 @@ def test_programs_know_the_context_that_their_file_states(model):
     assert str(program.context) in program.beyond(program.context + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [0, 1])
 def test_simulations_say_it_in_text_and_json_and_pictures(model, more, capsys, tmp_path):
     most = load_model(model).context

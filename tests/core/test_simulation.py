@@ -163,6 +163,7 @@ def test_replicas_share_what_arrives(times):
     assert two.tpot.mean() < one.tpot.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8, 0.95])
 @pytest.mark.parametrize("policy", EVERY[1:], ids=lambda p: p.name)
 def test_closed_forms_hold_against_the_simulation(times, policy, load):
@@ -375,6 +376,7 @@ def test_room_looks_at_farther_levels_of_memory_as_well():
     assert "ddr of" in needs[1].warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("servers", [1, 4])
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize(

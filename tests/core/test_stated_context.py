@@ -99,6 +99,7 @@ def test_what_is_written_says_it(name, more, capsys):
     assert (SAID in flat(capsys.readouterr().out)) is bool(more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [0, 1])
 @pytest.mark.parametrize("name", DRAWN)
 def test_pictures_say_it(name, more, tmp_path, capsys):
