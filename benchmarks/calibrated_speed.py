@@ -87,12 +87,11 @@ def rows(model: str, device: str, passes: str, rounds: int) -> list[tuple[str, .
     random, out = np.random.default_rng(0), []
 
     def line(formula: str, points: int, actions: list[Callable[[], object]], repeat: int) -> None:
-        if points > 1:
-            actions = [*actions, partial(take, powers(actions[1]))]
-        times = [s / points for s in turns(actions, repeat, rounds)]
-        shown = (f"{1e6 * s:.2f} us" if s > 1e-6 else f"{1e9 * s:.0f} ns" for s in times)
-        ratios = [f"{x / times[0]:.1f}" for x in times[1:]]
-        out.append((model, formula, f"{points:,}", *list(shown)[:2], *ratios, *["-"][points > 1 :]))
+        alone = [partial(take, powers(actions[1]))] if points > 1 else []
+        times = [s / points for s in turns([*actions, *alone], repeat, rounds)]
+        shown = [f"{1e6 * s:.2f} us" if s > 1e-6 else f"{1e9 * s:.0f} ns" for s in times[:2]]
+        ratios = [f"{s / times[0]:.1f}" for s in times[1:]] + ["-"] * (1 - len(alone))
+        out.append((model, formula, f"{points:,}", *shown, *ratios))
 
     for name, (point, highest) in FORMULAS.items():
         formulas: list[Formula] = [getattr(c, name) for c in compiled]

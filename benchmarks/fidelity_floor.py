@@ -1,13 +1,13 @@
 """How near a formula of shapes and published figures could come to the measured timings.
 
-    python benchmarks/fidelity_floor.py      about a minute
+    python benchmarks/fidelity_floor.py      half a minute of a free core
 
 Four numbers say what of an error is the form's and what no form could know. **Repeats**: rows of
 one shape, device and kernel that were measured twice. **Twins**: H100 and H200, one chip with two
 memories, on the same shapes; what they miss apart no form of a shape tells. **Neighbours**: the
 held-out error that is left when a row is moved by what its nearest shapes of the other folds
-were off by: what a smooth form, with as many parameters as it liked, would still miss. **One
-factor**: devices left out, moved by the median of what each of their kernels is off by: what
+were off by: an estimate of what the tables tell beyond the form, however many parameters it had.
+**One factor**: devices left out, moved by the median of what each of their kernels is off by: what
 is left when the efficiency is known that figures of a device do not tell.
 
 Errors are mean/median absolute percentages. Nothing here is used by any formula.
@@ -51,18 +51,12 @@ def apart(logarithms: Array) -> str:
     return size(np.abs(logarithms))
 
 
-def together(s: Study) -> Array:
-    """A number for each row, one for those of a shape on one device with one kernel."""
-    keys = [f"{g}|{x}" for g, x in zip(s.labels["group"], s.table.shapes, strict=True)]
-    return np.asarray(np.unique(keys, return_inverse=True)[1])
-
-
 def repeats(s: Study) -> Array:
     """Logarithms of what the second measurement of a shape takes over the first."""
-    places = together(s)
+    keys = [f"{g}|{x}" for g, x in zip(s.labels["group"], s.table.shapes, strict=True)]
+    places = np.unique(keys, return_inverse=True)[1]
     order = np.argsort(places, kind="stable")
-    same = np.diff(places[order]) == 0
-    return np.asarray(np.diff(np.log(s.seconds[order]))[same])
+    return np.asarray(np.diff(np.log(s.seconds[order]))[np.diff(places[order]) == 0])
 
 
 def twins(s: Study, rest: Array) -> tuple[Array, Array]:
@@ -129,9 +123,10 @@ def main() -> None:
     sheets = fidelity.datasheets()
     studies = {kind: fidelity.load(kind, sheets) for kind in KINDS}
     studies["elementwise"] = fidelity.elementwise(sheets)
+    rests = {kind: off(crossfit(s)[0], s) for kind, s in studies.items()}
     lines, twice, moved = [], [], []
     for kind, s in studies.items():
-        rest = off(crossfit(s)[0], s)
+        rest = rests[kind]
         stray = np.abs(rest) > np.log(STRAY)
         lines.append((kind, str(len(rest)), size(rest), size(by_neighbours(s, rest)),
                       f"{100 * stray.mean():.1f} %", size(rest[~stray])))  # fmt: skip
@@ -156,7 +151,7 @@ def main() -> None:
     print("\ndevices left out, and with the median of each of their kernels known\n")
     print(plain_table(HEAD_MOVED, moved))
     print("\nelement-wise kernels, timed in whole microseconds\n")
-    print(plain_table(HEAD_ROUNDED, rounded(s, rest)))
+    print(plain_table(HEAD_ROUNDED, rounded(*(x["elementwise"] for x in (studies, rests)))))
     print(f"\n{time.perf_counter() - started:.0f} s")
 
 
