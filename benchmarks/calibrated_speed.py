@@ -4,7 +4,9 @@
 
 One point in Python, and points of arrays in NumPy, of the time per token, the first token and
 the latency of a request: the sum over a generation. Processor time, the least of a few
-rounds; the rounds of both take turns, so what else runs on the machine slows both.
+rounds; the rounds of both take turns, so what else runs on the machine slows both. The last
+column is what the powers of norms alone take over the ideal's time: a logarithm and an
+exponential for each, counted while the formula runs.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from unittest import mock
 
 import numpy as np
 
@@ -33,7 +36,7 @@ FORMULAS = {
     "ttft": ({"B": 1, "S": 1024}, {"B": 512, "S": 4096}),
     "latency": ({"B": 1, "S": 1024, "N": 512}, {"B": 512, "S": 4096, "N": 1000}),
 }
-HEAD = ("model", "formula", "points at once", "ideal", "calibrated", "ratio")
+HEAD = ("model", "formula", "points at once", "ideal", "calibrated", "ratio", "powers alone")
 
 
 def seconds(action: Callable[[], object], repeat: int) -> float:
@@ -56,15 +59,39 @@ def turns(actions: list[Callable[[], object]], repeat: int, rounds: int) -> list
     ]
 
 
+def powers(action: Callable[[], object]) -> list[int]:
+    """The sizes of the arrays that norms take to a power while ``action`` runs."""
+    sizes, logarithm = [], np.log
+
+    def counted(x: np.ndarray, **kept: np.ndarray) -> np.ndarray:
+        sizes.append(np.size(x))
+        return np.asarray(logarithm(x, **kept))
+
+    with mock.patch.object(np, "log", counted):
+        action()
+    return sizes
+
+
+def take(sizes: list[int]) -> None:
+    """A logarithm, a product and an exponential for arrays of these sizes."""
+    values = np.linspace(0.5, 1.5, max(sizes, default=1))
+    out = np.empty_like(values)
+    for size in sizes:
+        part = out[:size]
+        np.exp(np.multiply(np.log(values[:size], out=part), 2.5, out=part), out=part)
+
+
 def rows(model: str, device: str, passes: str, rounds: int) -> list[tuple[str, ...]]:
     """The lines of one model."""
     compiled = [cg.compile(model, device, passes, fidelity=f) for f in FIDELITIES]
     random, out = np.random.default_rng(0), []
 
     def line(formula: str, points: int, actions: list[Callable[[], object]], repeat: int) -> None:
-        times = [s / points for s in turns(actions, repeat, rounds)]
-        shown = (f"{1e6 * s:.2f} us" if s > 1e-6 else f"{1e9 * s:.0f} ns" for s in times)
-        out.append((model, formula, f"{points:,}", *shown, f"{times[1] / times[0]:.1f}"))
+        alone = [partial(take, powers(actions[1]))] if points > 1 else []
+        times = [s / points for s in turns([*actions, *alone], repeat, rounds)]
+        shown = [f"{1e6 * s:.2f} us" if s > 1e-6 else f"{1e9 * s:.0f} ns" for s in times[:2]]
+        ratios = [f"{s / times[0]:.1f}" for s in times[1:]] + ["-"] * (1 - len(alone))
+        out.append((model, formula, f"{points:,}", *shown, *ratios))
 
     for name, (point, highest) in FORMULAS.items():
         formulas: list[Formula] = [getattr(c, name) for c in compiled]

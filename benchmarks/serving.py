@@ -90,6 +90,11 @@ class Run:
         return self.gpus <= NODE and self.layout.dp == 1
 
     @property
+    def launched(self) -> Layout | None:
+        """On what the suite launched the run, where its row states a square of it."""
+        return self.layout.launched if self.drawn else None
+
+    @property
     def whole(self) -> float:
         """Seconds from arrival to the last token."""
         first = 0.0 if math.isnan(self.ttft) else self.ttft
@@ -374,11 +379,10 @@ def bands(s: Scored) -> list[tuple[str, ...]]:
     line("one node, attention split", "half that chose the rule", node & (half == 0))
     line("", "other half", node & (half == 1))
     line("others", "", ~node)
-    # A square may be its root, one split written down twice (see squares).
-    rooted = {f: np.array([x if usual else as_root(r, f, x)
-                           for r, x, usual in zip(s.runs, made[f], node, strict=True)])
-              for f in names}  # fmt: skip
-    line("", "squares as their root", ~node, rooted)
+    launched = {f: np.array([x if usual else as_launched(r, f, x)
+                             for r, x, usual in zip(s.runs, made[f], node, strict=True)])
+                for f in names}  # fmt: skip
+    line("", "as launched", ~node, launched)
     groups: Groups = (
         ("", lambda r: r.device),
         ("", lambda r: r.framework),
@@ -389,35 +393,35 @@ def bands(s: Scored) -> list[tuple[str, ...]]:
     return out
 
 
-def as_root(run: Run, fidelity: str, stated: float) -> float:
-    """Time per token on the root of a square of GPUs, where that holds the weights."""
-    if run.layout.root is None:
+def as_launched(run: Run, fidelity: str, stated: float) -> float:
+    """Time per token on the GPUs that the suite's scripts launch, where these hold the weights."""
+    if run.launched is None:
         return stated
     try:
-        return replace(run, layout=run.layout.root).predicted(fidelity).tpot()
+        return replace(run, layout=run.launched).predicted(fidelity).tpot()
     except CostgraphError:
         return stated
 
 
 def squares(s: Scored) -> list[tuple[str, ...]]:
-    """Runs whose GPUs are a square: errors with all of them, and with its root.
+    """Runs whose GPUs are a square: errors on all of them, and as the suite's scripts launch them.
 
-    Left out are runs whose weights the root would not hold.
+    Left out are runs whose weights the GPUs launched would not hold.
     """
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for run, made in zip(s.runs, s.made["framework"], strict=True):
-        if run.layout.root is None:
+        if run.launched is None:
             continue
         try:
-            fewer = replace(run, layout=run.layout.root).predicted("framework")
+            fewer = replace(run, layout=run.launched).predicted("framework")
         except CostgraphError:
             continue
         key = f"{run.gpus:2d}", split(run.layout)
         found.setdefault(key, []).append((run.tpot, made.tpot(), fewer.tpot()))
     out = []
     for (gpus, how), times in sorted(found.items()):
-        measured, stated, root = np.array(times).T
-        out.append((gpus, how, str(len(times)), pair(stated, measured), pair(root, measured)))
+        measured, stated, launched = np.array(times).T
+        out.append((gpus, how, str(len(times)), pair(stated, measured), pair(launched, measured)))
     return out
 
 
@@ -464,8 +468,8 @@ def main() -> None:
         print(f"         {count:4d} {what}")
     print("\nerror of TPOT: mean/median absolute, median signed, in percent\n")
     print(plain_table(HEAD, table(s, overhead)))
-    print("\nruns whose GPUs are a square: with all of them, and with its root\n")
-    print(plain_table(("GPUs", "split", "runs", "stated", "root"), squares(s)))
+    print("\nruns whose GPUs are a square: as stated, and as launched\n")
+    print(plain_table(("GPUs", "split", "runs", "stated", "launched"), squares(s)))
     if arguments.bands:
         print("\nruns inside the bands of their models\n")
         print(plain_table(BANDS, bands(s)))

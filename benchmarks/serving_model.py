@@ -53,11 +53,13 @@ class Layout:
         return 1 < self.ep < self.gpus
 
     @property
-    def root(self) -> Layout | None:
-        """The layout on as many GPUs as the root of those stated, where they are a square.
+    def launched(self) -> Layout | None:
+        """The split of a configuration whose rows state it multiplied by itself; None elsewhere.
 
-        Runs state ``tp 64`` with experts split 8 by 8, or ``tp 4`` and ``dp 4``: whoever wrote
-        them down may have multiplied two names of one split.
+        InferenceMAX starts such servers on one node (``multinode: false``), with ``tp n`` and
+        ``ep n``, with or without attention in n replicas (``dp-attn``). Rows made of its runs
+        state ``tp n²`` or ``dp n²`` beside experts split n by n, or ``tp n`` beside ``dp n`` and
+        ``ep n²``.
         """
         n = self.ep if self.is_mixed else self.tp
         if n == 1 or n * n != self.gpus or not (self.is_mixed or self.dp > 1):

@@ -56,7 +56,7 @@ def test_runs_that_cannot_be_expressed_are_counted(bench):
 
 
 @pytest.mark.parametrize(
-    ("degrees", "count", "passes", "root"),
+    ("degrees", "count", "passes", "launched"),
     [
         ((1, 1, 1), "", "", None),
         ((8, 1, 1), "8x", ",parallel{tp=8}", None),
@@ -67,10 +67,10 @@ def test_runs_that_cannot_be_expressed_are_counted(bench):
         ((1, 16, 4), "2x8x", ",parallel{dp=16,ep=16}", (1, 4, 4)),
     ],
 )
-def test_a_layout_is_degrees_of_the_pass_on_a_system(bench, degrees, count, passes, root):
+def test_a_layout_is_degrees_of_the_pass_on_a_system(bench, degrees, count, passes, launched):
     layout = bench.Layout(*degrees)
     assert (layout.system, layout.passes) == (count, passes)
-    assert layout.root == (root and bench.Layout(*root))
+    assert layout.launched == (launched and bench.Layout(*launched))
 
 
 def test_replicas_take_a_prompt_each(bench):
