@@ -199,8 +199,13 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
     """
     from costgraph.files import outside
 
-    rows = list(csv.reader(io.StringIO(outside.read_text(path, LARGEST, "a trace"))))
     where = clip(str(path))
+    # Lines end as their writer ended them.
+    reader = csv.reader(io.StringIO(outside.read_text(path, LARGEST, "a trace"), newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{where}, line {reader.line_num}: not a CSV table: {error}") from None
     lines = [(i, row) for i, row in enumerate(rows, 1) if any(x.strip() for x in row)]
     if len(lines) < 2:
         raise InputError(f"{where}: a trace has a line of names and one per request")
