@@ -28,10 +28,6 @@ ENDLESS = 1e9
 HALVINGS = 50
 #: Load up to which quantiles of first tokens are given, and their means are no lower estimates.
 HONEST = 0.6
-#: Share of a device's memory that servers give to weights and caches (vLLM's default).
-MEMORY_SHARE = 0.9
-#: Sequences where nothing limits them.
-MANY = 2147483648
 
 Array = Any
 
@@ -65,6 +61,7 @@ class Server(Protocol):
     def moment(self) -> float: ...
     @property
     def tables(self) -> Any: ...
+    def drawn(self, c: int) -> tuple[float, float]: ...
     def step(self, c: int) -> float: ...
     def through(self, c: int) -> float: ...
     def own(self, c: int) -> float: ...
@@ -112,12 +109,18 @@ def joins(q: Server, c: int) -> bool:
 
 def through(q: Server, c: int) -> float:
     """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences."""
+    return reading(q, c, q.S, q.fresh)
+
+
+def reading(q: Server, c: int, tokens: int, fresh: int) -> float:
+    """Seconds of the steps in which a prompt of so many tokens runs, of which some are fresh."""
     if q.kind == "decode-only":
         return 0.0
     if q.kind == "prefill-first":
-        found: float = q.times.step(0, 0, ((q.fresh, q.S),))
+        found: float = q.times.step(0, 0, ((fresh, tokens),))
         return found
-    return chunked(q.times, q.S, free(q, c), c, q.context, q.S - q.fresh)
+    room = free(q, c) if q.kind == "chunked" else fresh
+    return chunked(q.times, tokens, room, c, q.context, tokens - fresh)
 
 
 def extra(q: Server, c: int) -> float:
@@ -427,23 +430,29 @@ def first(
     """What a first token waits for, with a place.
 
     Its own steps, up to so much of the step in progress, for prompts in front with a probability,
-    and the time in which prompts come behind it. ``held`` is what each prompt adds to a step on
-    average; ``crowd``: the variance of its seconds, and those with one prompt more.
+    and the time in which prompts come behind it; then sequences beside it, and seconds of their
+    steps. ``held`` is what each prompt adds to a step on
+    average; ``crowd``: the variance of its seconds, and those with one prompt more. Where lengths
+    of prompts differ ``drawn`` says what they take more than a mean one, and their second moment.
     """
     plain = q.step(max(mean, 1))
-    running = q.through(mean)
+    more, moment = q.drawn(mean)
+    running = q.through(mean) + more
     alone = q.own(mean)
     if joins(q, mean):
         varies, joined = crowd
+        varies = varies + rate * tau * held**2 * (q.moment - 1)
         busy = min(rate * held, 1 - 1e-9)
         length = (1 - empty) * (tau + varies / (1 - busy**2) / tau)
         # Who comes in long steps finds more than the mean beside it.
-        mine = joined - busy * tau if mean > 0 else running
-        return mine + busy * length, length, 0.0, 0.0, mine + busy * length
+        mine = joined - busy * tau + more if mean > 0 else running
+        return mine + busy * length, length, 0.0, 0.0, mine + busy * length, mean, tau
+    if q.kind == "prefill-first":
+        alone = running
     busy = min(rate * alone, 1 - 1e-9)
-    queue = rate * q.moment * alone**2 / (2 * (1 - busy))
+    queue = rate * moment * alone**2 / (2 * (1 - busy))
     length = (1 - empty) * (plain if q.kind == "prefill-first" else tau)
-    return running, length, queue, busy, running + queue + length / 2
+    return running, length, queue, busy, running + queue + length / 2, mean, tau
 
 
 def means(q: Server, rate: float) -> tuple[float, ...]:
@@ -475,25 +484,3 @@ def batches(rate: float, seconds: float, batch: float) -> tuple[float, float, fl
 def chunk_of(prompt: int, budget: int) -> int:
     """Tokens of one prompt that a step with a budget reads at most."""
     return min(prompt, budget)
-
-
-# --- memory: bytes that there are, that are needed once, and that each sequence adds
-
-
-def caching(size: float, share: float, weights: float, caches: float) -> tuple[float, float, float]:
-    """Weights and caches in a share of a memory."""
-    return share * size, weights, caches
-
-
-def living(
-    size: float, weights: float, once: float, each: float, chunk: float, caches: float, lanes: int
-) -> tuple[float, float, float]:
-    """All of a memory, with live activations of a step that reads a chunk."""
-    return size, weights + once + chunk, caches + each / lanes
-
-
-def fitting(size: float, once: float, each: float) -> int:
-    """Sequences that fit; none where what is needed once does not."""
-    if once > size:
-        return 0
-    return int((size - once) / each) if each > 0 else MANY

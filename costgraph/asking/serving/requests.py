@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from math import erf, floor, inf, log, log1p, sqrt
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,6 +116,19 @@ class Lengths:
     def waste(self, count: int) -> float:
         """Share of a static batch's places that are done and wait: ``1 − E[len]/E[max]``."""
         return 1 - self.mean / self.longest(count)
+
+    def parts(self, count: int) -> NDArray[np.float64]:
+        """Means of so many equally likely parts of all lengths, from the shortest on."""
+        if self.spread == "fixed":
+            return np.full(count, self.mean)
+        edges = np.arange(count + 1) / count
+        if self.spread == "uniform":
+            found = self.mean * (1 + self.width * (edges[1:] + edges[:-1] - 1))
+            return np.maximum(found, 1.0)
+        normal, sigma = NormalDist(), sqrt(log1p(self.width**2))
+        # Of a log-normal, the part of the mean below a place is normal, a deviation farther.
+        below = [normal.cdf(normal.inv_cdf(x) - sigma) for x in edges[1:-1]]
+        return np.maximum(self.mean * count * np.diff([0.0, *below, 1.0]), 1.0)
 
     def draw(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """So many lengths, of at least one token."""
