@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from costgraph.asking.serving.odds import shares
+
 #: Rounds in which the time of first tokens and the sequences that decode are made to agree.
 ROUNDS = 8
 #: Numbers of sequences at which steps are taken; those between are interpolated.
@@ -60,8 +62,9 @@ class Server(Protocol):
     @property
     def moment(self) -> float: ...
     @property
+    def parts(self) -> Any: ...
+    @property
     def tables(self) -> Any: ...
-    def drawn(self, c: int) -> tuple[float, float]: ...
     def step(self, c: int) -> float: ...
     def through(self, c: int) -> float: ...
     def own(self, c: int) -> float: ...
@@ -108,8 +111,11 @@ def joins(q: Server, c: int) -> bool:
 
 
 def through(q: Server, c: int) -> float:
-    """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences."""
-    return reading(q, c, q.S, q.fresh)
+    """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences, of all lengths."""
+    total = 0.0
+    for tokens, fresh in q.parts:
+        total += reading(q, c, tokens, fresh)
+    return total / len(q.parts)
 
 
 def reading(q: Server, c: int, tokens: int, fresh: int) -> float:
@@ -151,6 +157,31 @@ def own(q: Server, c: int) -> float:
     return total / len(ends) * q.fresh / room
 
 
+def longer(q: Server, c: int) -> float:
+    """Seconds that a prompt which joins steps adds to them, above one of mean length, on average.
+
+    Some are read in several steps, which there are without them as well.
+    """
+    if not joins(q, c):
+        return 0.0
+    again = 0.0
+    for _, fresh in q.parts:
+        again += np.ceil(fresh / max(free(q, c), fresh if q.kind == "continuous" else 1)) - 1
+    steps = again / len(q.parts) * q.step(c)
+    more: float = q.through(c) - reading(q, c, q.S, q.fresh) - steps
+    return more
+
+
+def squared(q: Server, c: int) -> float:
+    """Mean of the square of ``Q``: in several steps prompts take as long as they are."""
+    if q.kind != "prefill-first":
+        return q.moment * q.own(c) ** 2
+    total = 0.0
+    for tokens, fresh in q.parts:
+        total += reading(q, c, tokens, fresh) ** 2
+    return total / len(q.parts)
+
+
 # --- the queue
 
 
@@ -185,22 +216,8 @@ def beside(q: Server, c: int, prompts: float) -> float:
         chunks = [*chunks, (rest, q.S - q.fresh + rest)]
     if c == 0 and len(chunks) == 0:
         return 0.0
-    found: float = q.times.step(c, q.context, chunks)
+    found: float = q.times.step(c, q.context, chunks) + prompts * longer(q, c)
     return found
-
-
-def chances(limit: int, mean: float, last: int) -> Array:
-    """How likely 0, 1, 2 … prompts join a step, if each place has one or not by itself; the last
-    number stands for those above it."""
-    if mean >= limit:
-        return np.array([1.0 if j == last else 0.0 for j in range(last + 1)])
-    share = mean / limit
-    before = np.arange(0, max(last - 1, 0))
-    ratios = np.maximum(limit - before, 1e-300) / (before + 1) * share / (1 - share)
-    logs = np.cumsum(np.log(np.maximum(ratios, 1e-300)))
-    start = limit * np.log(1 - share)
-    found = np.exp(np.concatenate(([start], start + logs)))
-    return np.concatenate((found, [max(1 - np.sum(found), 0.0)]))
 
 
 def crowds(q: Server, c: int, mean: float) -> tuple[Array, Array]:
@@ -215,20 +232,6 @@ def crowds(q: Server, c: int, mean: float) -> tuple[Array, Array]:
     seconds = np.array([beside(q, c, n) for n in numbers])
     each = np.minimum(np.arange(0, last + 1), end)
     return each, np.interp(each, numbers, seconds)
-
-
-def shares(limit: int, mean: float, each: Array) -> Array:
-    """Of steps with ``each`` number of prompts, the last of them full, which share there is.
-
-    One prompt beside decodes may cost next to nothing while weights are read; several do not. So
-    a mean over how many there are is more than what the mean number takes. Prompts that find a
-    step full run in later ones, which fill up.
-    """
-    odds = chances(limit, mean, len(each) - 1)
-    runs = np.dot(odds, each)
-    rest = each[-1] - runs
-    late = max(mean - runs, 0.0) / rest if rest > 1e-9 else 0.0
-    return np.concatenate(((1 - late) * odds[:-1], [(1 - late) * odds[-1] + late]))
 
 
 def speeds(q: Server, c: int) -> tuple[Array, Array, float, Array, Array]:
@@ -432,12 +435,10 @@ def first(
     Its own steps, up to so much of the step in progress, for prompts in front with a probability,
     and the time in which prompts come behind it; then sequences beside it, and seconds of their
     steps. ``held`` is what each prompt adds to a step on
-    average; ``crowd``: the variance of its seconds, and those with one prompt more. Where lengths
-    of prompts differ ``drawn`` says what they take more than a mean one, and their second moment.
+    average; ``crowd``: the variance of its seconds, and those with one prompt more.
     """
     plain = q.step(max(mean, 1))
-    more, moment = q.drawn(mean)
-    running = q.through(mean) + more
+    running = q.through(mean)
     alone = q.own(mean)
     if joins(q, mean):
         varies, joined = crowd
@@ -445,12 +446,11 @@ def first(
         busy = min(rate * held, 1 - 1e-9)
         length = (1 - empty) * (tau + varies / (1 - busy**2) / tau)
         # Who comes in long steps finds more than the mean beside it.
-        mine = joined - busy * tau + more if mean > 0 else running
+        again = running - reading(q, mean, q.S, q.fresh) - longer(q, mean)
+        mine = joined - busy * tau + again if mean > 0 else running
         return mine + busy * length, length, 0.0, 0.0, mine + busy * length, mean, tau
-    if q.kind == "prefill-first":
-        alone = running
     busy = min(rate * alone, 1 - 1e-9)
-    queue = rate * moment * alone**2 / (2 * (1 - busy))
+    queue = rate * squared(q, mean) / (2 * (1 - busy))
     length = (1 - empty) * (plain if q.kind == "prefill-first" else tau)
     return running, length, queue, busy, running + queue + length / 2, mean, tau
 

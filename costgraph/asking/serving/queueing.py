@@ -45,9 +45,10 @@ nearly equal numbers. So ``n`` sequences among them are ``n/k`` on each, and the
 form has ``τ(n/k)`` with ``k·m`` places (an M/G/k of places whose pace depends on the number);
 prompts queue at each as they would alone, at ``λ/k``.
 
-**Prompts whose lengths differ.** Steps of a mean prompt are what ``τ`` and ``λ*`` are made of. A
-first token has those of prompts at equally likely lengths: the mean of ``G`` over them, of ``Q²``
-where prompts run one by one, and ``x·X²·(E[S²]/E[S]² − 1)`` more of ``Var[t(c, j)]``.
+**Prompts whose lengths differ.** ``G`` is a mean over equally likely lengths, and ``E[Q²]`` where
+prompts run one by one; else that has the second moment of lengths. In ``t(c, j)`` prompts that join
+a step take what ``G`` has above a mean one's longer each, and ``Var[t(c, j)]`` has
+``x·X²·(E[S²]/E[S]² − 1)`` more.
 
 **Quantiles.** :mod:`.waits` has the distribution of a first token. Time per token is a mean of
 ``τ(c)`` over a request's own stay, normal with a share of the variance of ``τ(c)`` in one moment:
@@ -171,24 +172,6 @@ class Queue:
         tokens = self.prompt.parts(1 if self.prompt.spread == "fixed" else LENGTHS)
         return tuple((s, s - hit(s, self.cached)) for s in (max(1, round(x)) for x in tokens))
 
-    def reads(self, c: int) -> NDArray[np.float64]:
-        """Seconds of the steps in which each of :attr:`parts` runs beside ``c`` sequences."""
-        if c not in self._reads:
-            self._reads[c] = np.array([forms.reading(self, c, *part) for part in self.parts])
-        return self._reads[c]
-
-    def drawn(self, c: int) -> tuple[float, float]:
-        """What prompts take beside ``c`` sequences more than a mean one, on average, and the mean
-        of the square of what they take over the square of the mean."""
-        if len(self.parts) == 1 or self.kind == "decode-only":
-            return 0.0, self.moment
-        found = self.reads(c)
-        mean, square = float(found.mean()), float((found**2).mean())
-        # In several steps, which are full, they take as long as they are.
-        return mean - self.through(
-            c
-        ), square / mean**2 if self.kind == "prefill-first" else self.moment
-
     @property
     def kind(self) -> str:
         """The policy's name."""
@@ -223,10 +206,6 @@ class Queue:
     def limit(self) -> int:
         """Sequences at a time."""
         return self.policy.limit
-
-    @cached_property
-    def _reads(self) -> dict[int, NDArray[np.float64]]:
-        return {}
 
     @cached_property
     def _known(self) -> dict[tuple[str, int], float]:

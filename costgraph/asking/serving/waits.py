@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from costgraph.asking.serving import forms
+from costgraph.asking.serving.odds import shares
 
 if TYPE_CHECKING:
     from costgraph.asking.serving.queueing import Queue
@@ -57,8 +58,9 @@ class Waits:
         waits = _seldom(self.place, self.full, even[0]) + _seldom(self.front, self.busy, even[1])
         if forms.joins(self.queue, self.beside):
             return waits + self._joined(even[2:])
-        own = _at(even[2], self.queue.reads(self.beside))
-        return waits + own + even[3] * self.running
+        parts = self.queue.parts
+        own = np.array([forms.reading(self.queue, self.beside, *part) for part in parts])
+        return waits + _at(even[2], own) + even[3] * self.running
 
     def _joined(self, even: Array) -> Array:
         """Where all that wait join the next step: the rest of the running one, and its own.
@@ -68,7 +70,7 @@ class Waits:
         """
         q, c = self.queue, self.beside
         each, taken = forms.crowds(q, c, self.rate * self.tau)
-        among = np.cumsum(forms.shares(q.limit, self.rate * self.tau, each) * taken)
+        among = np.cumsum(shares(q.limit, self.rate * self.tau, each) * taken)
         some = np.maximum(even[0] - self.empty, 0.0) / max(1 - self.empty, 1e-9)
         step = np.minimum(np.searchsorted(among, some * among[-1]), len(taken) - 1)
         running = np.where(even[0] < self.empty, 0.0, taken[step])
