@@ -160,15 +160,14 @@ def own(q: Server, c: int) -> float:
 def longer(q: Server, c: int) -> float:
     """Seconds that a prompt which joins steps adds to them, above one of mean length, on average.
 
-    Some are read in several steps, which there are without them as well.
+    What looks at positions grows faster than tokens; the rest is of the step's tokens together.
     """
-    if not joins(q, c):
+    if not joins(q, c) or q.times.overlaps:
         return 0.0
-    again = 0.0
-    for _, fresh in q.parts:
-        again += np.ceil(fresh / max(free(q, c), fresh if q.kind == "continuous" else 1)) - 1
-    steps = again / len(q.parts) * q.step(c)
-    more: float = q.through(c) - reading(q, c, q.S, q.fresh) - steps
+    total = 0.0
+    for tokens, fresh in q.parts:
+        total += q.times.looking(fresh, tokens)
+    more: float = total / len(q.parts) - q.times.looking(q.fresh, q.S)
     return more
 
 

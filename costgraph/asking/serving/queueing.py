@@ -47,7 +47,7 @@ prompts queue at each as they would alone, at ``λ/k``.
 
 **Prompts whose lengths differ.** ``G`` is a mean over equally likely lengths, and ``E[Q²]`` where
 prompts run one by one; else that has the second moment of lengths. In ``t(c, j)`` prompts that join
-a step take what ``G`` has above a mean one's longer each, and ``Var[t(c, j)]`` has
+a step have what looks at positions as a mean over lengths, and ``Var[t(c, j)]`` has
 ``x·X²·(E[S²]/E[S]² − 1)`` more.
 
 **Quantiles.** :mod:`.waits` has the distribution of a first token. Time per token is a mean of
