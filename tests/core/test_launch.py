@@ -151,6 +151,13 @@ def test_a_scheduler_of_a_pipeline_counts_the_sequences_of_all_its_groups():
     ):  # fmt: skip
         text = launch(replace(plan, groups=(group,)), traffic, "m", engine)
         assert numbers(text, flag) == [all_groups]
+    # vLLM does not start with fewer tokens in a step than sequences.
+    for policy, tokens in ((ChunkedPrefill(500, 512), 512), (PrefillFirst(2048), 2048)):
+        group = replace(plan.groups[0], policy=policy)
+        text = launch(replace(plan, groups=(group,)), traffic, "m", "vllm")
+        most = 2 * policy.limit
+        assert numbers(text, "--max-num-seqs", "--max-num-batched-tokens") == [most, most]
+        assert f"sequences in the pipeline, {most}: the plan's steps have up to {tokens}" in text
 
 
 @pytest.mark.parametrize(
@@ -174,6 +181,7 @@ def test_drafts_are_told_or_refused(ways):
 
     text = launch(plan("draft=llama-3.2-1b,gamma=3"), traffic, "m", "vllm")
     words = shlex.split(text, comments=True)
+    assert "# llama-3.2-1b: put the path" in text
     told = json.loads(words[words.index("--speculative-config") + 1])
     assert told == {
         "method": "draft_model", "model": "llama-3.2-1b", "num_speculative_tokens": 3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import costgraph as cg
@@ -35,11 +36,14 @@ def times():
 def test_prompts_alone_are_an_m_g_1_queue(times, load, spread):
     """Pollaczek and Khinchine: nobody who has one token is left behind to be waited for."""
     queue = Queue(times, PrefillFirst(8), Lengths(PROMPT, *spread), Lengths(1))
-    own, rate = times.prompt(PROMPT), load * queue.stable_rate
-    assert queue.stable_rate == pytest.approx(1 / own)
-    second = queue.moment * own**2
+    drawn = np.sort(queue.prompt.draw(24_000, np.random.default_rng(1))).reshape(400, -1).mean(1)
+    each = np.array([times.prompt(round(S)) for S in drawn])
+    own, second = each.mean(), (each**2).mean()
+    rate = load / own
+    assert queue.stable_rate == pytest.approx(1 / own, rel=0.005)
     steady = queue.at(rate)
-    assert steady.ttft == pytest.approx(own + rate * second / (2 * (1 - rate * own)))
+    alone = own + rate * second / (2 * (1 - rate * own))
+    assert steady.ttft == pytest.approx(alone, rel=0.03)
     assert steady.decoding == pytest.approx(0)
     assert not steady.brief
 

@@ -219,10 +219,18 @@ def test_traces_are_read_and_wrong_ones_refused(tmp_path):
             "timestamp,input,output\n2024-05-12 00:00,2,3\n2024-05-12T00:01Z,2,3\n",
             "line 3.*a date with a zone, the first is a date without",
         ),
+        (f"timestamp,input,output\n1,2,3,{'x' * 200_000}\n", "line 2: not a CSV table: field"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=what):
             read_trace(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_a_trace_end_as_their_writer_ends_them(tmp_path, end):
+    path = tmp_path / "t.csv"
+    path.write_bytes(end.join(("timestamp,input,output", "1,100,20", "2,50,3", "")).encode())
+    assert read_trace(path) == (Request(0.0, 100, 20), Request(1.0, 50, 3))
 
 
 @pytest.mark.parametrize(
@@ -363,6 +371,8 @@ def test_what_cannot_be_served_is_said(times):
         simulate([Request(0, 4000, 90)], Pool(times, PrefillFirst(4), positions=4000))
     with pytest.raises(InputError, match="no requests"):
         simulate([], Pool(times, PrefillFirst(4)))
+    with pytest.raises(InputError, match="in order of arrival"):
+        simulate([Request(5, 10, 2), Request(0, 10, 2)], Pool(times, PrefillFirst(4)))
     with pytest.raises(InputError, match="no closed form"):
         Queue(times, StaticBatches(4), Lengths(10), Lengths(10))
 

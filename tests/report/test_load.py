@@ -25,6 +25,8 @@ from costgraph.asking.serving import (
     StepTimes,
     dealt,
     forms,
+    odds,
+    rooms,
 )
 from costgraph.cli import main
 from costgraph.errors import InputError
@@ -80,7 +82,7 @@ def test_other_python_is_refused(text: str, tmp_path: Path) -> None:
 
 def test_every_form_is_printed() -> None:
     text = queue_script()
-    for module, least in ((forms, 15), (dealt, 1)):
+    for module, least in ((forms, 15), (odds, 1), (rooms, 2), (dealt, 1)):
         own = {n: f for n, f in vars(module).items()
                if getattr(f, "__module__", "") == module.__name__}  # fmt: skip
         functions = [n for n, f in own.items() if callable(f) and n[0].islower()]

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from costgraph.asking.serving.odds import shares
+
 #: Rounds in which the time of first tokens and the sequences that decode are made to agree.
 ROUNDS = 8
 #: Numbers of sequences at which steps are taken; those between are interpolated.
@@ -28,10 +30,6 @@ ENDLESS = 1e9
 HALVINGS = 50
 #: Load up to which quantiles of first tokens are given, and their means are no lower estimates.
 HONEST = 0.6
-#: Share of a device's memory that servers give to weights and caches (vLLM's default).
-MEMORY_SHARE = 0.9
-#: Sequences where nothing limits them.
-MANY = 2147483648
 
 Array = Any
 
@@ -63,6 +61,8 @@ class Server(Protocol):
     def context(self) -> float: ...
     @property
     def moment(self) -> float: ...
+    @property
+    def parts(self) -> Any: ...
     @property
     def tables(self) -> Any: ...
     def step(self, c: int) -> float: ...
@@ -111,13 +111,22 @@ def joins(q: Server, c: int) -> bool:
 
 
 def through(q: Server, c: int) -> float:
-    """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences."""
+    """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences, of all lengths."""
+    total = 0.0
+    for tokens, fresh in q.parts:
+        total += reading(q, c, tokens, fresh)
+    return total / len(q.parts)
+
+
+def reading(q: Server, c: int, tokens: int, fresh: int) -> float:
+    """Seconds of the steps in which a prompt of so many tokens runs, of which some are fresh."""
     if q.kind == "decode-only":
         return 0.0
     if q.kind == "prefill-first":
-        found: float = q.times.step(0, 0, ((q.fresh, q.S),))
+        found: float = q.times.step(0, 0, ((fresh, tokens),))
         return found
-    return chunked(q.times, q.S, free(q, c), c, q.context, q.S - q.fresh)
+    room = free(q, c) if q.kind == "chunked" else fresh
+    return chunked(q.times, tokens, room, c, q.context, tokens - fresh)
 
 
 def extra(q: Server, c: int) -> float:
@@ -146,6 +155,30 @@ def own(q: Server, c: int) -> float:
     for end in ends:
         total += q.times.step(c, q.context, ((room, max(room, end)),))
     return total / len(ends) * q.fresh / room
+
+
+def longer(q: Server, c: int) -> float:
+    """Seconds that a prompt which joins steps adds to them, above one of mean length, on average.
+
+    What looks at positions grows faster than tokens; the rest is of the step's tokens together.
+    """
+    if not joins(q, c) or q.times.overlaps:
+        return 0.0
+    total = 0.0
+    for tokens, fresh in q.parts:
+        total += q.times.looking(fresh, tokens)
+    more: float = total / len(q.parts) - q.times.looking(q.fresh, q.S)
+    return more
+
+
+def squared(q: Server, c: int) -> float:
+    """Mean of the square of ``Q``: in several steps prompts take as long as they are."""
+    if q.kind != "prefill-first":
+        return q.moment * q.own(c) ** 2
+    total = 0.0
+    for tokens, fresh in q.parts:
+        total += reading(q, c, tokens, fresh) ** 2
+    return total / len(q.parts)
 
 
 # --- the queue
@@ -182,22 +215,8 @@ def beside(q: Server, c: int, prompts: float) -> float:
         chunks = [*chunks, (rest, q.S - q.fresh + rest)]
     if c == 0 and len(chunks) == 0:
         return 0.0
-    found: float = q.times.step(c, q.context, chunks)
+    found: float = q.times.step(c, q.context, chunks) + prompts * longer(q, c)
     return found
-
-
-def chances(limit: int, mean: float, last: int) -> Array:
-    """How likely 0, 1, 2 … prompts join a step, if each place has one or not by itself; the last
-    number stands for those above it."""
-    if mean >= limit:
-        return np.array([1.0 if j == last else 0.0 for j in range(last + 1)])
-    share = mean / limit
-    before = np.arange(0, max(last - 1, 0))
-    ratios = np.maximum(limit - before, 1e-300) / (before + 1) * share / (1 - share)
-    logs = np.cumsum(np.log(np.maximum(ratios, 1e-300)))
-    start = limit * np.log(1 - share)
-    found = np.exp(np.concatenate(([start], start + logs)))
-    return np.concatenate((found, [max(1 - np.sum(found), 0.0)]))
 
 
 def crowds(q: Server, c: int, mean: float) -> tuple[Array, Array]:
@@ -212,20 +231,6 @@ def crowds(q: Server, c: int, mean: float) -> tuple[Array, Array]:
     seconds = np.array([beside(q, c, n) for n in numbers])
     each = np.minimum(np.arange(0, last + 1), end)
     return each, np.interp(each, numbers, seconds)
-
-
-def shares(limit: int, mean: float, each: Array) -> Array:
-    """Of steps with ``each`` number of prompts, the last of them full, which share there is.
-
-    One prompt beside decodes may cost next to nothing while weights are read; several do not. So
-    a mean over how many there are is more than what the mean number takes. Prompts that find a
-    step full run in later ones, which fill up.
-    """
-    odds = chances(limit, mean, len(each) - 1)
-    runs = np.dot(odds, each)
-    rest = each[-1] - runs
-    late = max(mean - runs, 0.0) / rest if rest > 1e-9 else 0.0
-    return np.concatenate(((1 - late) * odds[:-1], [(1 - late) * odds[-1] + late]))
 
 
 def speeds(q: Server, c: int) -> tuple[Array, Array, float, Array, Array]:
@@ -427,7 +432,8 @@ def first(
     """What a first token waits for, with a place.
 
     Its own steps, up to so much of the step in progress, for prompts in front with a probability,
-    and the time in which prompts come behind it. ``held`` is what each prompt adds to a step on
+    and the time in which prompts come behind it; then sequences beside it, and seconds of their
+    steps. ``held`` is what each prompt adds to a step on
     average; ``crowd``: the variance of its seconds, and those with one prompt more.
     """
     plain = q.step(max(mean, 1))
@@ -435,15 +441,17 @@ def first(
     alone = q.own(mean)
     if joins(q, mean):
         varies, joined = crowd
+        varies = varies + rate * tau * held**2 * (q.moment - 1)
         busy = min(rate * held, 1 - 1e-9)
         length = (1 - empty) * (tau + varies / (1 - busy**2) / tau)
         # Who comes in long steps finds more than the mean beside it.
-        mine = joined - busy * tau if mean > 0 else running
-        return mine + busy * length, length, 0.0, 0.0, mine + busy * length
+        again = running - reading(q, mean, q.S, q.fresh) - longer(q, mean)
+        mine = joined - busy * tau + again if mean > 0 else running
+        return mine + busy * length, length, 0.0, 0.0, mine + busy * length, mean, tau
     busy = min(rate * alone, 1 - 1e-9)
-    queue = rate * q.moment * alone**2 / (2 * (1 - busy))
+    queue = rate * squared(q, mean) / (2 * (1 - busy))
     length = (1 - empty) * (plain if q.kind == "prefill-first" else tau)
-    return running, length, queue, busy, running + queue + length / 2
+    return running, length, queue, busy, running + queue + length / 2, mean, tau
 
 
 def means(q: Server, rate: float) -> tuple[float, ...]:
@@ -475,25 +483,3 @@ def batches(rate: float, seconds: float, batch: float) -> tuple[float, float, fl
 def chunk_of(prompt: int, budget: int) -> int:
     """Tokens of one prompt that a step with a budget reads at most."""
     return min(prompt, budget)
-
-
-# --- memory: bytes that there are, that are needed once, and that each sequence adds
-
-
-def caching(size: float, share: float, weights: float, caches: float) -> tuple[float, float, float]:
-    """Weights and caches in a share of a memory."""
-    return share * size, weights, caches
-
-
-def living(
-    size: float, weights: float, once: float, each: float, chunk: float, caches: float, lanes: int
-) -> tuple[float, float, float]:
-    """All of a memory, with live activations of a step that reads a chunk."""
-    return size, weights + once + chunk, caches + each / lanes
-
-
-def fitting(size: float, once: float, each: float) -> int:
-    """Sequences that fit; none where what is needed once does not."""
-    if once > size:
-        return 0
-    return int((size - once) / each) if each > 0 else MANY

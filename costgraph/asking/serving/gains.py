@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Rational
 
-from costgraph.asking.serving.forms import MANY
 from costgraph.asking.serving.planner import Apart, Planner
 from costgraph.asking.serving.plans import Group, Plan, low_of, over_of
 from costgraph.asking.serving.queueing import Steady
+from costgraph.asking.serving.rooms import MANY
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, held
 from costgraph.errors import CostgraphError, InputError

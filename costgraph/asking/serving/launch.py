@@ -99,7 +99,7 @@ def launch(plan: Plan, traffic: Traffic, model: str, engine: str) -> str:
         words = ENGINES[engine](group, shlex.quote(model), longest, role)
         formats, untold = _formats(group, engine)
         words += [*formats, *drafts]
-        lines += [f"# {x}" for x in (*untold, *_untold(group, engine))]
+        lines += [f"# {x}" for x in (*untold, *_untold(group, engine, longest))]
         if group.way.devices > NODE:
             lines.append(f"# {group.way.devices} devices: start it over nodes as {engine} says")
         lines.append(" \\\n    ".join(words))
@@ -147,7 +147,7 @@ def _formats(group: Group, engine: str) -> tuple[list[str], list[str]]:
     return flags, untold
 
 
-def _untold(group: Group, engine: str) -> Iterator[str]:
+def _untold(group: Group, engine: str, longest: int) -> Iterator[str]:
     """What the plan's numbers rest on and no flag says."""
     setting = group.way.times.compiled.setting
     told = {"fuse", "quantize", "speculative", "parallel"}
@@ -164,6 +164,15 @@ def _untold(group: Group, engine: str) -> Iterator[str]:
     if engine == "vllm":
         share = f"{MEMORY_SHARE:.0%} of memory"
         yield f"activations of a step are within the {share}; in the plan caches may fill these"
+        tokens, sequences = _vllm_sizes(group, longest)
+        if tokens > (planned := _tokens(group, longest)):
+            yield (
+                f"it wants as many tokens in a step as sequences in the pipeline, {sequences}: "
+                f"the plan's steps have up to {planned}"
+            )
+        if group.way.drafts:
+            draft = visible(drafting(group.way.drafts).draft)
+            yield f"{draft}: put the path or repository of its checkpoint in its place as well"
     if engine == "tensorrt-llm":
         share = f"{MEMORY_SHARE:.0%}"
         yield f"caches get {share} of what weights leave; in the plan both together have {share}"
@@ -210,6 +219,7 @@ def _context(group: Group) -> int:
 def _vllm(group: Group, model: str, longest: int, role: str) -> list[str]:
     chunked = isinstance(group.policy, ChunkedPrefill)
     split, staged, experts, replicas = _split(group)
+    tokens, sequences = _vllm_sizes(group, longest)
     return [
         f"vllm serve {model}", f"--tensor-parallel-size {split}",
         *([f"--pipeline-parallel-size {staged}"] if staged > 1 else []),
@@ -217,12 +227,20 @@ def _vllm(group: Group, model: str, longest: int, role: str) -> list[str]:
         *([f"--data-parallel-size {replicas}"] if replicas > 1 else []),
         *(["--enable-expert-parallel"] if experts > 1 else []),
         f"--max-model-len {longest}",
-        # Its scheduler counts all that run, of every group of a pipeline.
-        f"--max-num-seqs {seats(group) * group.way.times.lanes}",
+        f"--max-num-seqs {sequences}",
         f"--gpu-memory-utilization {MEMORY_SHARE}",
         "--enable-chunked-prefill" if chunked else "--no-enable-chunked-prefill",
-        f"--max-num-batched-tokens {_tokens(group, longest)}",
+        f"--max-num-batched-tokens {tokens}",
     ]  # fmt: skip
+
+
+def _vllm_sizes(group: Group, longest: int) -> tuple[int, int]:
+    """Tokens of a step, and sequences: its scheduler counts those of every group of a pipeline.
+
+    It refuses fewer tokens than sequences.
+    """
+    sequences = seats(group) * group.way.times.lanes
+    return max(_tokens(group, longest), sequences), sequences
 
 
 def _sglang(group: Group, model: str, longest: int, role: str) -> list[str]:

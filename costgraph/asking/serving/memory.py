@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sympy import Expr, Integer, expand
 
-from costgraph.asking.serving import forms
+from costgraph.asking.serving import rooms
 from costgraph.compiling.capacity import at_level, room_of
 from costgraph.compiling.mixing import stepping
 from costgraph.errors import InputError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from costgraph.compiling.compiled import Compiled
 
 #: Share of a device's memory that servers give to weights and caches.
-MEMORY_SHARE = forms.MEMORY_SHARE
+MEMORY_SHARE = rooms.MEMORY_SHARE
 #: Parts into which room for caches is divided: whole numbers, which add up exactly.
 WHOLE = 2**48
 #: A step that reads no prompt: no tokens, to no position.
@@ -57,7 +57,7 @@ class Line:
     @property
     def most(self) -> int:
         """Sequences that fit; none where what is needed once does not."""
-        return forms.fitting(self.size, self.once, self.each)
+        return rooms.fitting(self.size, self.once, self.each)
 
     @property
     def taken(self) -> int:
@@ -211,10 +211,10 @@ class Memories:
         reading = f" that reads {read[0]} tokens of a prompt" if read[0] else ""
         for unit, chunk in zip(self.units, self._read(read), strict=True):
             one, size, weights = unit.held(context), self._capacity, at(unit.weights)
-            caching = forms.caching(size, share, weights, one)
+            caching = rooms.caching(size, share, weights, one)
             yield Line(*caching, "weights", f"{share:.0%} of memory")
             for once, each in unit.decode:
-                living = forms.living(size, weights, at(once), at(each), chunk, one, self.lanes)
+                living = rooms.living(size, weights, at(once), at(each), chunk, one, self.lanes)
                 what = f"weights and live activations of a step{reading}"
                 yield Line(*living, what, "memory")
 

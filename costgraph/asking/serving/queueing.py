@@ -45,17 +45,20 @@ nearly equal numbers. So ``n`` sequences among them are ``n/k`` on each, and the
 form has ``τ(n/k)`` with ``k·m`` places (an M/G/k of places whose pace depends on the number);
 prompts queue at each as they would alone, at ``λ/k``.
 
-**Quantiles.** A first token waits for its own steps, for a part of the running one (uniform), for
-prompts in front (with the probability of finding any, exponential) and for a place (with that
-of finding none, exponential), taken as independent. Time per token is a mean of ``τ(c)`` over a
-request's own stay, normal with a share of the variance of ``τ(c)`` in one moment: ``2/3`` where
-answers are equal, as the number of an M/D/∞ queue averaged over one service time has.
+**Prompts whose lengths differ.** ``G`` is a mean over equally likely lengths, and ``E[Q²]`` where
+prompts run one by one; else that has the second moment of lengths. In ``t(c, j)`` prompts that join
+a step have what looks at positions as a mean over lengths, and ``Var[t(c, j)]`` has
+``x·X²·(E[S²]/E[S]² − 1)`` more.
+
+**Quantiles.** :mod:`.waits` has the distribution of a first token. Time per token is a mean of
+``τ(c)`` over a request's own stay, normal with a share of the variance of ``τ(c)`` in one moment:
+``2/3`` where answers are equal, as the number of an M/D/∞ queue averaged over one service time has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import ceil, e, sqrt
 from statistics import NormalDist
@@ -73,6 +76,7 @@ from costgraph.asking.serving.policies import (
 )
 from costgraph.asking.serving.requests import Lengths, hit
 from costgraph.asking.serving.steps import StepTimes
+from costgraph.asking.serving.waits import Waits
 from costgraph.errors import InputError, clip
 from costgraph.number import whole
 
@@ -82,8 +86,10 @@ if TYPE_CHECKING:
 #: Share of the variance of the pace in one moment that its mean over a stay has: answers that
 #: are not equal, taken as exponential (2/e), and equal ones.
 AVERAGED = (2 / e, 2 / 3)
-#: Load up to which quantiles of first tokens are given, and points of their distribution.
-HONEST, GRID = forms.HONEST, 400
+#: Load up to which quantiles of first tokens are given.
+HONEST = forms.HONEST
+#: Lengths of prompts at which their steps are taken, where they differ.
+LENGTHS = 24
 #: The farthest quantile: tails beyond it are off by up to a third.
 FARTHEST = 90
 #: How far first tokens above that load were below simulated ones, at most (docs/serving.md).
@@ -112,10 +118,6 @@ OVER = (
     "most/s marked ~: within limits by such waits, so mostly an upper estimate, by up to a third "
     "where a limit on first tokens is tight: simulate it at that rate"
 )
-
-
-def _quantile(values: NDArray[np.float64], share: float) -> float:
-    return float(np.quantile(values, share))
 
 
 def second_moment(lengths: Lengths) -> float:
@@ -163,6 +165,12 @@ class Queue:
     def fresh(self) -> int:
         """Tokens of a mean prompt that are read."""
         return self.S - hit(self.S, self.cached)
+
+    @cached_property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """Tokens of equally likely prompts, and those that are read; one where all are alike."""
+        tokens = self.prompt.parts(1 if self.prompt.spread == "fixed" else LENGTHS)
+        return tuple((s, s - hit(s, self.cached)) for s in (max(1, round(x)) for x in tokens))
 
     @property
     def kind(self) -> str:
@@ -270,13 +278,16 @@ class Queue:
                 f"{self.stable_rate:.4g}"
             )
         seen, begun = forms.steady(self, rate)
-        many, first = _Places(*map(float, seen)), _First(*map(float, begun))
+        many = _Places(*map(float, seen))
         ttft, tpot, place, _ = map(float, forms.means_of(self, rate, seen, begun))
         spread = sqrt(many.variance * AVERAGED[self.generate.spread == "fixed"])
+        waits = Waits(
+            self, rate / self.servers, int(begun[5]), many.empty, float(begun[6]),
+            float(begun[1]), float(begun[2]), float(begun[3]), place, many.full,
+        )  # fmt: skip
         return Steady(
             rate, self.stable_rate, many.inside, many.empty, ttft, tpot, place,
-            self.further, first, many.full, spread * tpot / many.pace if many.pace else 0.0,
-            self.brief,
+            self.further, waits, spread * tpot / many.pace if many.pace else 0.0, self.brief,
         )  # fmt: skip
 
 
@@ -294,24 +305,6 @@ class _Places:
 
 
 @dataclass(frozen=True)
-class _First:
-    """What a first token waits for: its own steps, up to ``running`` of the step in progress,
-    ``queue`` for prompts in front with a probability of ``busy``; ``behind`` is the time in
-    which prompts come behind it."""
-
-    own: float
-    running: float
-    queue: float
-    busy: float
-    behind: float
-
-    @property
-    def mean(self) -> float:
-        """Seconds, a place given."""
-        return self.own + self.running / 2 + self.queue
-
-
-@dataclass(frozen=True)
 class Steady:
     """Mean values of a server in steady state.
 
@@ -324,8 +317,7 @@ class Steady:
         tpot: seconds per token after it, over all tokens.
         place: seconds of ``ttft`` that a request waits for a place.
         further: tokens after the first.
-        first: what the first token waits for beside it.
-        full: share of time in which all places are taken.
+        waits: what the first token waits for.
         spread: standard deviation of a request's time per token.
         brief: answers are too short beside prompts for the forms; see :data:`BRIEF`.
     """
@@ -338,8 +330,7 @@ class Steady:
     tpot: float
     place: float
     further: float
-    first: _First
-    full: float
+    waits: Waits = field(repr=False)
     spread: float
     brief: bool = False
 
@@ -389,23 +380,7 @@ class Steady:
                 f"quantiles of ttft have a closed form up to {HONEST:.0%} of the limit, not at "
                 f"{self.load:.0%}: simulate"
             )
-        return self.first.own + _quantile(self._waits(), percent / 100)
-
-    def _waits(self) -> NDArray[np.float64]:
-        """Draws of what a first token waits for beside its own steps, evenly spread."""
-        f = self.first
-        even = (np.arange(GRID) + 0.5) / GRID
-        parts = [even * f.running]
-        for mean, share in ((f.queue, f.busy), (self.place, self.full)):
-            if mean > 0 and share > 0:
-                inside = np.maximum(1 - (1 - even) / share, 0.0)
-                parts.append(-mean / share * np.log1p(-inside))
-        found = np.zeros(1)
-        for part in parts:
-            found = np.sort((found[:, None] + part[None, :]).ravel())
-            if len(found) > GRID:
-                found = found.reshape(GRID, -1).mean(1)
-        return found
+        return float(np.quantile(self.waits.drawn(), percent / 100))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

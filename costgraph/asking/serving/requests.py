@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from math import erf, floor, inf, log, log1p, sqrt
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,6 +117,19 @@ class Lengths:
         """Share of a static batch's places that are done and wait: ``1 − E[len]/E[max]``."""
         return 1 - self.mean / self.longest(count)
 
+    def parts(self, count: int) -> NDArray[np.float64]:
+        """Means of so many equally likely parts of all lengths, from the shortest on."""
+        if self.spread == "fixed":
+            return np.full(count, self.mean)
+        edges = np.arange(count + 1) / count
+        if self.spread == "uniform":
+            found = self.mean * (1 + self.width * (edges[1:] + edges[:-1] - 1))
+            return np.maximum(found, 1.0)
+        normal, sigma = NormalDist(), sqrt(log1p(self.width**2))
+        # Of a log-normal, the part of the mean below a place is normal, a deviation farther.
+        below = [normal.cdf(normal.inv_cdf(x) - sigma) for x in edges[1:-1]]
+        return np.maximum(self.mean * count * np.diff([0.0, *below, 1.0]), 1.0)
+
     def draw(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """So many lengths, of at least one token."""
         if self.spread == "fixed":
@@ -199,8 +213,13 @@ def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
     """
     from costgraph.files import outside
 
-    rows = list(csv.reader(io.StringIO(outside.read_text(path, LARGEST, "a trace"))))
     where = clip(str(path))
+    # Lines end as their writer ended them.
+    reader = csv.reader(io.StringIO(outside.read_text(path, LARGEST, "a trace"), newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{where}, line {reader.line_num}: not a CSV table: {error}") from None
     lines = [(i, row) for i, row in enumerate(rows, 1) if any(x.strip() for x in row)]
     if len(lines) < 2:
         raise InputError(f"{where}: a trace has a line of names and one per request")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from costgraph.asking.serving.pools import Pool, Transfer
@@ -45,8 +46,9 @@ def simulate(
         progress: told how many requests are done, and of how many, now and then.
 
     Raises:
-        InputError: a request does not fit in memory, there are fewer than a closed loop keeps in
-            flight, servers look for requests when none come, or SimPy is not installed.
+        InputError: a request does not fit in memory, they are not in order, there are fewer than
+            a closed loop keeps in flight, servers look for requests when none come, or SimPy is not
+            installed.
     """
     simpy = _engine()
     given = list(requests)
@@ -55,6 +57,8 @@ def simulate(
     if pool.polls > 1 and (closed is not None or decode is not None):
         idle = "servers of prompts do not decode" if decode else "requests come as others end"
         raise InputError(f"{idle}: no looks for new requests while decoding (polls)")
+    if closed is None and any(b.arrival < a.arrival for a, b in pairwise(given)):
+        raise InputError("requests of open arrivals are in order of arrival: sort them by it")
     if closed is None and given[-1].arrival > LONGEST:
         raise InputError(
             f"requests arrive over {given[-1].arrival:.3g} s: at most {LONGEST:.0e} are simulated"

@@ -193,7 +193,7 @@ def read_table(path: str | Path, kind: str = "") -> Table:
     path = Path(path)
     where = clip(path.name, 100)[1:-1]
     text = outside.read_text(path, LARGEST_FILE, "a table of timings")
-    reader = csv.DictReader(io.StringIO(text))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         header = [h.strip() for h in reader.fieldnames or []]
         reader.fieldnames = header
