@@ -77,6 +77,11 @@ class Lengths:
             raise InputError("uniform lengths need a width above 0 and at most 1")
         if self.spread == "lognormal" and not 0 < self.width <= 10:
             raise InputError("log-normal lengths need a width above 0 and at most 10")
+        if abs(self.drawn / self.mean - 1) > OFF:
+            raise InputError(
+                f"lengths {self}: as whole tokens, at least one, they have a mean of "
+                f"{self.drawn:.3g}: take a larger mean or a smaller width"
+            )
 
     @classmethod
     def of(cls, text: str | float) -> Lengths:
@@ -95,6 +100,32 @@ class Lengths:
     def __str__(self) -> str:
         mean = f"{self.mean:.15g}"
         return mean if self.spread == "fixed" else f"{self.spread}:{mean}:{self.width:.15g}"
+
+    @property
+    def drawn(self) -> float:
+        """Mean of what :meth:`draw` makes: whole tokens, at least one.
+
+        Rounding moves the mean of few tokens; of many it evens out.
+        """
+        if self.spread == "fixed":
+            return self.mean
+        found, share, part = self.mean, 0.0, 0.0
+        for tokens in range(1, 65):
+            upto, sums = self._below(tokens + 0.5)
+            found += tokens * (upto - share) - (sums - part)
+            share, part = upto, sums
+        return found
+
+    def _below(self, length: float) -> tuple[float, float]:
+        """Share of lengths below one, and their part of the mean."""
+        if self.spread == "uniform":
+            low, high = self.mean * (1 - self.width), self.mean * (1 + self.width)
+            end = min(max(low, length), high)
+            share = (end - low) / (high - low)
+            return share, share * (low + end) / 2
+        normal, sigma = NormalDist(), sqrt(log1p(self.width**2))
+        place = (log(length / self.mean) + sigma**2 / 2) / sigma
+        return normal.cdf(place), self.mean * normal.cdf(place - sigma)
 
     def longest(self, count: int) -> float:
         """Mean of the longest of so many: what a batch that ends together waits for."""
@@ -144,6 +175,8 @@ class Lengths:
 
 
 SPREADS = ("fixed", "uniform", "lognormal")
+#: How far rounding may move a mean of lengths.
+OFF = 0.02
 
 
 def poisson(
