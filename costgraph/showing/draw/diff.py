@@ -217,10 +217,13 @@ def _erased(link: Link, mark: dict[str, str], group: dict[str, str]) -> bool:
 
 def _phase_difference(step: Step, title: str, subtitle: str, count: Counting) -> Scene:
     before, after = program_scene(step.before), program_scene(step.after)
-    was = {clean(p.name): tuple(count(p)) for p in step.before.phases}
-    now = {clean(p.name): tuple(count(p)) for p in step.after.phases}
-    old = {v.id: replace(v, counted=was[v.id]) for v in before.vertices}
-    new = {v.id: replace(v, counted=now[v.id]) for v in after.vertices}
+    old, new = (
+        {
+            v.id: replace(v, counted=tuple(count(phase)))
+            for v, phase in zip(scene.vertices, program.phases, strict=True)
+        }
+        for scene, program in ((before, step.before), (after, step.after))
+    )
     vertices = []
     for v in new.values():
         if v.id not in old:
@@ -228,7 +231,7 @@ def _phase_difference(step: Step, title: str, subtitle: str, count: Counting) ->
             continue
         mark = "kept" if old[v.id].lines == v.lines else "changed"
         # A phase that is kept may have another graph.
-        vertices.append(replace(v, mark=mark, counted=was[v.id], becoming=v.counted))
+        vertices.append(replace(v, mark=mark, counted=old[v.id].counted, becoming=v.counted))
     vertices += [replace(v, mark="erased") for v in old.values() if v.id not in new]
     pairs = {(x.start, x.end, x.carried) for x in before.links}
     links = [
