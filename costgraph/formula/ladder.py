@@ -449,7 +449,7 @@ def _above(poly: Poly, at: Expr, judge: Judge) -> int:
     """The sign of a polynomial just above a value: that of its first derivative not zero."""
     while not poly.is_zero:
         value = poly.as_expr().xreplace({poly.gen: at})
-        sign = judge.sign(value if value.is_number else sympy.simplify(value))
+        sign = judge.sign(value if value.is_number else sympy.cancel(value))
         if sign != 0:
             return sign
         poly = poly.diff()

@@ -200,7 +200,10 @@ leads to its file at full size.
 
 JSON and GraphML of a graph hold every operation with its shapes, its exact FLOP and bytes and the
 bytes of each operand as expressions over the symbols that they explain; with `--on` and sizes also
-as numbers, with times. Expressions are in sympy's syntax, which is Python's: `+ - * / **`, and
+as numbers, with times. In a difference that is what stood before a pass, and of created operations
+what stands after it; what a pass changed also has `flops_expression_after` and so on, and what it
+created of the operations in a frame stands in the graph's `created_flops_expression` and so on, by
+the frame's id. Expressions are in sympy's syntax, which is Python's: `+ - * / **`, and
 functions such as `Min`, `Max`, `floor` and `ceiling`. Fractions are exact. A parser needs to be
 told the names of `symbols`, since sympy itself means something else by `S` or `N`:
 `parse_expr(text, {"S": Symbol("S"), …})`.

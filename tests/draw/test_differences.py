@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 
 import pytest
+from sympy import Expr, Symbol
+from sympy.parsing.sympy_parser import parse_expr
 
 import costgraph as cg
+from costgraph.counting.count import rows
 from costgraph.errors import InputError
 from costgraph.rewriting.pipeline import Outcome, Pass
 from costgraph.rewriting.unrolled import unrolled
@@ -108,6 +112,58 @@ def test_counts_add_up(tiny, fused):
     after = {v.id for v in draw(fused).scene.operations if v.kind != "result"}
     assert set(change.erased) | set(change.changed) | set(change.kept) == before
     assert set(change.created) | set(change.changed) | set(change.kept) == after
+
+
+@pytest.mark.parametrize(
+    ("model", "passes", "phase", "accounting"),
+    [
+        ("gpt2", "fuse", "decode", "exact"),
+        ("llama-3.2-1b", "quantize{weights=int4}", "prefill", "exact"),
+        ("llama-2-7b", "quantize{weights=int8}", "decode", "survey"),
+    ],
+)
+def test_files_of_a_difference_have_the_work_of_both_sides(model, passes, phase, accounting):
+    """What stands before a pass adds up to its graph before, what stands after to that after."""
+    compiled = cg.compile(model, "h100", passes, accounting=accounting)
+    (step,) = compiled.trace.steps
+    found = draw(compiled, diff=True, phase=phase).to_networkx()
+    sizes = {"B": 3, "T": 70, "S": 48, "q": 5}
+    names = {name: Symbol(name) for name in sizes}
+
+    def number(text: str) -> Expr:
+        return parse_expr(text, names).subs(sizes)
+
+    nodes = [data for _, data in found.nodes(data=True) if data["kind"] not in ("source", "result")]
+    assert found.graph["work"].startswith("operations have what they do before the pass")
+    for name in ("flops", "bytes"):
+        key = f"{name}_expression"
+        before = [number(n[key]) for n in nodes if n["mark"] != "created"]
+        after = [number(n[key]) for n in nodes if n["mark"] in ("kept", "created")]
+        after += [number(n[f"{key}_after"]) for n in nodes if n["mark"] == "changed"]
+        created = found.graph.get(f"created_{key}", "").splitlines()
+        after += [number(line.rpartition(": ")[2]) for line in created]
+        frames = {n["cluster"] for n in nodes}
+        assert {line.rpartition(": ")[0] for line in created} <= frames
+        for side, parts in ((step.before, before), (step.after, after)):
+            one = side.phase(phase)
+            counted = rows(one.graph, compiled.accounting, one.is_single_query)
+            total = sum(r.count * getattr(r.cost, f"total_{name}") for r in counted)
+            assert sum(parts) == total.subs({s: sizes[s.name] for s in total.free_symbols})
+
+
+def test_files_of_a_difference_have_the_work_of_phases():
+    found = json.loads(draw(cg.compile("gpt2", "h100", "speculative"), diff=True).json)
+    phases = {n["name"]: n for n in found["nodes"] if n["kind"] == "phase"}
+    assert {n["mark"] for n in phases.values()} >= {"created", "erased"}
+    assert all("flops_expression" in n for n in phases.values())
+    assert "B: batch" in found["graph"]["symbols"]
+
+
+def test_a_difference_under_a_convention_without_a_rule_says_so():
+    compiled = cg.compile("llama-2-7b", "h100", "fuse", accounting="survey")
+    found = json.loads(draw(compiled, diff=True).json)
+    assert "survey" in found["graph"]["work"]
+    assert not any("flops_expression" in n for n in found["nodes"])
 
 
 class Idle(Pass):

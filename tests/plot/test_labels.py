@@ -48,7 +48,7 @@ def test_labels_keep_off_arrows():
 
 @pytest.mark.parametrize(
     ("high", "names", "apart"),
-    [(0.6, 5, 0.1), (0.6, 5, 0.5), (0.6, 6, 0.3), (1.15, 5, 0.5), (1.15, 6, 0.5)],
+    [(0.6, 5, 0.1), (0.6, 8, 0.1), (0.6, 8, 0.3), (0.9, 8, 0.3), (1.15, 5, 0.5), (1.15, 8, 0.5)],
 )
 def test_lines_to_labels_run_behind_no_other_label(high, names, apart):
     """Points in a heap, also under an edge: some names stand far off, with a line to each."""

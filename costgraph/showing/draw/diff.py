@@ -7,9 +7,10 @@ picture shows the provenance. What was created from nothing is drawn beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from costgraph.counting.count import Row
 from costgraph.errors import InputError, clip, nearest
 from costgraph.ir.graph import Graph, Node
 from costgraph.ir.program import Phase
@@ -17,6 +18,14 @@ from costgraph.ir.regions import Region
 from costgraph.rewriting.pipeline import Step, Trace
 from costgraph.showing.draw.build import graph_scene, program_scene
 from costgraph.showing.draw.scene import Cluster, Link, Scene, Vertex, clean, joined
+
+#: The exact costs of a phase's operations, in execution order.
+Counting = Callable[[Phase], Sequence[Row]]
+
+
+def uncounted(phase: Phase) -> Sequence[Row]:
+    """No costs."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -91,11 +100,15 @@ def _facts(graph: Graph, prefix: str) -> Iterator[tuple[str, tuple[Node, object]
 
 
 def step_scene(
-    step: Step, title: str, subtitle: str = "", phase: str | None = None
+    step: Step,
+    title: str,
+    subtitle: str = "",
+    phase: str | None = None,
+    count: Counting = uncounted,
 ) -> tuple[tuple[str, Scene], ...]:
     """Scenes of one pass, and what each is of: its graphs, and its phases where those changed.
 
-    With ``phase`` that one's graph alone.
+    With ``phase`` that one's graph alone; with ``count`` operations know their costs.
     """
     after = {p.name: p for p in step.after.phases}
     pairs: dict[tuple[int, int], list[tuple[Phase, Phase]]] = {}
@@ -106,12 +119,12 @@ def step_scene(
     scenes = []
     for alike in pairs.values():
         names = ", ".join(clean(old.name) for old, _ in alike)
-        scene = _graph_difference(*alike[0], title, subtitle)
+        scene = _graph_difference(*alike[0], title, subtitle, count)
         scenes.append((f"operations of {names}", scene))
     if phase is not None:
         return tuple(scenes)
     if [_phase_fact(p) for p in step.before.phases] != [_phase_fact(p) for p in step.after.phases]:
-        scenes.append(("phases", _phase_difference(step, title, subtitle)))
+        scenes.append(("phases", _phase_difference(step, title, subtitle, count)))
     return tuple(scenes)
 
 
@@ -119,9 +132,11 @@ def _phase_fact(phase: Phase) -> object:
     return (phase.name, phase.bindings, phase.span, phase.tokens, phase.weight)
 
 
-def _graph_difference(old: Phase, new: Phase, title: str, subtitle: str) -> Scene:
+def _graph_difference(old: Phase, new: Phase, title: str, subtitle: str, count: Counting) -> Scene:
     change = compare_graphs(old.graph, new.graph)
-    before, after = graph_scene(old.graph), graph_scene(new.graph)
+    before = graph_scene(old.graph, counted=count(old) or None)
+    after = graph_scene(new.graph, counted=count(new) or None)
+    now = {v.id: v for v in after.vertices}
     mark = dict.fromkeys(change.erased, "erased") | dict.fromkeys(change.changed, "changed")
     mark |= dict.fromkeys(change.kept, "kept")
     group: dict[str, str] = {}
@@ -132,10 +147,17 @@ def _graph_difference(old: Phase, new: Phase, title: str, subtitle: str) -> Scen
         members = tuple(m for m in members if m not in group)
         if not members:
             continue
-        frames.append(Cluster(name, path.rsplit("/", 1)[-1], where.get(members[0], ""), "created"))
+        title_of = path.rsplit("/", 1)[-1]
+        around, made = where.get(members[0], ""), now[path].counted
+        frames.append(Cluster(name, title_of, around, "created", counted=made))
         group.update((m, name) for m in members)
     vertices = [
-        replace(v, mark=mark.get(v.id, ""), cluster=group.get(v.id, v.cluster))
+        replace(
+            v,
+            mark=mark.get(v.id, ""),
+            cluster=group.get(v.id, v.cluster),
+            becoming=now[v.id].counted if mark.get(v.id) == "changed" else (),
+        )
         for v in before.vertices
     ]
     known = {v.id for v in before.vertices}
@@ -193,22 +215,24 @@ def _erased(link: Link, mark: dict[str, str], group: dict[str, str]) -> bool:
     return group.get(link.start) == group.get(link.end)
 
 
-def _phase_difference(step: Step, title: str, subtitle: str) -> Scene:
+def _phase_difference(step: Step, title: str, subtitle: str, count: Counting) -> Scene:
     before, after = program_scene(step.before), program_scene(step.after)
-    old = {v.id: v for v in before.vertices}
-    new = {v.id: v for v in after.vertices}
-    vertices = [
-        replace(
-            v,
-            mark="created"
-            if v.id not in old
-            else "kept"
-            if old[v.id].lines == v.lines
-            else "changed",
-        )
-        for v in after.vertices
-    ]
-    vertices += [replace(v, mark="erased") for v in before.vertices if v.id not in new]
+    old, new = (
+        {
+            v.id: replace(v, counted=tuple(count(phase)))
+            for v, phase in zip(scene.vertices, program.phases, strict=True)
+        }
+        for scene, program in ((before, step.before), (after, step.after))
+    )
+    vertices = []
+    for v in new.values():
+        if v.id not in old:
+            vertices.append(replace(v, mark="created"))
+            continue
+        mark = "kept" if old[v.id].lines == v.lines else "changed"
+        # A phase that is kept may have another graph.
+        vertices.append(replace(v, mark=mark, counted=old[v.id].counted, becoming=v.counted))
+    vertices += [replace(v, mark="erased") for v in old.values() if v.id not in new]
     pairs = {(x.start, x.end, x.carried) for x in before.links}
     links = [
         replace(x, mark="" if (x.start, x.end, x.carried) in pairs else "created")
@@ -224,7 +248,13 @@ def _phase_difference(step: Step, title: str, subtitle: str) -> Scene:
     return Scene(title, subtitle, (), tuple(vertices), tuple(links), tuple(notes), True)
 
 
-def trace_scene(trace: Trace, title: str, subtitle: str = "", phase: str | None = None) -> Scene:
+def trace_scene(
+    trace: Trace,
+    title: str,
+    subtitle: str = "",
+    phase: str | None = None,
+    count: Counting = uncounted,
+) -> Scene:
     """All passes of a pipeline in one scene, a frame for each, in the order in which they ran.
 
     Their numbers are their places in the pipeline as it is written.
@@ -233,6 +263,7 @@ def trace_scene(trace: Trace, title: str, subtitle: str = "", phase: str | None 
         trace: what the passes did.
         title, subtitle: head lines.
         phase: whose graphs are shown, of all where none is given.
+        count: the exact costs of what stands before and after each pass.
 
     Raises:
         InputError: no pass has seen such a phase.
@@ -248,7 +279,7 @@ def trace_scene(trace: Trace, title: str, subtitle: str = "", phase: str | None 
     for step in trace.steps:
         index = step.place + 1
         name = clean(step.made_by.spec(), 120)
-        parts = step_scene(step, title, subtitle, phase)
+        parts = step_scene(step, title, subtitle, phase, count)
         if not parts:
             where = "a graph or phase" if phase is None else f"the graph of {phase}"
             notes.append(f"{index}. {name}: nothing changed in {where}")

@@ -21,7 +21,7 @@ from costgraph.ir.workload import shown
 from costgraph.number import Number
 from costgraph.rewriting.pipeline import Trace
 from costgraph.showing.draw.build import graph_scene, meanings, program_scene
-from costgraph.showing.draw.diff import trace_scene
+from costgraph.showing.draw.diff import Counting, trace_scene
 from costgraph.showing.draw.fold import LIMIT, near_changes, within
 from costgraph.showing.draw.scene import Scene, Vertex, clean
 from costgraph.showing.export.plain_json import json_text
@@ -40,7 +40,11 @@ SUFFIXES = (".svg", ".png", ".pdf", ".html", ".dot", ".mmd", ".json", ".graphml"
 #: Characters of a sentence in files for programs.
 _MOST = 4000
 #: What files of a difference say of FLOP and bytes.
-_NO_WORK = "a difference marks operations; the graphs of its two sides have their FLOP and bytes"
+_SIDES = (
+    "operations have what they do before the pass, created ones what they do after it; what it "
+    "changed also has what it does then (flops_expression_after, …), and what it created of the "
+    "operations in a frame stands by the frame's id in created_flops_expression, …"
+)
 _STYLE = (
     "body{font-family:Helvetica,Arial,sans-serif;margin:1.5rem;color:#111}"
     "svg{max-width:100%;height:auto}"
@@ -227,6 +231,7 @@ def draw(
     values = {k: v for k, v in given.items() if v is not None}
     if values:
         values = {"B": 1} | values
+    sizes = () if compiled is None else tuple(values)
     if diff:
         if compiled is None or not compiled.trace.steps:
             raise InputError("a difference needs a model that was compiled with passes")
@@ -240,11 +245,17 @@ def draw(
                 raise InputError(f"step must be from 1 to {len(trace.steps)}, not {clip(step)}")
             trace = Trace(tuple(s for s in trace.steps if s.place == step - 1))
         head = _head(program, compiled, device, False)
-        whole = replace(trace_scene(trace, *head, phase), meanings=known)
-        about = (*_about(compiled, device, False), ("work", _NO_WORK))
+        try:
+            scene = trace_scene(trace, *head, phase, _counting(compiled))
+            work = _SIDES
+        except MissingRuleError as error:
+            scene, work = trace_scene(trace, *head, phase), str(error)
+        whole = replace(scene, meanings=known)
+        about = tuple({**dict(_about(compiled, device, False)), "work": work}.items())
         return Drawing(near_changes(whole, limit), whole, about)
     if level == "model":
-        scene = replace(_model(program, compiled, values, device), meanings=known)
+        scene = _model(program, compiled, values, device)
+        scene = replace(scene, meanings=known, sizes=sizes)
         return Drawing(scene, scene, _about(compiled, device, bool(values)))
     chosen = program.phase(phase) if phase is not None else program.phases[0]
     if phase is None and values:
@@ -258,7 +269,7 @@ def draw(
     head = _head(program, compiled, device, bool(values), *more, warning=warning)
     whole = graph_scene(chosen.graph, *head, rows, seconds, _counted(compiled, chosen))
     bindings = tuple((s.name, clean(e)) for s, e in chosen.bindings if s != e)
-    whole = replace(whole, meanings=known, bindings=bindings)
+    whole = replace(whole, meanings=known, bindings=bindings, sizes=sizes)
     about = _about(compiled, device, bool(values), *([warning] if warning else ()))
     return Drawing(within(whole, level, limit), _at_level(whole, level), about)
 
@@ -271,6 +282,19 @@ def _counted(compiled: Compiled | None, phase: Phase) -> tuple[Row, ...]:
     if compiled is None:
         return rows_of(phase.graph)
     return () if _uncounted(compiled) else compiled.rows[phase.name]
+
+
+def _counting(compiled: Compiled) -> Counting:
+    """Counts graphs that its passes had or made, each once."""
+    found: dict[tuple[int, bool], tuple[Row, ...]] = {}
+
+    def count(phase: Phase) -> tuple[Row, ...]:
+        key = id(phase.graph), phase.is_single_query
+        if key not in found:
+            found[key] = rows_of(phase.graph, compiled.accounting, phase.is_single_query)
+        return found[key]
+
+    return count
 
 
 def _uncounted(compiled: Compiled) -> str:

@@ -75,7 +75,9 @@ class Vertex:
         made_by, origin: the pass that made it and the operations it replaces.
         signature: equal for operations that do the same to like operands.
         parts: ids of the operations that were folded into it, in order; empty for one alone.
-        counted: the operations that it stands for with their exact costs, where they are known.
+        counted: the operations that it stands for with their exact costs, where they are known;
+            in a difference those before the pass, of what it created those after.
+        becoming: the same after a pass that changed it.
     """
 
     id: str
@@ -98,6 +100,7 @@ class Vertex:
     signature: str = ""
     parts: tuple[str, ...] = ()
     counted: tuple[Row, ...] = field(default=(), compare=False, repr=False)
+    becoming: tuple[Row, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -136,7 +139,7 @@ class Cluster:
 
     ``is_place`` tells frames that say where or beside what something runs (units, bodies
     that run at once) from parts of a model that repeat; ``is_body`` those of them that run
-    at once with others.
+    at once with others. ``counted`` is what was created of the operations in it, with its costs.
     """
 
     id: str
@@ -145,6 +148,7 @@ class Cluster:
     mark: str = ""
     is_place: bool = False
     is_body: bool = False
+    counted: tuple[Row, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,7 @@ class Scene:
         marks: whether it is a difference.
         meanings: what names of symbols stand for, beside the well-known ones.
         bindings: what a phase has for symbols of its graph: name and expression.
+        sizes: symbols whose values the subtitle states.
     """
 
     title: str
@@ -170,6 +175,7 @@ class Scene:
     marks: bool = field(default=False)
     meanings: tuple[tuple[str, str], ...] = ()
     bindings: tuple[tuple[str, str], ...] = ()
+    sizes: tuple[str, ...] = ()
 
     @cached_property
     def frames(self) -> dict[str, Cluster]:
@@ -197,7 +203,11 @@ class Scene:
 
         The graph has ``about``, what the symbols of its shapes, counts and expressions stand
         for, and what its phase has for them. An operation has its exact FLOP and bytes of all
-        executions in the step as expressions (:mod:`costgraph.showing.draw.exact`).
+        executions in the step as expressions (:mod:`costgraph.showing.draw.exact`). In a
+        difference they are those before the pass, and of what it created those after; what it
+        changed has those after as ``flops_expression_after`` and so on, and what it created of
+        the operations in a frame has them in the graph's ``created_flops_expression`` and so on,
+        a line for each frame's id.
 
         Carried links and links that differ in their mark are parallel edges,
         told apart by their key.
@@ -240,6 +250,7 @@ class Scene:
                 if (number := getattr(v, name)) is not None:
                     attributes[name] = number
             work = work_texts(v.counted)
+            work |= {f"{name}_after": text for name, text in work_texts(v.becoming).items()}
             printed += work.values()
             found.add_node(v.id, **attributes, **work)
         for link in self.links:
@@ -255,12 +266,18 @@ class Scene:
                 shapes="\n".join(t.shape for t in link.tensors),
                 dtypes="\n".join(t.dtype for t in link.tensors),
             )
+        for c in self.clusters:
+            for name, text in work_texts(c.counted).items():
+                printed.append(text)
+                key = f"created_{name}"
+                lines = [f"{c.id}: {line}" for line in text.splitlines()]
+                found.graph[key] = "\n".join([*filter(None, [found.graph.get(key)]), *lines])
         found.graph["symbols"] = "\n".join(self.explained(*printed))
         return found
 
     def explained(self, *further: str) -> Iterator[str]:
         """What each symbol that the picture, or a further text, shows stands for, a line each."""
-        texts = [*further, *(t.shape for link in self.links for t in link.tensors)]
+        texts = [*further, *self.sizes, *(t.shape for link in self.links for t in link.tensors)]
         texts += [c.title.rpartition(" × ")[2] for c in self.clusters if " × " in c.title]
         for v in self.vertices:
             texts += [v.count, v.link]

@@ -70,8 +70,16 @@ const HEADS = {
 // A figure of the device with its unit.
 const figureText = (name, value) => shown(value, name.startsWith("F_") ? "FLOP/s" : name.startsWith("alpha_") ? "s" : "B/s");
 
-// Text that may be broken behind its commas and strokes.
-const breakable = (text) => text.split(/(?<=[,/])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+// What stands over a column of a table; and a table whose heads stand where the numbers below them do.
+const over = (text, about) => h("th", { scope: "col", ...about }, breakable(text));
+function tabled(table, heads, rows) {
+  const whole = rows.find((row) => row.children.length === heads.length);
+  heads.forEach((head, i) => head.classList.toggle("number", Boolean(whole) && whole.children[i].classList.contains("number")));
+  table.replaceChildren(h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows));
+}
+
+// Text that may be broken behind its commas and strokes, and before the options of a pass.
+const breakable = (text) => text.split(/(?<=[,/])|(?=\{)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
 
 function figureUnit(name) {
   if (name === "BW") return [1e9, "GB/s", "memory bandwidth"];

@@ -195,17 +195,20 @@ function drawRoofline(rows) {
       "aria-label": `${group.map((r) => r.name).slice(0, 12).join(", ")}: ${digits(row.intensity)} FLOP/byte, ${shown(row.flops / row.seconds, "FLOP/s")}, bound by ${row.bound}, ${percent(share)} of the time`,
       onclick: open, onkeydown: (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); open(); } },
     }, s("title", {}, `${group.map((r) => r.name).slice(0, 12).join(", ")} · ${percent(share)}`), shape));
-    if (share > 0.02) labels.push({ px: px + size + 4, py: py + 12, name: `${name} ${percent(share)}`, share });
+    if (share > 0.02) labels.push({ px, py, size, name: `${name} ${percent(share)}`, share });
   }
-  // The heaviest points are named first, to the right and below, where no roof is; a name that would
-  // cover another is left out.
-  for (const { px, py, name } of labels.sort((a, b) => b.share - a.share)) {
-    const width = widthOf(name, 11.5), from = Math.max(box.left + 2, Math.min(px, box.right - width));
-    const crossed = (at) => roofs.some(([, v]) => x.place(v / bandwidth) < from + width && y.place(v) > at - 12 && y.place(v) < at + 3);
-    const free = [0, 14, 28, 42, 56, 70].map((down) => py + down).find((at) => at < box.bottom - 4 && !covered(from, at, width) && !crossed(at));
-    if (free === undefined || width > box.right - box.left) continue;
-    taken.push({ x: from, y: free, width });
-    parts.push(s("text", { class: "point-name", x: from, y: free }, name));
+  // The heaviest points are named first, to the right and below or to the left and above, where no roof
+  // is, nor the slope that most stand on; a name that would cover another or stand far off is left out.
+  const slant = (at) => y.place(x.low * bandwidth) + slope * (at - x.place(x.low)), corner = x.place(highest);
+  for (const { px, py, size, name } of labels.sort((a, b) => b.share - a.share)) {
+    const width = widthOf(name, 11.5), right = Math.max(box.left + 2, Math.min(px + size + 4, box.right - width));
+    const crossed = (from, at) => roofs.some(([, v]) => x.place(v / bandwidth) < from + width && y.place(v) > at - 12 && y.place(v) < at + 3)
+      || (from < corner && slant(from) > at - 12 && slant(Math.min(from + width, corner)) < at + 3);
+    const places = [...[12, 26, 40, 54].map((down) => [right, py + down]), ...[4, 18, 32].map((up) => [px - size - 4 - width, py - up])];
+    const free = places.find(([from, at]) => from > box.left && at < box.bottom - 4 && at > box.top + 10 && !covered(from, at, width) && !crossed(from, at));
+    if (!free || width > box.right - box.left) continue;
+    taken.push({ x: free[0], y: free[1], width });
+    parts.push(s("text", { class: "point-name", x: free[0], y: free[1] }, name));
   }
   $("roofline").replaceChildren(
     chart(wide, tall + below, { role: "group", "aria-label": "roofline; its points are listed in the table of operations" }, ...parts),

@@ -41,7 +41,7 @@ function speak(results) {
 // What the tables of pipelines and of devices share: the metrics that there are, a line of names, and
 // the numbers of a row, with the speed-up over the first row that has any.
 const comparedMetrics = () => ["ttft", "tpot", "latency", "throughput", "memory", "energy_per_token", "cost_per_token"].filter((n) => unitOf(n));
-const headOf = (names) => h("thead", {}, h("tr", {}, names.map((t) => h("th", { scope: "col", title: TITLES[t] }, breakable(HEADS[t] || t)))));
+const headsOf = (names) => names.map((t) => over(HEADS[t] || t, { title: TITLES[t] }));
 const baseOf = (results) => { const first = results.find((one) => one); return first ? first.metrics.latency : NaN; };
 const numbersOf = (one, base, names, device) => [
   h("td", { class: "number" }, `${digits(base / one.metrics.latency, 3)}×`),
@@ -49,7 +49,7 @@ const numbersOf = (one, base, names, device) => [
 
 function drawPipelines(results) {
   const names = comparedMetrics(), base = baseOf(results);
-  const head = headOf(["details", "compare", "pipeline", "speed-up", ...names]);
+  const heads = headsOf(["details", "compare", "pipeline", "speed-up", ...names]);
   const rows = DATA.pipelines.map((text, p) => {
     const one = results[p];
     if (!one) return failed(`${letter(p)}: `, text, variant(p).error, names.length + 1, h("td", { colspan: 2 }));
@@ -63,7 +63,7 @@ function drawPipelines(results) {
       h("th", { scope: "row" }, `${letter(p)}: `, breakable(text)),
       ...numbersOf(one, base, names));
   });
-  keepFocus(() => $("pipelines").replaceChildren(head, h("tbody", {}, rows)));
+  keepFocus(() => tabled($("pipelines"), heads, rows));
 }
 
 // A row that says why there are no numbers.
@@ -77,7 +77,7 @@ function drawDevices() {
   if ($("machines-part").hidden) return;
   const names = comparedMetrics();
   const results = DATA.devices.map((_, d) => (works(state.pipeline, d) ? evaluate(DATA.variants[d][state.pipeline], null, d) : null));
-  const base = baseOf(results), head = headOf(["details", "machine", "devices", "speed-up", ...names]);
+  const base = baseOf(results), heads = headsOf(["details", "machine", "devices", "speed-up", ...names]);
   const rows = DATA.devices.map((device, d) => {
     const one = results[d];
     const radio = h("input", { type: "radio", name: "machine", value: d, id: `on-${d}`, checked: d === state.device, "aria-label": `show the details of ${device.name}`, onchange: () => { $("device").value = d; chooseDevice(d); } });
@@ -88,7 +88,7 @@ function drawDevices() {
       h("td", { class: "number" }, digits(DATA.variants[d][state.pipeline].devices)),
       ...numbersOf(one, base, names, d));
   });
-  keepFocus(() => $("machines").replaceChildren(head, h("tbody", {}, rows)));
+  keepFocus(() => tabled($("machines"), heads, rows));
 }
 
 // Rebuilding a part of the page must not throw the reader out of it.
@@ -371,11 +371,11 @@ function drawTable(rows) {
     return (x < y ? -1 : x > y ? 1 : a.index - b.index) * (down && x !== y ? -1 : 1);
   });
   const some = state.everything ? found : found.slice(0, MOST_ROWS);
-  const head = h("thead", {}, h("tr", {}, COLUMNS.map(([name, text]) => h("th", { scope: "col", "aria-sort": by !== name ? "none" : down ? "descending" : "ascending" },
+  const heads = COLUMNS.map(([name, text]) => h("th", { scope: "col", "aria-sort": by !== name ? "none" : down ? "descending" : "ascending" },
     h("button", { type: "button", id: `sort-${name}`, onclick: () => {
       state.sort = { key: name, down: by === name ? !down : !["name", "kind", "bound"].includes(name) };
       update();
-    } }, text, by === name ? (down ? " ▼" : " ▲") : "")))));
+    } }, text, by === name ? (down ? " ▼" : " ▲") : "")));
   const number = (field, row, text) => h("td", { class: "number", "data-field": field, "data-value": row[field] }, text);
   const body = some.map((r) => h("tr", { class: r.index === state.selected ? "chosen" : "", "data-row": r.name },
     h("th", { scope: "row" }, h("button", { type: "button", id: `op-${r.index}`, onclick: () => select(r.index, true) }, r.name)),
@@ -383,7 +383,7 @@ function drawTable(rows) {
     number("intensity", r, Number.isNaN(r.intensity) ? "–" : digits(r.intensity)), number("seconds", r, shown(r.seconds, "s")),
     number("total", r, shown(r.total, "s")), number("share", r, percent(r.share)),
     h("td", {}, r.bound in MARKS ? `${MARKS[r.bound]} ${r.bound}` : "none")));
-  keepFocus(() => $("ops").replaceChildren(head, h("tbody", {}, body)));
+  keepFocus(() => tabled($("ops"), heads, body));
   const count = some.length < found.length ? `${some.length} of ${found.length} shown` : `${found.length} of ${rows.length} operations`;
   if ($("ops-count").textContent !== count) $("ops-count").textContent = count;
   $("ops-all").hidden = some.length === found.length;

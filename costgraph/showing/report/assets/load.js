@@ -1,6 +1,6 @@
 // A server under load. The forms are costgraph/asking/serving/forms.py, printed as FORMS; steps and
 // memory are formulas of the pipeline, printed as everything else.
-const POLICIES = { chunked: "decodes, chunks of prompts", continuous: "decodes, whole prompts", "prefill-first": "a prompt, or decodes" };
+const POLICIES = { chunked: "decodes, prompt chunks", continuous: "decodes, whole prompts", "prefill-first": "a prompt, or decodes" };
 // Chunks of one prompt that are added up, and loads of the curves.
 const MOST_CHUNKS = 512, LOADS = Array.from({ length: 24 }, (_, i) => 0.02 + (0.96 * i) / 23);
 
@@ -226,7 +226,7 @@ function boundOfStep(m, T) {
 
 function drawLoadTable(servers, rate) {
   $("load-table-title").textContent = Number.isFinite(rate) ? `Pipelines at ${digits(rate)} requests a second` : "Pipelines";
-  const head = h("thead", {}, h("tr", {}, ["pipeline", "λ*, per second", "load", "TTFT", "TPOT", "latency", "decoding", "room", "token/s and device"].map((t) => h("th", { scope: "col" }, breakable(t)))));
+  const heads = ["pipeline", "λ*, per second", "load", "TTFT", "TPOT", "latency", "decoding", "room", "token/s and device"].map((t) => over(t));
   const cell = (field, value, text) => h("td", { class: "number", "data-load": field, "data-value": value }, text);
   const rows = [...servers].map(([p, q]) => {
     const one = variant(p), name = h("th", { scope: "row" }, `${letter(p)}: `, breakable(DATA.pipelines[p]));
@@ -240,7 +240,7 @@ function drawLoadTable(servers, rate) {
       at("ttft", (x) => lower(x, shown(x.ttft, "s"))), at("tpot", (x) => shown(x.tpot, "s")), at("latency", (x) => lower(x, shown(x.latency, "s"))), at("decoding", (x) => digits(x.decoding)), room,
       cell("tokens", each, digits(each)));
   });
-  keepFocus(() => $("loadtable").replaceChildren(head, h("tbody", {}, rows)));
+  keepFocus(() => tabled($("loadtable"), heads, rows));
 }
 
 // Time per token and time to the first one over the rate, up to what each pipeline stands.
@@ -285,7 +285,7 @@ function drawSimulated() {
   if (!seen) { put($("simulated")); return; }
   const title = h("h3", { id: "simulated-title" }, "Simulated when this report was made");
   if (seen.why) { put($("simulated"), title, h("p", { class: "warning" }, seen.why)); return; }
-  const head = h("thead", {}, h("tr", {}, ["time", "mean", ...seen.quantiles.map((p) => `${p} %`)].map((t) => h("th", { scope: "col" }, t))));
+  const heads = ["time", "mean", ...seen.quantiles.map((p) => `${p} %`)].map((t) => over(t)), table = h("table", { id: "simulatedtable" });
   const line = (name, what, mark, values) => h("tr", {}, h("th", { scope: "row" }, `${HEADS[name] || name}${what}`), values.map((v, i) => h("td", { class: "number", [mark]: `${name} ${i}`, "data-value": v === null ? "" : v }, v === null ? "–" : shown(v, "s"))));
   const low = (name) => (seen.low && name !== "tpot" ? "~ " : "");
   const rows = Object.entries(seen.rows).flatMap(([name, values]) => [
@@ -293,10 +293,11 @@ function drawSimulated() {
     ...(seen.closed ? [line(name, `, ${low(name)}closed form`, "data-closed", seen.closed[name])] : []),
   ]);
   const policy = `${seen.policy}${seen.policy === "chunked" ? ` ${digits(seen.chunk, 12)}` : ""}`;
+  tabled(table, heads, rows);
   put($("simulated"), title,
     h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated, fidelity ${seen.fidelity}, seed ${digits(seen.seed)}; the server is busy ${percent(seen.busy)} of the time; the first fifth does not count in times. These numbers do not follow the controls.${seen.closed ? " Quantiles of the closed form stand where it is honest." : " There is no closed form: more requests come than are served."}${seen.low ? ` ~ above ${`${100 * FORMS.HONEST} %`} of what the server stands: mostly lower estimates, too long where few places are mostly taken.` : ""}`),
     seen.unsteady ? h("p", { class: "warning" }, seen.unsteady) : null,
-    h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "simulated-title" }, h("table", { id: "simulatedtable" }, head, h("tbody", {}, rows))),
+    h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "simulated-title" }, table),
     seen.picture === null ? h("p", { class: "note" }, seen.unpictured) : h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "timeline" }, text(seen.picture)()),
     h("details", {}, h("summary", {}, "What the simulation rests on"), h("ul", { class: "note" }, seen.said.map((t) => h("li", {}, t)))));
 }
@@ -315,12 +316,12 @@ function drawBatches(pipelines, one, usual) {
     loadCard("latency", "from arrival to the end, mean", found.wait + found.seconds, shown(found.wait + found.seconds, "s")));
   put($("load-why"), h("p", { class: "note" }, `λ* = B / latency(B) = ${digits(B, 12)} / ${shown(found.seconds, "s")}; the wait of single ones is that of an M/D/1 queue, λ/λ* · latency / (2 · (1 − λ/λ*)).`));
   $("load-table-title").textContent = `Pipelines at ${digits(shownRate)} a second`;
-  const head = h("thead", {}, h("tr", {}, ["pipeline", "λ*, per second", "load", "time of one", "wait"].map((t) => h("th", { scope: "col" }, t))));
-  keepFocus(() => $("loadtable").replaceChildren(head, h("tbody", {}, pipelines.map((p) => {
+  const heads = ["pipeline", "λ*, per second", "load", "time of one", "wait"].map((t) => over(t));
+  keepFocus(() => tabled($("loadtable"), heads, pipelines.map((p) => {
     const x = batchesOf(variant(p), state.device, shownRate), cell = (field, value, text) => h("td", { class: "number", "data-load": field, "data-value": value }, text);
     return h("tr", { class: p === state.pipeline ? "chosen" : "" }, h("th", { scope: "row" }, `${letter(p)}: `, breakable(DATA.pipelines[p])),
       cell("largest", x.largest, digits(x.largest)), cell("load", x.load, percent(x.load)), cell("seconds", x.seconds, shown(x.seconds, "s")), cell("wait", x.wait, shown(x.wait, "s")));
-  }))));
+  })));
   for (const metric of ["tpot", "ttft"]) $(`${metric}load`).replaceChildren();
   $("load-assumed").replaceChildren(h("li", {}, "requests arrive independently (Poisson), every one alike; nothing else runs on the device"));
 }

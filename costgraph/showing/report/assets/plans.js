@@ -34,14 +34,14 @@ function drawPlans() {
   $("plans-said").textContent = known.why || `${good} of ${rows.length} ways fit at these sizes.${left}`;
   const columns = names.length + (usePlan ? 2 : 1);
   const unit = (n) => (n === "memory" ? "byte" : unitOf(n));
-  const head = h("thead", {}, h("tr", {}, ["shared by", ...names.map((n) => HEADS[n] || n), ...(usePlan ? ["compare"] : [])].map((t) => h("th", { scope: "col" }, breakable(t)))));
+  const heads = ["shared by", ...names.map((n) => HEADS[n] || n), ...(usePlan ? ["compare"] : [])].map((t) => over(t));
   const body = rows.map(({ plan, found, why, full }, i) => {
     const name = h("th", { scope: "row", title: plan.passes }, plan.shared), add = usePlan ? h("td", {}, h("button", { type: "button", id: `plan-${i}`, "aria-label": `compare ${plan.shared}`, disabled: DATA.pipelines.includes(plan.passes), onclick: () => usePlan(plan.passes) }, "+")) : null;
     if (why) return h("tr", { class: "failed" }, name, h("td", { colspan: columns - 1, class: "warning" }, why));
     return h("tr", { class: i === 0 && !full ? "chosen" : "", "data-plan": plan.shared }, name,
       names.map((n) => h("td", { class: "number", "data-metric": n, "data-value": found.metrics[n] }, shown(found.metrics[n], unit(n)), n === "memory" && full ? h("span", { class: "warning" }, "⚠ too large") : null)), add);
   });
-  keepFocus(() => $("plans").replaceChildren(head, h("tbody", {}, body)));
+  keepFocus(() => tabled($("plans"), heads, body));
 }
 
 // An explorer compiles plans when they are asked for, and puts one beside the pipelines.
