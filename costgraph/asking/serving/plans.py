@@ -215,6 +215,11 @@ class ServePlans:
             raise InputError(f"{first}no plan keeps the limits: {reasons}")
         return self.plans[0]
 
+    def token_price(self, plan: Plan) -> float | None:
+        """Dollars for a million generated tokens at the rate that was asked; None without prices."""
+        made = 3600 * self.traffic.rate * self.traffic.generate.mean
+        return None if plan.price is None else 1e6 * plan.price / made
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         t = self.traffic
@@ -225,7 +230,9 @@ class ServePlans:
                 "generate": t.generate.mean, "ttft": t.ttft, "tpot": t.tpot,
                 "prompt_lengths": str(t.prompt), "generate_lengths": str(t.generate),
             },
-            "plans": [p.to_dict() for p in self.plans],
+            "plans": [
+                {**p.to_dict(), "usd_per_million_tokens": self.token_price(p)} for p in self.plans
+            ],
             "front": [p.to_dict() for p in self.front],
             "devices_with_a_limit_a_tenth_looser": dict(self.looser),
             "one_more": [g.to_dict() for g in self.one_more],

@@ -33,9 +33,9 @@ def plan_text(found: ServePlans, width: int | None = None) -> str:
         f"limits on means: ttft ≤ {seconds(traffic.ttft)}, tpot ≤ {seconds(traffic.tpot)}",
         "",
     ]
-    head = ["devices", "$/h", "replicas", "policy", "ttft", "tpot", "most/s", "binds"]
-    rows = [_row(p) for p in found.plans[:SHOWN]]
-    lines.append(plain_table(head, rows, width, ("most/s", "$/h")))
+    head = ["devices", "$/h", "$/M tokens", "replicas", "policy", "ttft", "tpot", "most/s", "binds"]
+    rows = [_row(p, found.token_price(p)) for p in found.plans[:SHOWN]]
+    lines.append(plain_table(head, rows, width, ("most/s", "$/h", "$/M tokens")))
     if len(found.plans) > SHOWN:
         lines.append(f"… and {len(found.plans) - SHOWN} more")
     if found.looser and found.plans:
@@ -65,7 +65,7 @@ def plan_text(found: ServePlans, width: int | None = None) -> str:
     return "\n".join([*lines, *_foot(found.setting)])
 
 
-def _row(plan: Plan) -> list[str]:
+def _row(plan: Plan, token: float | None) -> list[str]:
     def each(of: object) -> str:
         assert callable(of)
         return " + ".join(str(of(g)) for g in plan.groups)
@@ -73,9 +73,9 @@ def _row(plan: Plan) -> list[str]:
     def replicas(g: Group) -> str:
         return f"{g.replicas} × {g.way}"
 
-    price = "–" if plan.price is None else f"{plan.price:.4g}"
+    prices = ("–" if price is None else f"{price:.4g}" for price in (plan.price, token))
     return [
-        str(plan.devices), price, each(replicas), each(lambda g: policy_text(g.policy)),
+        str(plan.devices), *prices, each(replicas), each(lambda g: policy_text(g.policy)),
         _time(plan.ttft, "ttft" in plan.low), _time(plan.tpot, "tpot" in plan.low),
         _rate(plan.most, plan.over), plan.binds,
     ]  # fmt: skip
