@@ -129,6 +129,7 @@ FILES = (
     "filmed",
     "zoedepth",
     "swin2sr",
+    "embedding",
 )
 
 V = TypeVar("V")

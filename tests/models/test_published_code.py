@@ -6,14 +6,18 @@ the index of the tensors, or is the sum that the published layers give.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from sympy import Integer
 
-from costgraph.counting.count import exact_cost, parameters
+from costgraph.counting.count import exact_cost, parameters, rows
 from costgraph.errors import ModelError
 from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
+from costgraph.symbols import B, S, q
+from tests.models.counting import products
 
 BERT = {
     "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
@@ -23,6 +27,11 @@ BERT = {
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
          "num_hidden_layers": 24}  # fmt: skip
 LLAMA = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+MISTRAL = {
+    "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32,
+    "rms_norm_eps": 1e-5, "sliding_window": 4096, "vocab_size": 32000,
+}  # fmt: skip
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "jinaai/jina-embeddings-v2-base-en": (
         {**BERT, "model_type": "bert", "architectures": ["JinaBertModel"],
@@ -118,6 +127,24 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
              "hybrid" if i % 6 == 5 and i < 36 else "mamba" for i in range(38)]},
         1_215_064_704,
     ),
+    "nvidia/NV-Embed-v2": (
+        {"model_type": "nvembed", "architectures": ["NVEmbedModel"], "hidden_size": 4096,
+         "text_config": {**MISTRAL, "model_type": "bidir_mistral"},
+         "latent_attention_config": {"model_type": "latent_attention"}},
+        7_851_016_192,
+    ),
+    "nvidia/llama-embed-nemotron-8b": (
+        {**MISTRAL, "model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalModel"],
+         "vocab_size": 128256, "pooling": "avg"},
+        7_504_924_672,
+    ),
+    # One label is one row of the hidden size.
+    "LlamaBidirectionalForSequenceClassification": (
+        {**MISTRAL, "model_type": "llama_bidirec", "vocab_size": 128256,
+         "architectures": ["LlamaBidirectionalForSequenceClassification"],
+         "id2label": {"0": "LABEL_0"}},
+        7_504_928_768,
+    ),
     # What the class has where a file says nothing.
     "nemotron_h": ({"model_type": "nemotron_h"}, 1_968_355_712),
     "glm_moe_dsa": (
@@ -168,6 +195,8 @@ def test_parameters_are_the_published_ones(name: str) -> None:
         ("state-spaces/mamba-130m", {"ssm_cfg": {"d_inner": 64}}, "d_inner"),
         ("state-spaces/mamba-130m", {"rms_norm": False}, "rms_norm"),
         ("Zyphra/Zamba2-1.2B", {"hybrid_layer_ids": [5, 11]}, "hybrid_layer_ids"),
+        ("nvidia/NV-Embed-v2", {"latent_attention_config": {"latent_dim": 64}}, "latent_dim"),
+        ("nvidia/llama-embed-nemotron-8b", {"architectures": ["LlamaBidirectional"]}, "known"),
     ],
 )  # fmt: skip
 def test_what_makes_it_another_model_is_refused(
@@ -184,3 +213,30 @@ def test_adapters_rest_and_are_told() -> None:
     plain = load_model({k: v for k, v in config.items() if not k.startswith("lora")})
     mine, others = (exact_cost(p.phases[0].graph) for p in (program, plain))
     assert mine.total_flops == others.total_flops
+
+
+def test_every_position_looks_at_all_latent_rows_of_its_text() -> None:
+    """Two texts of 3 positions: what the published layers behind the decoder multiply."""
+    config = json.loads(json.dumps(PUBLISHED["nvidia/NV-Embed-v2"][0]))
+    config["text_config"] |= {"hidden_size": 64, "num_attention_heads": 8}
+    config["latent_attention_config"] |= {
+        "hidden_dim": 64, "latent_dim": 64, "num_cross_heads": 2, "cross_dim_head": 5,
+        "num_latents_value": 7,
+    }  # fmt: skip
+    graph = load_model(config).phases[0].graph
+    given = {B: Integer(2), q: Integer(3), S: Integer(3)}
+    found = {
+        r.name: int((r.count * products(r)).xreplace(given))
+        for r in rows(graph)
+        if r.name.startswith("latent_") and products(r) != 0
+    }
+    positions, latents, d, width = 2 * 3, 2 * 7, 64, 2 * 5
+    assert found == {
+        "latent_q_proj": 2 * positions * d * width,
+        "latent_kv_proj": 2 * latents * d * 2 * width,
+        "latent_qk_matmul": 2 * positions * 7 * width,
+        "latent_sv_matmul": 2 * positions * 7 * width,
+        "latent_o_proj": 2 * positions * width * d,
+        "latent_gate_up_proj": 2 * positions * d * 8 * d,
+        "latent_down_proj": 2 * positions * 4 * d * d,
+    }
