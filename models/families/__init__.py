@@ -130,6 +130,7 @@ FILES = (
     "zoedepth",
     "swin2sr",
     "embedding",
+    "reading_pages",
 )
 
 V = TypeVar("V")
