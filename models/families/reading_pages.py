@@ -14,7 +14,7 @@ from costgraph.models.blocks.queried import QueriedEyes
 from costgraph.models.families.common import Family, Reading, activation_of, heads_of
 from costgraph.models.families.language import before, language
 from costgraph.models.families.segmenting import sam_encoder
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, divided
 
 
 def _eyes(seen: Fields, out: Integer) -> QueriedEyes:
@@ -61,6 +61,11 @@ def _eyes(seen: Fields, out: Integer) -> QueriedEyes:
 
 
 def _ocr2(fields: Fields) -> Reading:
+    text = fields.section("text_config")
+    d, heads = text.size("hidden_size", default=4096), text.size("num_attention_heads", default=32)
+    each = divided(fields, d, heads, "hidden size over heads")
+    if text.size("head_dim", default=int(each)) != each:
+        raise ModelError(f"{text.name}: 'head_dim' must be {each}: the class reads no other")
     stack, reading = language(
         fields, "deepseek_ocr2_text", tied=False, hidden_size=4096, intermediate_size=11008,
         num_hidden_layers=32, num_attention_heads=32, vocab_size=102400, n_routed_experts=64,
