@@ -11,7 +11,7 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.queried import QueriedEyes
-from costgraph.models.families.common import Family, Reading, activation_of, heads_of
+from costgraph.models.families.common import Family, Reading, activation_of, class_of, heads_of
 from costgraph.models.families.language import before, language
 from costgraph.models.families.segmenting import sam_encoder
 from costgraph.models.fields import Fields, divided
@@ -74,10 +74,53 @@ def _ocr2(fields: Fields) -> Reading:
     return before(stack, reading, _eyes(fields.section("vision_config"), Integer(stack.ends.d)))
 
 
+#: What the publisher's code builds, whatever its files say.
+_SAM = {"image_size": 1024, "downsample_channels": [512, 896]}
+_LAYERS = {
+    "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "intermediate_size": 4864,
+}  # fmt: skip
+#: The class of the publisher's files, whose type is that of DeepSeek-VL 2.
+OWN = "DeepseekOCR2ForCausalLM"
+
+
+def _own(fields: Fields) -> Reading:
+    """The publisher's files, which name the tower and leave its sizes to their code.
+
+    Raises:
+        ModelError: it is another class of that type, or a key is not that of the published file.
+    """
+    if class_of(fields.values) != OWN:
+        raise ModelError(
+            f"{fields.name}: of this 'model_type' only 'architectures' [{OWN}] is read"
+        )
+    text, seen = fields.section("language_config"), fields.section("vision_config")
+    for key in ("lm_head", "rm_head", "architectures", "auto_map"):
+        text.values.get(key)
+    # All keys of the language model stand in the file itself, too.
+    for key in text.values:
+        if key in ("architectures", "auto_map", "model_type"):
+            continue
+        if fields.has(key) and fields.values.get(key) != text.values.get(key):
+            raise ModelError(f"{fields.name}: {key!r} is not that of 'language_config'")
+    for key in ("candidate_resolutions", "global_view_pos", "tile_tag"):
+        fields.values.get(key)  # of how pictures are cut
+    seen.require("image_size", _SAM["image_size"])
+    for key in ("mlp_ratio", "model_name", "model_type", "width"):
+        seen.values.get(key)
+    stack, reading = language(fields, "deepseek", "language_config", tied=False)
+    d, part = stack.ends.d, fields.section("projector_config")
+    for key, wanted in (("projector_type", "linear"), ("input_dim", 896), ("n_embed", int(d)),
+                        ("model_type", "mlp_projector")):  # fmt: skip
+        part.require(key, wanted)
+    made = Fields(seen.name, {"sam_config": _SAM, "encoder_config": _LAYERS})
+    return before(stack, reading, _eyes(made, Integer(d)))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"deepseek_ocr2": _ocr2})
+FAMILIES: Mapping[str, Family] = MappingProxyType({"deepseek_ocr2": _ocr2, "deepseek_vl_v2": _own})
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"DeepseekOcr2ForConditionalGeneration": "deepseek_ocr2"}
+    {"DeepseekOcr2ForConditionalGeneration": "deepseek_ocr2", OWN: "deepseek_vl_v2"}
 )
