@@ -130,7 +130,7 @@ FILES = (
     "zoedepth",
     "swin2sr",
     "embedding",
-    "reading_pages",
+    "pages",
 )
 
 V = TypeVar("V")

@@ -184,6 +184,12 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         107_769_861_120,
     ),
 }  # fmt: skip
+SECOND = PUBLISHED["deepseek-ai/DeepSeek-OCR-2"][0]
+PUBLISHED["deepseek-ai/DeepSeek-OCR"] = (
+    {**SECOND, "architectures": ["DeepseekOCRForCausalLM"],
+     "projector_config": {**SECOND["projector_config"], "input_dim": 2048}},
+    3_336_106_240,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -214,7 +220,8 @@ def test_parameters_are_the_published_ones(name: str) -> None:
         ("state-spaces/mamba-130m", {"ssm_cfg": {"d_inner": 64}}, "d_inner"),
         ("state-spaces/mamba-130m", {"rms_norm": False}, "rms_norm"),
         ("Zyphra/Zamba2-1.2B", {"hybrid_layer_ids": [5, 11]}, "hybrid_layer_ids"),
-        ("deepseek-ai/DeepSeek-OCR-2", {"architectures": ["DeepseekOCRForCausalLM"]}, "OCR2"),
+        ("deepseek-ai/DeepSeek-OCR-2", {"architectures": ["DeepseekVLV2ForCausalLM"]}, "OCR2"),
+        ("deepseek-ai/DeepSeek-OCR-2", {"architectures": ["DeepseekOCRForCausalLM"]}, "input_dim"),
         ("deepseek-ai/DeepSeek-OCR-2", {"hidden_size": 640}, "language_config"),
         ("nvidia/NV-Embed-v2", {"latent_attention_config": {"latent_dim": 64}}, "latent_dim"),
         ("nvidia/llama-embed-nemotron-8b", {"architectures": ["LlamaBidirectional"]}, "known"),

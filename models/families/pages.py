@@ -1,4 +1,4 @@
-"""DeepSeek-OCR 2: learned queries read the patches of a page."""
+"""DeepSeek-OCR and DeepSeek-OCR 2: pages in few tokens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from sympy import Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import FeedForward
 from costgraph.models.blocks.encoder import Heads
+from costgraph.models.blocks.paired import PairedEyes
 from costgraph.models.blocks.queried import QueriedEyes
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, heads_of
 from costgraph.models.families.language import before, language
 from costgraph.models.families.segmenting import sam_encoder
+from costgraph.models.families.vision import tower_of
 from costgraph.models.fields import Fields, divided
 
 
@@ -80,8 +82,29 @@ _LAYERS = {
     "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
     "num_key_value_heads": 2, "intermediate_size": 4864,
 }  # fmt: skip
-#: The class of the publisher's files, whose type is that of DeepSeek-VL 2.
-OWN = "DeepseekOCR2ForCausalLM"
+_CLIP = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+    "hidden_act": "quick_gelu",
+}  # fmt: skip
+#: The classes of the publisher's files, whose type is that of DeepSeek-VL 2, and what their towers
+#: give the projector.
+OWN: Mapping[str, int] = MappingProxyType(
+    {"DeepseekOCRForCausalLM": 2048, "DeepseekOCR2ForCausalLM": 896}
+)
+
+
+def _paired(name: str, out: Integer) -> PairedEyes:
+    """The towers of the first version: CLIP's 24 layers, and its patches of 14 pixels."""
+    at, feed = tower_of(Fields(name, _CLIP), "quick_gelu")
+    return PairedEyes(
+        encoder=sam_encoder(Fields(name, {})),
+        shrunk=Integer(512),
+        at=at,
+        feed=feed,
+        layers=Integer(24),
+        patch=Integer(1024 * 3 * 14**2),
+        out=out,
+    )
 
 
 def _own(fields: Fields) -> Reading:
@@ -90,9 +113,10 @@ def _own(fields: Fields) -> Reading:
     Raises:
         ModelError: it is another class of that type, or a key is not that of the published file.
     """
-    if class_of(fields.values) != OWN:
+    own = class_of(fields.values)
+    if own not in OWN:
         raise ModelError(
-            f"{fields.name}: of this 'model_type' only 'architectures' [{OWN}] is read"
+            f"{fields.name}: of this 'model_type' only 'architectures' {' or '.join(OWN)} is read"
         )
     text, seen = fields.section("language_config"), fields.section("vision_config")
     for key in ("lm_head", "rm_head", "architectures", "auto_map"):
@@ -110,9 +134,11 @@ def _own(fields: Fields) -> Reading:
         seen.values.get(key)
     stack, reading = language(fields, "deepseek", "language_config", tied=False)
     d, part = stack.ends.d, fields.section("projector_config")
-    for key, wanted in (("projector_type", "linear"), ("input_dim", 896), ("n_embed", int(d)),
+    for key, wanted in (("projector_type", "linear"), ("input_dim", OWN[own]), ("n_embed", int(d)),
                         ("model_type", "mlp_projector")):  # fmt: skip
         part.require(key, wanted)
+    if own == "DeepseekOCRForCausalLM":
+        return before(stack, reading, _paired(seen.name, Integer(d)))
     made = Fields(seen.name, {"sam_config": _SAM, "encoder_config": _LAYERS})
     return before(stack, reading, _eyes(made, Integer(d)))
 
@@ -122,5 +148,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({"deepseek_ocr2": _ocr2, "deep
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"DeepseekOcr2ForConditionalGeneration": "deepseek_ocr2", OWN: "deepseek_vl_v2"}
+    {
+        "DeepseekOcr2ForConditionalGeneration": "deepseek_ocr2",
+        **dict.fromkeys(OWN, "deepseek_vl_v2"),
+    }
 )
