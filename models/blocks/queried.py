@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from sympy import Expr, Integer
 
@@ -24,68 +25,80 @@ from costgraph.symbols import B, G
 
 #: Learned queries of a picture of 768 pixels, and of one of 1024.
 FEW, MANY = 144, 256
-#: Larger pictures are also shown in parts.
-SIDE = 768
 
 
 @dataclass(frozen=True)
-class QueriedEyes(Eyes):
+class PageEyes(Eyes):
+    """What reads whole pages by SAM's encoder; larger ones are shown in parts besides.
+
+    Attributes:
+        encoder: of whole pictures.
+    """
+
+    #: Pixels a side of the parts, and of the largest picture that has none.
+    part: ClassVar[int]
+
+    encoder: SamEncoder
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Whole pictures."""
+        side, part = self.encoder.size, self.part
+        return (
+            f"G image tokens, which the prompt's S tokens include, are whole pictures of {side} x "
+            f"{side} pixels, {self.tokens} tokens each; the parts of {part} x {part} pixels that "
+            "larger pictures are shown in besides, and the tokens that mark ends of lines and of "
+            "pictures, are no part",
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a picture: its positions behind the encoder."""
+        return self.encoder.shrunk
+
+    def positions(self, style: Style) -> Expr:
+        """Patches of all pictures of a sequence, as the encoder sees them."""
+        return G / self.tokens * self.encoder.side**2
+
+    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[Self, Seen]:
+        """Pictures that are not shown in parts: each is scaled to the encoder's size.
+
+        Raises:
+            InputError: a picture is larger.
+        """
+        if any(max(x.height, x.width) > self.part for x in shown):
+            raise InputError(
+                f"{name}: pictures of more than {self.part} pixels a side are shown in parts "
+                "besides, which are not counted: say how many tokens whole pictures make (G)"
+            )
+        return self, together(Whole(self.tokens), shown, name)
+
+
+@dataclass(frozen=True)
+class QueriedEyes(PageEyes):
     """SAM's encoder, two convolutions of stride 2, and layers over patches and queries.
 
     Patches see one another, each query all patches and the queries before it. What becomes of
     the queries are the rows of the language model.
 
     Attributes:
-        encoder: of whole pictures.
         shrunk: channels behind the first convolution; behind the second those of ``at``.
         at, feed, layers: of the layers.
         out: width of the language model.
     """
 
-    encoder: SamEncoder
     shrunk: Expr
     at: Heads
     feed: FeedForward
     layers: Expr
     out: Expr
 
-    @property
-    def assumptions(self) -> tuple[str, ...]:
-        """Whole pictures."""
-        side = self.encoder.size
-        return (
-            f"G image tokens, which the prompt's S tokens include, are whole pictures of {side} x "
-            f"{side} pixels, {self.tokens} tokens each; the parts of {SIDE} x {SIDE} pixels that "
-            "larger pictures are shown in besides, and the token behind each picture, are no part",
-        )
-
-    @property
-    def patches(self) -> int:
-        """Patches of a picture: the grid halved twice."""
-        side = self.encoder.side
-        return (((side + 1) // 2 + 1) // 2) ** 2
+    part: ClassVar[int] = 768
 
     @property
     def tokens(self) -> int:
         """Queries, and so tokens, of a picture."""
-        return FEW if self.patches <= FEW else MANY
-
-    def positions(self, style: Style) -> Expr:
-        """Patches of all pictures of a sequence, as the encoder sees them."""
-        return G / self.tokens * self.encoder.side**2
-
-    def showing(self, name: str, shown: tuple[Shown, ...]) -> tuple[QueriedEyes, Seen]:
-        """Pictures that are not shown in parts: each is scaled to the encoder's size.
-
-        Raises:
-            InputError: a picture is larger.
-        """
-        if any(max(x.height, x.width) > SIDE for x in shown):
-            raise InputError(
-                f"{name}: pictures of more than {SIDE} pixels a side are shown in parts besides, "
-                "which are not counted: say how many tokens whole pictures make (G)"
-            )
-        return self, together(Whole(self.tokens), shown, name)
+        return FEW if self.encoder.shrunk <= FEW else MANY
 
     def add(self, m: Maker) -> tuple[str, ...]:
         """Adds encoder, layers and projector: rows."""
@@ -96,7 +109,7 @@ class QueriedEyes(Eyes):
         queries = m.add("queries", Expand((batch, own, d)), m.weight("queries.weight", own, d))
         m.weight("idle_queries.weight", FEW + MANY - own, d)  # of pictures of the other size
         x = m.add("patches_queries", Join(1), x, queries)
-        front = Integer(self.patches)
+        front = Integer(self.encoder.shrunk)
         layer = TowerLayer(
             batch, front + own, self.at, self.feed, Norm(), causal=True, leading=front
         )

@@ -113,7 +113,7 @@ def _own(fields: Fields) -> Reading:
     Raises:
         ModelError: it is another class of that type, or a key is not that of the published file.
     """
-    own = class_of(fields.values)
+    own = class_of(fields.values) or ""
     if own not in OWN:
         raise ModelError(
             f"{fields.name}: of this 'model_type' only 'architectures' {' or '.join(OWN)} is read"
@@ -125,7 +125,7 @@ def _own(fields: Fields) -> Reading:
     for key in text.values:
         if key in ("architectures", "auto_map", "model_type"):
             continue
-        if fields.has(key) and fields.values.get(key) != text.values.get(key):
+        if fields.has(key) and fields.values.get(key) != text.peek(key):
             raise ModelError(f"{fields.name}: {key!r} is not that of 'language_config'")
     for key in ("candidate_resolutions", "global_view_pos", "tile_tag"):
         fields.values.get(key)  # of how pictures are cut
