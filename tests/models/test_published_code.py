@@ -13,7 +13,7 @@ import pytest
 from sympy import Integer
 
 from costgraph.counting.count import exact_cost, parameters, rows
-from costgraph.errors import ModelError
+from costgraph.errors import InputError, ModelError
 from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
 from costgraph.symbols import B, S, q
@@ -268,3 +268,12 @@ def test_every_position_looks_at_all_latent_rows_of_its_text() -> None:
         "latent_gate_up_proj": 2 * positions * d * 8 * d,
         "latent_down_proj": 2 * positions * 4 * d * d,
     }
+
+
+@pytest.mark.parametrize(("name", "largest"), [("DeepSeek-OCR", 640), ("DeepSeek-OCR-2", 768)])
+def test_pictures_that_are_shown_in_parts_are_refused(name: str, largest: int) -> None:
+    config = PUBLISHED[f"deepseek-ai/{name}"][0]
+    told = load_model(config, image=(largest, 500)).assumptions
+    assert any("makes G = 256 tokens" in said for said in told)
+    with pytest.raises(InputError, match=f"more than {largest} pixels a side are shown in parts"):
+        load_model(config, image=(largest + 1, 500))
