@@ -47,6 +47,7 @@ _CLASSIFIER, _TAGGER, _SPANS = (
 #: Families whose files name the class of another one.
 _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
+        "llava": frozenset({"LlavaLlamaForCausalLM"}),
         "exaone": frozenset({"LlamaForCausalLM"}),
         "internlm3": frozenset({"LlamaForCausalLM"}),
         "iquestcoder": frozenset({"LlamaForCausalLM"}),

@@ -7,11 +7,15 @@ from typing import Protocol
 
 from sympy import Expr, Integer
 
-from costgraph.models.blocks import Maker, Norm
+from costgraph.models.blocks import FeedForward, Maker, Norm
+from costgraph.models.blocks.attend import attended
+from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.stack import Transform
-from costgraph.ops import Activation, Linear, SelectLast
+from costgraph.models.blocks.tower import LAYER_NORM
+from costgraph.ops import Activation, Add, Linear, SelectLast, Split
 from costgraph.ops.maps import Reduce
-from costgraph.ops.views import Reshape
+from costgraph.ops.pattern import FULL
+from costgraph.ops.views import Expand, Reshape
 
 ONE = Integer(1)
 
@@ -96,6 +100,38 @@ class FirstProjected:
             SelectLast(ONE),
             m.linear("transform", hidden, self.width, self.d, True),
         )
+
+
+@dataclass(frozen=True)
+class LatentHead:
+    """Positions look at learned rows, and a feed-forward block follows (arXiv 2405.17428).
+
+    Both stand behind layer norms; keys and values of the rows are made for every text anew.
+
+    Attributes:
+        at: heads; keys and values are of one matrix.
+        rows: learned rows, as wide as hidden states.
+        feed: the feed-forward block.
+    """
+
+    at: Heads
+    rows: Expr
+    feed: FeedForward
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head; ``hidden (B, q, d)`` to ``(B, q, d)``."""
+        at, few = self.at, (self.at.heads, self.at.head_dim)
+        rows = m.weight("latents.weight", self.rows, at.d)
+        rows = m.add("latents", Expand((m.shape(hidden)[0], self.rows, at.d)), rows)
+        x = m.norm("latent_query_norm", hidden, at.d, LAYER_NORM)
+        rows = m.norm("latent_norm", rows, at.d, LAYER_NORM)
+        query = at.project(m, "q", x, "latent_")
+        packed = m.linear("latent_kv_proj", rows, 2 * at.width, at.d)
+        key, value = m.add_many("latent_kv_split", Split((few, few)), packed)
+        mixed = attended(m, query, key, value, FULL, prefix="latent_")
+        x = m.add("latent_add", Add(), at.out(m, mixed, "latent_"), hidden)
+        fed = self.feed.add(m, m.norm("latent_mlp_norm", x, at.d, LAYER_NORM), "latent_")
+        return m.add("latent_mlp_add", Add(), fed, x)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.stack import embed, run
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.encoder import EncoderDecoder, fixed_positions
+from costgraph.models.encoder import Encoder, EncoderDecoder, fixed_positions
 from costgraph.ops import Activation, Add, Embedding, Multiply, Scale
 from costgraph.ops.arrays import Join
 from costgraph.ops.pattern import counted
@@ -27,19 +27,20 @@ ONE = Integer(1)
 
 @dataclass(frozen=True)
 class ResidualBlock:
-    """Two products around an activation, beside one product: all with biases."""
+    """Two products around an activation, beside one product: all with biases, or none."""
 
     wide: Expr
     out: Expr
     activation: str
+    bias: bool = True
 
     def add(self, m: Maker, name: str, x: str) -> str:
         """Adds it; ``x (B, n, c)`` becomes ``(B, n, out)``."""
         width = m.shape(x)[-1]
-        y = m.linear(f"{name}_hidden", x, self.wide, width, True)
+        y = m.linear(f"{name}_hidden", x, self.wide, width, self.bias)
         y = m.add(f"{name}_act", Activation(self.activation), y)
-        y = m.linear(f"{name}_output", y, self.out, self.wide, True)
-        beside = m.linear(f"{name}_residual", x, self.out, width, True)
+        y = m.linear(f"{name}_output", y, self.out, self.wide, self.bias)
+        beside = m.linear(f"{name}_residual", x, self.out, width, self.bias)
         return m.add(f"{name}_add", Add(), y, beside)
 
 
@@ -97,29 +98,39 @@ class SampledFront:
 
 @dataclass(frozen=True)
 class SampledLayer:
-    """A layer of TimesFM: queries are scaled per channel, a layer norm stands in the second block.
+    """A layer of TimesFM: queries are scaled per channel, and positions see earlier ones.
 
-    ``at``: heads; ``feed``: the feed-forward block. Positions see earlier ones.
+    Attributes:
+        at: heads.
+        feed: the feed-forward block; ``fed_norm``: in front of it.
+        post_norms: norms behind both blocks, before the residual additions.
     """
 
     at: Heads
     feed: FeedForward
+    fed_norm: Norm = LAYER_NORM
+    post_norms: bool = False
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """Nothing shared."""
-        return ()
+        """A rotary table, where heads are turned."""
+        return self.at.shared(style, q)
 
     def graph(self, style: Style) -> Graph:
         """The layer: hidden state in, hidden state out."""
         m, at = Maker("layer", style), self.at
         x = m.source(Tensor("hidden", (B, q, at.d), style.acts))
+        for tensor in self.operands(style):
+            m.source(tensor)
         query, key, value = at.all(m, m.norm("attn_norm", x, at.d, Norm()))
         scale = m.add("scale", Activation("softplus"), m.vector("scale.weight", at.head_dim))
         query = m.add("q_scale", Multiply(), query, m.add("scale_all", Scale(), scale))
         mixed = at.out(m, attended(m, query, key, value, counted(style.mask)))
-        x = m.add("attn_add", Add(), mixed, x)
-        fed = self.feed.add(m, m.norm("mlp_norm", x, at.d, LAYER_NORM))
-        return m.build(m.add("mlp_add", Add(), fed, x))
+        x = m.add("attn_add", Add(), self._behind(m, "attn", mixed), x)
+        fed = self.feed.add(m, m.norm("mlp_norm", x, at.d, self.fed_norm))
+        return m.build(m.add("mlp_add", Add(), self._behind(m, "mlp", fed), x))
+
+    def _behind(self, m: Maker, name: str, made: str) -> str:
+        return m.norm(f"{name}_post_norm", made, self.at.d, Norm()) if self.post_norms else made
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,22 @@ class Quantiles:
     def add(self, m: Maker, hidden: str, table: str) -> str:
         """Adds it to the last hidden state."""
         return self.block.add(m, "answer", hidden)
+
+
+@dataclass(frozen=True)
+class SpreadForecaster(Encoder):
+    """A forecaster whose ``spread`` block answers beside its head: how far apart quantiles lie."""
+
+    spread: ResidualBlock | None = None
+
+    def graph(self, name: str, style: Style) -> Graph:
+        """The graph over ``B`` and ``q``."""
+        m = Maker(name, style)
+        hidden, table = self.body(m)
+        assert isinstance(self.head, Quantiles)
+        assert self.spread is not None
+        answer = self.head.add(m, hidden, table)
+        return m.build(answer, self.spread.add(m, "spread", hidden))
 
 
 @dataclass(frozen=True)

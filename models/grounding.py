@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sympy import Expr
+from sympy import Expr, Integer
 
 from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
@@ -57,6 +57,8 @@ class GroundingDino(OnePass):
         queries: boxes that are asked for.
         shared: all layers move boxes by the same weights.
         boxes: the class makes boxes; the bare one does not.
+        biases: how well rows fit words is scaled, and a learned number added to it: of all layers
+            of the decoder one, or one ``each``; empty where there is none (MM Grounding DINO).
     """
 
     stem: Maps
@@ -77,6 +79,7 @@ class GroundingDino(OnePass):
     queries: Expr
     shared: bool
     boxes: bool
+    biases: str = ""
 
     def positions(self, style: Style) -> Expr:
         return S  # those of the text
@@ -109,7 +112,8 @@ class GroundingDino(OnePass):
         if not self.boxes:
             return m.build(made[-1][0], x, words, *promised)
         for index, (rows, before) in enumerate(made):
-            kinds = self._kinds(m, f"head{index}_kind", rows, words)
+            of = f"head{index}_kind" if self.biases == "each" else "head_kind"
+            kinds = self._kinds(m, f"head{index}_kind", rows, words, of)
             boxes = self._moved(m, index, f"head{index}_", rows, before)
         return m.build(kinds, boxes, *promised)
 
@@ -148,13 +152,13 @@ class GroundingDino(OnePass):
     def _promised(self, m: Maker, memory: str, words: str, start: str) -> tuple[str, ...]:
         """Adds the choice of places that promise most: rows of queries, and boxes."""
         d, count, x = self.own.d, self.queries, promising(m, memory)
-        kinds = self._kinds(m, "promise_kind", x, words)
+        kinds = self._kinds(m, "promise_kind", x, words, "promise_kind")
         moves = products(m, "promise_box", x, (d, d, FOUR), "relu")
         best = m.add("best_kind", Reduce("max", (2,)), kinds)
         _, boxes = chosen(m, best, moves, count)
         rows = m.vector("queries.weight", count, d)
         rows = m.add("query_rows", Expand((B, count, d)), rows)
-        return rows, boxes, self._kinds(m, "query_kind", rows, start)
+        return rows, boxes, self._kinds(m, "query_kind", rows, start, "promise_kind")
 
     def _layer(
         self, m: Maker, name: str, x: str, memory: str, words: str, boxes: str, read: Points
@@ -177,10 +181,14 @@ class GroundingDino(OnePass):
         y = self.fed.add(m, x, name)
         return m.norm(f"{name}mlp_norm", m.add(f"{name}mlp_add", Add(), y, x), d, LAYER_NORM)
 
-    def _kinds(self, m: Maker, name: str, x: str, words: str) -> str:
-        """Adds how well rows fit words: ``(B, n, q)``."""
+    def _kinds(self, m: Maker, name: str, x: str, words: str, of: str) -> str:
+        """Adds how well rows fit words: ``(B, n, q)``; the learned number is that ``of`` a head."""
         turned = m.add(f"{name}_words", Transpose((0, 2, 1)), words)
-        return m.add(name, MatMul(), x, turned)
+        found = m.add(name, MatMul(), x, turned)
+        if not self.biases:
+            return found
+        found = m.add(f"{name}_scale", Map("scale"), found)
+        return m.add(f"{name}_add", Map("add"), found, m.vector(f"{of}.bias", Integer(1)))
 
     def _moved(self, m: Maker, index: int, name: str, x: str, before: str) -> str:
         """Adds boxes: those before, moved."""

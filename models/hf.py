@@ -178,7 +178,7 @@ def import_config(
     idle = [
         option
         for option, others in _others(style, mla)
-        if all(_program(name, reading, o, True, symbolic).phases == plain.phases for o in others)
+        if all(_alike(name, reading, o, symbolic, plain) for o in others)
     ]
     if quantization == "ignore" and (stored is None or weights is not None):
         idle.append("quantization")
@@ -253,6 +253,14 @@ def _program(
         options["decode_graph"] = model.graph(name, style.decoding)
     made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
     return made.assuming(*style.routing.assumptions) if ExpertLinear.kind in found else made
+
+
+def _alike(name: str, reading: Reading, style: Style, symbolic: bool, plain: Program) -> bool:
+    """Whether another style makes the same phases; who refuses it tells the two apart."""
+    try:
+        return _program(name, reading, style, True, symbolic).phases == plain.phases
+    except InputError:
+        return False
 
 
 def _others(style: Style, mla: str) -> Iterator[tuple[str, tuple[Style, ...]]]:

@@ -137,6 +137,11 @@ class SamEncoder:
         """Side of the grid of patches."""
         return self.size // self.patch
 
+    @property
+    def shrunk(self) -> int:
+        """Positions of the grid that two convolutions of stride 2 leave."""
+        return (((self.side + 1) // 2 + 1) // 2) ** 2
+
     def maps(self, m: Maker, batch: Expr) -> tuple[str, ...]:
         """Adds the encoder: one map."""
         return (self.add(m, batch),)
@@ -190,10 +195,7 @@ class SamEyes(Eyes):
     @property
     def tokens(self) -> int:
         """Image tokens of one image: the grid halved twice."""
-        side = self.encoder.side
-        for _ in range(2):
-            side = (side + 1) // 2
-        return side**2
+        return self.encoder.shrunk
 
     def positions(self, style: Style) -> Expr:
         """Patches of all images of a sequence."""

@@ -25,7 +25,7 @@ from costgraph.ops import (
 )
 from costgraph.ops.image import Rearrange, WindowMask
 from costgraph.ops.maps import Map
-from costgraph.ops.pattern import CAUSAL, FULL, Window, counted
+from costgraph.ops.pattern import CAUSAL, FULL, Leading, Pattern, Window, counted
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Expand, Reshape
 
@@ -49,6 +49,7 @@ class TowerLayer:
         around: norms stand behind both blocks too.
         window: the nearest positions that one sees, itself among them, where it sees earlier ones
             only; None for all.
+        leading: positions in front that see one another, where others see earlier ones only.
     """
 
     batch: Expr
@@ -61,6 +62,7 @@ class TowerLayer:
     scaled: bool = False
     around: bool = False
     window: Expr | None = None
+    leading: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """The rotary table, and the position bias that all layers share."""
@@ -91,7 +93,8 @@ class TowerLayer:
 
     def _attention(self, m: Maker, x: str) -> str:
         query, key, value = self.at.all(m, x)
-        near = CAUSAL if self.window is None else Window(self.window)
+        near: Pattern = CAUSAL if self.window is None else Window(self.window)
+        near = near if self.leading is None else Leading(self.leading)
         pattern = counted(m.style.mask, near) if self.causal else FULL
         if self.windows is None:
             bias = self.at.bias(m, self.length, self.length)

@@ -129,6 +129,8 @@ FILES = (
     "filmed",
     "zoedepth",
     "swin2sr",
+    "embedding",
+    "pages",
 )
 
 V = TypeVar("V")

@@ -1,4 +1,4 @@
-"""Forecasters of series: Chronos-Bolt, whose files name T5's type, and TimesFM."""
+"""Forecasters of series: Chronos-Bolt, whose files name T5's type, and TimesFM 1 to 2.5."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import MappingProxyType
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import FeedForward, Segment
+from costgraph.models.blocks import FeedForward, Norm, Segment
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.encoder import Encoder, EncoderDecoder
-from costgraph.models.families.common import Family, Reading, class_of
+from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.encoders import t5
 from costgraph.models.fields import Fields
 from costgraph.models.forecasting import (
@@ -22,6 +22,7 @@ from costgraph.models.forecasting import (
     SampledFront,
     SampledLayer,
     SeriesFront,
+    SpreadForecaster,
 )
 
 #: The class that Chronos-Bolt's files name.
@@ -120,8 +121,71 @@ def _timesfm(fields: Fields) -> Reading:
     return Reading(model, "forward", assumptions=(said,))
 
 
+#: What a pass of TimesFM 2.5 is.
+_TWICE = (
+    "B counts the series of one pass: a forecast that is averaged over a series and its negative "
+    "('force_flip_invariance') doubles it"
+)
+
+
+def _timesfm2_5(fields: Fields) -> Reading:
+    """TimesFM 2.5: norms on both sides of blocks, turned heads, a second head for quantiles."""
+    d = fields.size("hidden_size", default=1280)
+    heads = fields.size("num_attention_heads", default=16)
+    keys = fields.size("num_key_value_heads", default=16)
+    if heads % keys:
+        raise ModelError(f"{fields.name}: {heads} heads do not share {keys} of keys")
+    width = Integer(fields.size("head_dim", default=80))
+    patch, ahead = (
+        fields.size("patch_length", default=32),
+        fields.size("horizon_length", default=128),
+    )
+    spread = fields.size("output_quantile_len", default=1024)
+    context = fields.size("context_length", default=16384)
+    many = 1 + (_listed(fields) if fields.has("quantiles") else 9)
+    for key in ("decode_index", "infer_is_positive", "use_continuous_quantile_head",
+                "rope_parameters", "max_position_embeddings"):  # fmt: skip
+        fields.values.get(key)  # which of its answers the class takes, and rotary values
+    act = activation_of(fields, "activation", default="swish")
+    taken, bias = ResidualBlock(Integer(d), Integer(d), act), fields.flag("attention_bias", False)
+    # Without biases in the class, whatever 'use_bias' says of the layers.
+    answer = replace(taken, out=Integer(ahead * many), bias=False)
+    layer = SampledLayer(
+        Heads(
+            Integer(d), Integer(heads), width, bias, bias, bias,
+            rotary=width, kv_heads=Integer(keys), each=Norm(),
+        ),
+        FeedForward(
+            Integer(d),
+            Integer(fields.size("intermediate_size", default=1280)),
+            act,
+            gated=False,
+            bias=fields.flag("use_bias", False),
+        ),
+        fed_norm=Norm(),
+        post_norms=True,
+    )  # fmt: skip
+    model = SpreadForecaster(
+        front=SeriesFront(Integer(patch), taken, 1),
+        segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers", default=20))),),
+        d=Integer(d),
+        head=Quantiles(answer),
+        longest=context // patch,
+        spread=replace(answer, out=Integer(spread * many)),
+    )
+    said = (
+        f"S counts patches of {patch} values of a series, which the class fills up to {context}; "
+        f"one pass answers the {ahead} steps behind each with a mean and {many - 1} quantiles, and "
+        "what scales the series is not counted"
+    )
+    told = (_TWICE,) if fields.flag("force_flip_invariance", True) else ()
+    return Reading(model, "forward", assumptions=(said, *told))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"t5": _t5, "timesfm": _timesfm})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"t5": _t5, "timesfm": _timesfm, "timesfm2_5": _timesfm2_5}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
@@ -131,5 +195,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "T5EncoderModel": "t5",
         BOLT: "t5",
         "TimesFmModelForPrediction": "timesfm",
+        "TimesFm2_5ModelForPrediction": "timesfm2_5",
     }
 )

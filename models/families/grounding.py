@@ -1,4 +1,4 @@
-"""Grounding DINO."""
+"""Grounding DINO and MM Grounding DINO."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ from costgraph.models.fields import Fields, divided
 from costgraph.models.grounding import GroundingDino
 
 PHRASES = "words see the whole text: the published class has them see their phrase alone"
+
+
+def _mm_grounding(fields: Fields) -> Reading:
+    """MM Grounding DINO (arXiv 2401.02361): Grounding DINO with a bias behind its scores."""
+    reading = _grounding(fields)
+    assert isinstance(reading.model, GroundingDino)
+    biases = "one" if fields.flag("decoder_cls_embed_share", True) else "each"
+    return replace(reading, model=replace(reading.model, biases=biases))
 
 
 def _grounding(fields: Fields) -> Reading:
@@ -74,12 +82,16 @@ def _grounding(fields: Fields) -> Reading:
 
 
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"grounding-dino": _grounding})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"grounding-dino": _grounding, "mm-grounding-dino": _mm_grounding}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "GroundingDinoForObjectDetection": "grounding-dino",
         "GroundingDinoModel": "grounding-dino",
+        "MMGroundingDinoForObjectDetection": "mm-grounding-dino",
+        "MMGroundingDinoModel": "mm-grounding-dino",
     }
 )

@@ -284,7 +284,27 @@ def _recurrent_gemma(fields: Fields) -> Reading:
     return Reading(Stack(ends, segments), assumptions=(GATHERED,))
 
 
+def _listed_attention(fields: Fields) -> Fields:
+    """The kinds of layers from the numbers of those that attend, in files without ``layer_types``.
+
+    As in the class: where a file has neither, every layer attends.
+    """
+    count, key = layer_count(fields), "full_attn_idxs"
+    found = fields.values.get(key) if fields.peek("layer_types") is None else ()
+    numbers = list(range(count)) if found is None else found
+    if not isinstance(numbers, list | tuple) or any(
+        type(n) is not int or not 0 <= n < count for n in numbers
+    ):
+        raise ModelError(
+            f"{fields.name}: {key!r} must be a list of numbers of layers below {count}, "
+            f"not {clip(numbers)}"
+        )
+    kinds = ["full_attention" if n in numbers else "conv" for n in range(count)]
+    return fields.with_defaults(layer_types=kinds)
+
+
 def _lfm2(fields: Fields) -> Reading:
+    fields = _listed_attention(fields)
     feed = FeedForward(Integer(fields.size("hidden_size")), Integer(_lfm2_width(fields)))
     return _convolved(fields, feed, feed, 0)
 

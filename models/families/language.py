@@ -67,6 +67,7 @@ _LEFT_OUT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 #: Names that the part of a whole model has for a family that is read.
 _SAME: Mapping[str, str] = MappingProxyType(
     {
+        "deepseek_ocr2_text": "deepseek",
         "exaone4_5_text": "exaone4",
         "hunyuan_vl_text": "hunyuan_v1_dense",
         "paddleocr_vl_text": "ernie4_5",

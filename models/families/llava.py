@@ -12,8 +12,10 @@ from costgraph.errors import ModelError, clip
 from costgraph.models.blocks.eyes import Eyes, FixedTower
 from costgraph.models.blocks.projector import Normed, Steps, two_products
 from costgraph.models.blocks.tower import LAYER_NORM
-from costgraph.models.families.common import Family, Reading, activation_of
+from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.language import before, language
+from costgraph.models.families.mobile import FAMILIES as MOBILE
+from costgraph.models.families.mobile import OWN
 from costgraph.models.families.patched import pixtral_tower
 from costgraph.models.families.seeing import SIGLIP, siglip_tower
 from costgraph.models.families.vision import MOST_ENTRIES, clip_tower
@@ -89,6 +91,8 @@ def _tied(fields: Fields) -> Fields:
 
 
 def _llava(fields: Fields) -> Reading:
+    if class_of(fields.values) == OWN:
+        return MOBILE["llava_llama"](fields)
     stack, reading = language(_tied(fields), "llama")
     fields.values.get("image_seq_length")  # what the processor puts into prompts
     return before(stack, reading, _eyes(fields, stack.ends.d))

@@ -1,8 +1,8 @@
-"""MobileVLM and its second version: a small LLaMA behind CLIP and fewer tokens of it."""
+"""Files of LLaVA's own code, and MobileVLM's: a LLaMA behind a CLIP that the file only names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,7 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip, nearest
 from costgraph.models.blocks.downsampling import InvertedResidual, Placed
 from costgraph.models.blocks.eyes import FixedTower
-from costgraph.models.blocks.projector import Averaged, Steps, two_products
+from costgraph.models.blocks.projector import Averaged, Product, Steps, two_products
 from costgraph.models.decoder import Decoder
 from costgraph.models.families import llama
 from costgraph.models.families.common import Family, Reading
@@ -20,6 +20,8 @@ from costgraph.models.families.vision import clip_tower
 from costgraph.models.fields import Fields
 from costgraph.models.vision import Tower
 
+#: The class of LLaVA's own code; its first files name the type of transformers' class.
+OWN = "LlavaLlamaForCausalLM"
 #: Towers that files only name, by the last part of the name: sizes of their published files.
 TOWERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -74,6 +76,42 @@ _PROJECTORS = MappingProxyType({"ldpnet": _halved, "ldpnetv2": _averaged})
 
 def _mobilevlm(fields: Fields) -> Reading:
     fields.require("vision_tower_type", "clip")
+    kind = _projector(fields, "ldpnet", _PROJECTORS)
+
+    def steps(tower: Tower, d: Expr) -> Steps:
+        return (*two_products(d, "gelu", True), *_PROJECTORS[kind](fields, tower.grid))
+
+    return _seeing(fields, steps)
+
+
+def _llava(fields: Fields) -> Reading:
+    """LLaVA 1 and 1.5 (arXiv 2310.03744): one product, or two around an activation."""
+    kind = _projector(fields, "linear", ("linear", "mlp2x_gelu"))
+    fields.require("mm_resampler_type", None)
+    fields.require("mm_patch_merge_type", "flat")
+    for key in ("tune_mm_mlp_adapter", "tune_mm_vision_resampler", "freeze_mm_mlp_adapter",
+                "freeze_mm_vision_resampler", "unfreeze_mm_vision_tower", "mm_projector_lr",
+                "tokenizer_model_max_length", "tokenizer_padding_side"):  # fmt: skip
+        fields.values.get(key)  # of training, and of the tokenizer
+
+    def steps(tower: Tower, d: Expr) -> Steps:
+        return (Product("projector", d),) if kind == "linear" else two_products(d, "gelu", True)
+
+    return _seeing(fields, steps)
+
+
+def _projector(fields: Fields, usual: str, known: Collection[str]) -> str:
+    """The word for the projector, one of those ``known``."""
+    kind = fields.word("mm_projector_type", default=usual)
+    if kind not in known:
+        raise ModelError(
+            f"{fields.name}: 'mm_projector_type' = {clip(kind)} is not known{nearest(kind, known)}"
+        )
+    return kind
+
+
+def _seeing(fields: Fields, steps: Callable[[Tower, Expr], Steps]) -> Reading:
+    """The tower of all layers but the last, ``steps`` that make rows as wide as asked, a LLaMA."""
     fields.require("mm_vision_select_layer", -2)
     fields.require("mm_vision_select_feature", "patch")
     fields.refuse("image_grid_pinpoints", "pictures cut into tiles are not known in this family")
@@ -86,12 +124,6 @@ def _mobilevlm(fields: Fields) -> Reading:
     for key in ("mm_use_im_start_end", "mm_use_im_patch_token"):
         if fields.flag(key, False):
             fields.tell(f"{key!r}: marks around images are tokens of the prompt's S, not of G")
-    kind = fields.word("mm_projector_type", default="ldpnet")
-    if kind not in _PROJECTORS:
-        raise ModelError(
-            f"{fields.name}: 'mm_projector_type' = {clip(kind)} is not known"
-            f"{nearest(kind, _PROJECTORS)}"
-        )
     tower = _tower(fields)
     if fields.size("mm_hidden_size", default=int(tower.at.d)) != tower.at.d:
         raise ModelError(f"{fields.name}: 'mm_hidden_size' must be {tower.at.d}, the tower's width")
@@ -101,12 +133,13 @@ def _mobilevlm(fields: Fields) -> Reading:
     assert isinstance(reading.model, Decoder)
     text = reading.model.stack()
     d = text.ends.d
-    steps = (*two_products(d, "gelu", True), *_PROJECTORS[kind](fields, tower.grid))
-    return before(text, reading, FixedTower(tower, steps, d, late=1).whole)
+    return before(text, reading, FixedTower(tower, steps(tower, d), d, late=1).whole)
 
 
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"mobilevlm": _mobilevlm})
+FAMILIES: Mapping[str, Family] = MappingProxyType({"mobilevlm": _mobilevlm, "llava_llama": _llava})
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
-ARCHITECTURES: Mapping[str, str] = MappingProxyType({"MobileLlamaForCausalLM": "mobilevlm"})
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {"MobileLlamaForCausalLM": "mobilevlm", OWN: "llava_llama"}
+)

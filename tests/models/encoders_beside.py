@@ -177,6 +177,11 @@ _LINES = (
         "max_timescale min_timescale pad_val tolerance",
     ),
     (
+        "timesfm2_5",
+        "what the class takes of its answers; values of positions",
+        "decode_index infer_is_positive max_position_embeddings use_continuous_quantile_head",
+    ),
+    (
         "vivit",
         "of the bare class",
         "pooler_act pooler_output_size",
@@ -436,6 +441,7 @@ NAMES = (
     "swin-stages-small", "resnet-stages-small", "upernet-small",
     "vitpose-small",
     "granite-speech-small", "kosmos-2-small", "timesfm-small",
+    "timesfm-2.5-small",
     "vivit-small", "timesformer-small", "poolformer-small", "pvt2-small", "mobilevit-small",
     "convnext-bare-small", "convnextv2-small", "segformer-small", "regnet-small",
     "efficientnet-small", "mobilenet-v2-small", "swinv2-small", "dinov3-small",

@@ -24,6 +24,11 @@ _LINES = (
         "tie_word_embeddings",
     ),
     (
+        "deepseek_ocr2",
+        "groups that the greedy choice of experts does not make; the whole model's stands above it",
+        "text_config.n_group text_config.tie_word_embeddings text_config.topk_group",
+    ),
+    (
         "dia",
         "how many steps the codes of each codebook are late",
         "delay_pattern",
@@ -69,7 +74,8 @@ BESIDE: Mapping[tuple[str, str], str] = {
 #: Small files of these families.
 NAMES = (
     "aria-small", "canary-small", "chameleon-small", "cohere-asr-small", "colmodernvbert-small",
-    "cosmos3-edge-small", "dia-small", "granite-speech-plus-small", "kyutai-stt-small",
+    "cosmos3-edge-small", "deepseek-ocr2-small", "dia-small", "granite-speech-plus-small",
+    "kyutai-stt-small",
     "minicpm-ocr-small", "modernvbert-labels-small", "musicgen-melody-small",
     "visualbert-answers-small",
 )  # fmt: skip

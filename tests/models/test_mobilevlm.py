@@ -1,4 +1,4 @@
-"""MobileVLM's projectors, against PyTorch's counter on modules of the published structure."""
+"""MobileVLM's projectors against PyTorch's counter on the published modules; LLaVA's own files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from sympy import Integer
 
 import costgraph as cg
-from costgraph.counting.count import rows
+from costgraph.counting.count import exact_cost, parameters, rows
 from costgraph.errors import ModelError
 from costgraph.ir.tensor import Role
 from costgraph.models.blocks.downsampling import squeezed
@@ -176,3 +176,44 @@ def test_what_is_not_known_is_refused(changes, words):
 def test_a_grid_of_no_twelve_squares_is_refused():
     with pytest.raises(ModelError, match="no 12 x 12 squares"):
         cg.load_model(config(V2, **smaller(16, 64)))
+
+
+#: What liuhaotian/llava-v1.5-7b says beside the sizes of its LLaMA.
+OWN = {
+    "architectures": ["LlavaLlamaForCausalLM"], "mm_projector_type": "mlp2x_gelu",
+    "mm_hidden_size": 1024, "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+    "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "use_mm_proj": True,
+    "image_aspect_ratio": "pad", "mm_resampler_type": None, "hidden_act": "silu",
+    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["llava", "llava_llama"])
+def test_files_of_llavas_own_code_are_the_model_of_the_class(kind):
+    made, known = (
+        cg.load_model(c)
+        for c in ({**OWN, "model_type": kind, "vocab_size": 32064}, config("llava-1.5-7b"))
+    )
+    assert parameters(made) == parameters(known) == 7_063_427_072
+    for phase, other in zip(made.phases, known.phases, strict=True):
+        mine, theirs = exact_cost(phase.graph), exact_cost(other.graph)
+        assert (mine.total_flops - theirs.total_flops).expand() == 0
+        assert (mine.total_bytes - theirs.total_bytes).expand() == 0
+    one = {"model_type": kind, "vocab_size": 32064, "mm_projector_type": "linear"}
+    linear = cg.load_model({**OWN, **one})
+    assert parameters(known) - parameters(linear) == 4096 * 4096 + 4096
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_aspect_ratio": "anyres"}, "'image_aspect_ratio'"),
+        ({"mm_patch_merge_type": "spatial_unpad"}, "'mm_patch_merge_type'"),
+        ({"mm_resampler_type": "perceiver"}, "'mm_resampler_type'"),
+        ({"mm_projector_type": "mlp3x_gelu"}, "did you mean 'mlp2x_gelu'"),
+    ],
+)
+def test_other_models_of_llavas_own_code_are_refused(changes, words):
+    with pytest.raises(ModelError, match=words):
+        cg.load_model({**OWN, "model_type": "llava_llama", "vocab_size": 32000, **changes})

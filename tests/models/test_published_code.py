@@ -6,14 +6,18 @@ the index of the tensors, or is the sum that the published layers give.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from sympy import Integer
 
-from costgraph.counting.count import exact_cost, parameters
-from costgraph.errors import ModelError
+from costgraph.counting.count import exact_cost, parameters, rows
+from costgraph.errors import InputError, ModelError
 from costgraph.ir.verify import verify_program
 from costgraph.models import load_model
+from costgraph.symbols import B, S, q
+from tests.models.counting import products
 
 BERT = {
     "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
@@ -23,6 +27,11 @@ BERT = {
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
          "num_hidden_layers": 24}  # fmt: skip
 LLAMA = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+MISTRAL = {
+    "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 32,
+    "rms_norm_eps": 1e-5, "sliding_window": 4096, "vocab_size": 32000,
+}  # fmt: skip
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "jinaai/jina-embeddings-v2-base-en": (
         {**BERT, "model_type": "bert", "architectures": ["JinaBertModel"],
@@ -118,6 +127,43 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
              "hybrid" if i % 6 == 5 and i < 36 else "mamba" for i in range(38)]},
         1_215_064_704,
     ),
+    "deepseek-ai/DeepSeek-OCR-2": (
+        {"model_type": "deepseek_vl_v2", "architectures": ["DeepseekOCR2ForCausalLM"],
+         "candidate_resolutions": [[1024, 1024]], "global_view_pos": "head", "tile_tag": "2D",
+         "hidden_size": 1280, "use_mla": False,
+         "projector_config": {"input_dim": 896, "model_type": "mlp_projector", "n_embed": 1280,
+                              "projector_type": "linear"},
+         "vision_config": {"image_size": 1024, "mlp_ratio": 3.7362, "model_type": "vision",
+                           "model_name": "deepencoderv2"},
+         "language_config": {
+             "architectures": ["DeepseekV2ForCausalLM"], "hidden_size": 1280,
+             "intermediate_size": 6848, "moe_intermediate_size": 896, "kv_lora_rank": None,
+             "q_lora_rank": None, "qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0,
+             "use_mla": False, "n_routed_experts": 64, "n_shared_experts": 2, "n_group": 1,
+             "topk_group": 1, "topk_method": "greedy", "num_experts_per_tok": 6,
+             "num_attention_heads": 10, "num_key_value_heads": 10, "num_hidden_layers": 12,
+             "first_k_dense_replace": 1, "lm_head": True, "rm_head": False,
+             "vocab_size": 129280}},
+        3_389_119_360,
+    ),
+    "nvidia/NV-Embed-v2": (
+        {"model_type": "nvembed", "architectures": ["NVEmbedModel"], "hidden_size": 4096,
+         "text_config": {**MISTRAL, "model_type": "bidir_mistral"},
+         "latent_attention_config": {"model_type": "latent_attention"}},
+        7_851_016_192,
+    ),
+    "nvidia/llama-embed-nemotron-8b": (
+        {**MISTRAL, "model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalModel"],
+         "vocab_size": 128256, "pooling": "avg"},
+        7_504_924_672,
+    ),
+    # One label is one row of the hidden size.
+    "LlamaBidirectionalForSequenceClassification": (
+        {**MISTRAL, "model_type": "llama_bidirec", "vocab_size": 128256,
+         "architectures": ["LlamaBidirectionalForSequenceClassification"],
+         "id2label": {"0": "LABEL_0"}},
+        7_504_928_768,
+    ),
     # What the class has where a file says nothing.
     "nemotron_h": ({"model_type": "nemotron_h"}, 1_968_355_712),
     "glm_moe_dsa": (
@@ -138,6 +184,12 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         107_769_861_120,
     ),
 }  # fmt: skip
+SECOND = PUBLISHED["deepseek-ai/DeepSeek-OCR-2"][0]
+PUBLISHED["deepseek-ai/DeepSeek-OCR"] = (
+    {**SECOND, "architectures": ["DeepseekOCRForCausalLM"],
+     "projector_config": {**SECOND["projector_config"], "input_dim": 2048}},
+    3_336_106_240,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -168,6 +220,11 @@ def test_parameters_are_the_published_ones(name: str) -> None:
         ("state-spaces/mamba-130m", {"ssm_cfg": {"d_inner": 64}}, "d_inner"),
         ("state-spaces/mamba-130m", {"rms_norm": False}, "rms_norm"),
         ("Zyphra/Zamba2-1.2B", {"hybrid_layer_ids": [5, 11]}, "hybrid_layer_ids"),
+        ("deepseek-ai/DeepSeek-OCR-2", {"architectures": ["DeepseekVLV2ForCausalLM"]}, "OCR2"),
+        ("deepseek-ai/DeepSeek-OCR-2", {"architectures": ["DeepseekOCRForCausalLM"]}, "input_dim"),
+        ("deepseek-ai/DeepSeek-OCR-2", {"hidden_size": 640}, "language_config"),
+        ("nvidia/NV-Embed-v2", {"latent_attention_config": {"latent_dim": 64}}, "latent_dim"),
+        ("nvidia/llama-embed-nemotron-8b", {"architectures": ["LlamaBidirectional"]}, "known"),
     ],
 )  # fmt: skip
 def test_what_makes_it_another_model_is_refused(
@@ -184,3 +241,39 @@ def test_adapters_rest_and_are_told() -> None:
     plain = load_model({k: v for k, v in config.items() if not k.startswith("lora")})
     mine, others = (exact_cost(p.phases[0].graph) for p in (program, plain))
     assert mine.total_flops == others.total_flops
+
+
+def test_every_position_looks_at_all_latent_rows_of_its_text() -> None:
+    """Two texts of 3 positions: what the published layers behind the decoder multiply."""
+    config = json.loads(json.dumps(PUBLISHED["nvidia/NV-Embed-v2"][0]))
+    config["text_config"] |= {"hidden_size": 64, "num_attention_heads": 8}
+    config["latent_attention_config"] |= {
+        "hidden_dim": 64, "latent_dim": 64, "num_cross_heads": 2, "cross_dim_head": 5,
+        "num_latents_value": 7,
+    }  # fmt: skip
+    graph = load_model(config).phases[0].graph
+    given = {B: Integer(2), q: Integer(3), S: Integer(3)}
+    found = {
+        r.name: int((r.count * products(r)).xreplace(given))
+        for r in rows(graph)
+        if r.name.startswith("latent_") and products(r) != 0
+    }
+    positions, latents, d, width = 2 * 3, 2 * 7, 64, 2 * 5
+    assert found == {
+        "latent_q_proj": 2 * positions * d * width,
+        "latent_kv_proj": 2 * latents * d * 2 * width,
+        "latent_qk_matmul": 2 * positions * 7 * width,
+        "latent_sv_matmul": 2 * positions * 7 * width,
+        "latent_o_proj": 2 * positions * width * d,
+        "latent_gate_up_proj": 2 * positions * d * 8 * d,
+        "latent_down_proj": 2 * positions * 4 * d * d,
+    }
+
+
+@pytest.mark.parametrize(("name", "largest"), [("DeepSeek-OCR", 640), ("DeepSeek-OCR-2", 768)])
+def test_pictures_that_are_shown_in_parts_are_refused(name: str, largest: int) -> None:
+    config = PUBLISHED[f"deepseek-ai/{name}"][0]
+    told = load_model(config, image=(largest, 500)).assumptions
+    assert any("makes G = 256 tokens" in said for said in told)
+    with pytest.raises(InputError, match=f"more than {largest} pixels a side are shown in parts"):
+        load_model(config, image=(largest + 1, 500))

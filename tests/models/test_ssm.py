@@ -183,6 +183,20 @@ def test_shared_weights_count_once_and_caches_per_place():
     assert two - parameters(graph) == block
 
 
+def test_layers_that_attend_may_be_numbered():
+    listed = config("lfm2-1.2b")
+    kinds = listed.pop("layer_types")
+    numbers = [n for n, kind in enumerate(kinds) if kind == "full_attention"]
+    named = load_model({**listed, "layer_types": kinds}).phases
+    assert load_model({**listed, "full_attn_idxs": numbers}).phases == named
+    # Who has neither attends in every layer, as the class does.
+    every = load_model({**listed, "full_attn_idxs": list(range(len(kinds)))})
+    assert load_model(listed).phases == every.phases != named
+    for wrong in ([16], [True], "all"):
+        with pytest.raises(ModelError, match="'full_attn_idxs' must be a list of numbers"):
+            load_model({**listed, "full_attn_idxs": wrong})
+
+
 def test_gathering_equal_layers_changes_nothing_that_counts():
     found = config("lfm2-1.2b")
     stack = FAMILIES["lfm2"](Fields("lfm2", found)).model

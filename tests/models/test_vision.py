@@ -269,6 +269,13 @@ def test_windows_of_a_configured_image_need_a_position_in_every_stage():
         load_model({**config, "image_size": 15})
 
 
+def test_layers_that_score_apart_have_a_bias_each():
+    config = json.loads((COUNTED / "mm-grounding-dino-small.json").read_text())
+    apart = load_model({**config, "decoder_cls_embed_share": False})
+    more = config["decoder_layers"] - 1
+    assert parameters(apart) - parameters(load_model(config)) == more > 0
+
+
 def test_a_text_part_that_names_its_type_alone_is_berts_base():
     # Published files of Grounding DINO say no more of their text; PyTorch's count of parameters.
     swin = {"model_type": "swin", "embed_dim": 128, "depths": [2, 2, 18, 2],

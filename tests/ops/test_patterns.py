@@ -27,6 +27,7 @@ from costgraph.ops.pattern import (
     Dense,
     Distilled,
     Fronted,
+    Leading,
     Parted,
     Pattern,
     Pooled,
@@ -244,6 +245,9 @@ def test_bands_see_both_ways(n, reach, wide, block):
     assert exact(made.pairs(q, q), q=n) == band(n, reach, 0).sum() + pooled
     beside = np.hstack([band(n, reach, 0), np.ones((n, block), bool)])
     assert exact(Sided(I(reach), I(block)).pairs(q, q + block), q=n) == beside.sum()
+    front = min(reach, n)
+    led = causal(n) | (np.arange(n) < front) & (np.arange(n)[:, None] < front)
+    assert exact(Leading(I(front)).pairs(q, q), q=n) == led.sum()
     # What those that see all see may be another operation's.
     beside = Band(I(reach), I(wide), asked=False)
     assert exact(beside.pairs(q, q), q=n) == band(n, reach, wide)[wide:].sum()

@@ -19,6 +19,7 @@ from costgraph.ops.pattern.budgets import Budget, Distilled, Kept
 from costgraph.ops.pattern.chances import Hit
 from costgraph.ops.pattern.chunks import Chunks, Fronted, Segments
 from costgraph.ops.pattern.compressed import Compressed
+from costgraph.ops.pattern.leading import Leading
 from costgraph.ops.pattern.scattered import Scattered
 from costgraph.ops.pattern.selected import Selected, SelectedBlocks, Summaries, Unfinished
 from costgraph.ops.pattern.slots import Slots
@@ -42,6 +43,7 @@ __all__ = [
     "Hit",
     "InContext",
     "Kept",
+    "Leading",
     "Parted",
     "Pattern",
     "Pooled",
