@@ -17,6 +17,7 @@ from costgraph.asking.serving import (
     poisson,
     simulate,
 )
+from costgraph.errors import InputError
 
 ANSWERS = Lengths(64)
 #: Below which shares of simulated ones the ninth decile was, before prompts and steps were told
@@ -59,3 +60,47 @@ def test_parts_of_lengths_have_their_mean(text):
     assert all(np.diff(found) >= 0)
     drawn = np.sort(lengths.draw(240_000, np.random.default_rng(5))).reshape(24, -1).mean(1)
     assert found[:-1] == pytest.approx(drawn[:-1], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("spread", "mean", "width", "refused"),
+    [
+        ("uniform", 64.5, 63.5 / 64.5, False),
+        ("uniform", 512, 1e-17, False),
+        ("uniform", 2, 0.25, False),
+        ("uniform", 1.4, 0.01, True),
+        ("uniform", 1, 1, True),
+        ("uniform", 2, 0.9, True),
+        ("lognormal", 20, 2, False),
+        ("lognormal", 2, 0.5, False),
+        ("lognormal", 2, 3, True),
+        ("lognormal", 1, 0.5, True),
+    ],
+)
+def test_lengths_whose_mean_rounding_moves_are_refused(spread, mean, width, refused):
+    """By more than two hundredths: they would be other requests than were asked for."""
+    generator, count = np.random.default_rng(7), 100_000
+    sigma = np.sqrt(np.log1p(width**2))
+    free = {
+        "uniform": lambda: generator.uniform(mean * (1 - width), mean * (1 + width), count),
+        "lognormal": lambda: generator.lognormal(np.log(mean) - sigma**2 / 2, sigma, count),
+    }[spread]()
+    drawn = np.maximum(1, np.rint(free)).mean()
+    near = pytest.approx(drawn, rel=0.001 + 4 * width / count**0.5)
+    assert bool(abs(drawn / mean - 1) > 0.02) is refused
+    if refused:
+        with pytest.raises(InputError, match="as whole tokens, at least one") as said:
+            Lengths(mean, spread, width)
+        assert float(str(said.value).split("mean of ")[1].split(":")[0]) == pytest.approx(
+            drawn, rel=0.01
+        )
+        return
+    lengths = Lengths(mean, spread, width)
+    assert lengths.drawn == near
+    assert lengths.draw(count, generator).mean() == near
+
+
+def test_fixed_lengths_round_as_well():
+    assert Lengths(100.4).drawn == Lengths(100.4).draw(3, np.random.default_rng(0)).mean() == 100
+    with pytest.raises(InputError, match="a mean of 2: take a larger mean"):
+        Lengths(1.5)

@@ -108,7 +108,7 @@ class Lengths:
         Rounding moves the mean of few tokens; of many it evens out.
         """
         if self.spread == "fixed":
-            return self.mean
+            return max(1.0, round(self.mean))
         found, share, part = self.mean, 0.0, 0.0
         for tokens in range(1, 65):
             upto, sums = self._below(tokens + 0.5)
@@ -120,9 +120,10 @@ class Lengths:
         """Share of lengths below one, and their part of the mean."""
         if self.spread == "uniform":
             low, high = self.mean * (1 - self.width), self.mean * (1 + self.width)
-            end = min(max(low, length), high)
-            share = (end - low) / (high - low)
-            return share, share * (low + end) / 2
+            if not low < length < high:  # a tiny width leaves nothing between them
+                return (0.0, 0.0) if length <= low else (1.0, self.mean)
+            share = (length - low) / (high - low)
+            return share, share * (low + length) / 2
         normal, sigma = NormalDist(), sqrt(log1p(self.width**2))
         place = (log(length / self.mean) + sigma**2 / 2) / sigma
         return normal.cdf(place), self.mean * normal.cdf(place - sigma)
