@@ -15,10 +15,12 @@ from costgraph.asking.serving import ways as ways_of
 from costgraph.asking.serving.forms import HONEST
 from costgraph.asking.serving.plan import serve_plan
 from costgraph.asking.serving.planner import HALVINGS, Planner
+from costgraph.asking.serving.plans import ServePlans
 from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
 from costgraph.asking.serving.ways import Traffic, degrees_of
 from costgraph.cli import main
 from costgraph.errors import InputError
+from costgraph.showing.export.serving import plan_text
 from tests.ways import shared_ways, way
 
 
@@ -233,6 +235,25 @@ def test_the_command_tells_what_it_found(capsys):
     with pytest.raises(SystemExit):
         main([*line[:-1], "1 us"])
     assert "no plan keeps the limits" in capsys.readouterr().err
+
+
+def test_tokens_cost_what_an_hour_costs_over_those_of_an_hour(ways):
+    """By the rate that was asked, not what a plan could stand; none where a device has no price."""
+    traffic = Traffic(20, Lengths(900), Lengths(120, "uniform", 0.5), 0.5, 0.02)
+    plans = Planner(traffic, [ways[0], replace(ways[1], price=None)], (512,), (64,), 8).plans()
+    found = ServePlans(traffic, tuple(plans), (), {}, (), 1, ways[0].times.compiled.setting)
+    known = [p for p in plans if p.price is not None]
+    assert 0 < len(known) < len(plans)
+    for plan, told in zip(plans, found.to_dict()["plans"], strict=True):
+        costs = None
+        if plan in known:  # ways have $3 an hour and device
+            costs = pytest.approx(1e6 * 3 * plan.devices / (20 * 120 * 3600))
+        assert found.token_price(plan) == told["usd_per_million_tokens"] == costs
+    head, _, *rows = plan_text(found).split("\n\n")[1].splitlines()
+    start = head.index("$/M tokens")
+    cells = [row[start:].split()[0] for row in rows]
+    prices = (found.token_price(p) for p in plans[: len(rows)])
+    assert cells == ["–" if x is None else f"{x:.4g}" for x in prices]
 
 
 def test_wrong_wishes_are_refused():
