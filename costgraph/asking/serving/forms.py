@@ -68,6 +68,8 @@ class Server(Protocol):
     def step(self, c: int) -> float: ...
     def through(self, c: int) -> float: ...
     def own(self, c: int) -> float: ...
+    def longer(self, c: int) -> float: ...
+    def squared(self, c: int) -> float: ...
 
 
 # --- steps
@@ -215,7 +217,7 @@ def beside(q: Server, c: int, prompts: float) -> float:
         chunks = [*chunks, (rest, q.S - q.fresh + rest)]
     if c == 0 and len(chunks) == 0:
         return 0.0
-    found: float = q.times.step(c, q.context, chunks) + prompts * longer(q, c)
+    found: float = q.times.step(c, q.context, chunks) + prompts * q.longer(c)
     return found
 
 
@@ -445,11 +447,11 @@ def first(
         busy = min(rate * held, 1 - 1e-9)
         length = (1 - empty) * (tau + varies / (1 - busy**2) / tau)
         # Who comes in long steps finds more than the mean beside it.
-        again = running - reading(q, mean, q.S, q.fresh) - longer(q, mean)
+        again = running - reading(q, mean, q.S, q.fresh) - q.longer(mean)
         mine = joined - busy * tau + again if mean > 0 else running
         return mine + busy * length, length, 0.0, 0.0, mine + busy * length, mean, tau
     busy = min(rate * alone, 1 - 1e-9)
-    queue = rate * squared(q, mean) / (2 * (1 - busy))
+    queue = rate * q.squared(mean) / (2 * (1 - busy))
     length = (1 - empty) * (plain if q.kind == "prefill-first" else tau)
     return running, length, queue, busy, running + queue + length / 2, mean, tau
 

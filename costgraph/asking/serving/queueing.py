@@ -59,7 +59,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from math import ceil, e, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -211,11 +211,11 @@ class Queue:
     def _known(self) -> dict[tuple[str, int], float]:
         return {}
 
-    def _once(self, name: str, c: int, of: Callable[[int], float]) -> float:
-        """A value at ``c`` sequences, kept: loads share them."""
-        key = name, c
+    def _once(self, name: str, c: int, of: Callable[[Queue, int], float]) -> float:
+        """A value at ``c`` sequences, kept: loads share them, and where nothing mixes all ``c``."""
+        key = name, c if forms.mixes(self) else 0
         if key not in self._known:
-            self._known[key] = of(c)
+            self._known[key] = of(self, c)
         return self._known[key]
 
     def step(self, c: int) -> float:
@@ -224,11 +224,19 @@ class Queue:
 
     def through(self, c: int) -> float:
         """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences."""
-        return self._once("through", c, partial(forms.through, self))
+        return self._once("through", c, forms.through)
 
     def own(self, c: int) -> float:
         """``Q``: seconds that prompts in a row need each: several may share a step."""
-        return self._once("own", c, partial(forms.own, self))
+        return self._once("own", c, forms.own)
+
+    def longer(self, c: int) -> float:
+        """Seconds that a prompt of mixed length adds to a step that it joins above a mean one."""
+        return self._once("longer", c, forms.longer)
+
+    def squared(self, c: int) -> float:
+        """``E[Q²]``, over lengths of prompts."""
+        return self._once("squared", c, forms.squared)
 
     @cached_property
     def stable_rate(self) -> float:

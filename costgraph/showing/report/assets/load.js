@@ -65,6 +65,7 @@ function serverOf(one, device) {
     kind: policy, budget: chunk, limit, S, fresh: S, servers: 1, moment: 1, parts: [[S, S]], times, further, rounds: further / gain, gain, room,
     context: FORMS.context_of(S, N, 1), step: remembered((c) => (c ? times.decode(c, q.context) : 0)),
     through: remembered((c) => FORMS.through(q, c)), own: remembered((c) => FORMS.own(q, c)),
+    longer: remembered((c) => FORMS.longer(q, c)), squared: remembered((c) => FORMS.squared(q, c)),
     get tables() { return (this.known ||= FORMS.sampled(this)); },
   };
   const [largest, many, tau] = FORMS.stable(q);
