@@ -1,8 +1,9 @@
-"""The forms of a server's queue and memory, as plain functions of numbers and arrays.
+"""The forms of a server's queue, as plain functions of numbers and arrays.
 
-:class:`.Queue`, :class:`.StepTimes` and :class:`.Memories` evaluate them, and pages do: this file
-keeps to the part of Python that ``costgraph/showing/export/code/functions.py`` prints as
-JavaScript. What they mean stands in :mod:`.queueing`, :mod:`.steps` and :mod:`.memory`.
+:class:`.Queue` and :class:`.StepTimes` evaluate them, and pages do: this file keeps to the part of
+Python that ``costgraph/showing/export/code/functions.py`` prints as JavaScript. What they mean
+stands in :mod:`.queueing` and :mod:`.steps`; :mod:`.odds` and :mod:`.rooms` have those of prompts
+in a step and of memory.
 """
 
 from __future__ import annotations
@@ -435,8 +436,8 @@ def first(
 
     Its own steps, up to so much of the step in progress, for prompts in front with a probability,
     and the time in which prompts come behind it; then sequences beside it, and seconds of their
-    steps. ``held`` is what each prompt adds to a step on
-    average; ``crowd``: the variance of its seconds, and those with one prompt more.
+    steps. ``held`` is what each prompt adds to a step on average; ``crowd``: the variance of its
+    seconds, and those with one prompt more.
     """
     plain = q.step(max(mean, 1))
     running = q.through(mean)
