@@ -17,6 +17,7 @@ from costgraph.asking.serving import (
     poisson,
     simulate,
 )
+from costgraph.asking.serving.waits import poisson_at
 from costgraph.errors import InputError
 
 ANSWERS = Lengths(64)
@@ -104,3 +105,12 @@ def test_fixed_lengths_round_as_well():
     assert Lengths(100.4).drawn == Lengths(100.4).draw(3, np.random.default_rng(0)).mean() == 100
     with pytest.raises(InputError, match="a mean of 2: take a larger mean"):
         Lengths(1.5)
+
+
+@pytest.mark.parametrize("mean", [0, 0.3, 40, 900])
+def test_crowds_of_prompts_are_poisson(mean):
+    """Also where ``exp(-mean)`` is no number above 0."""
+    even = (np.arange(4096) + 0.5) / 4096
+    found = poisson_at(np.full(4096, float(mean)), even)
+    assert found.mean() == pytest.approx(mean, rel=1e-3)
+    assert found.var() == pytest.approx(mean, rel=0.02)

@@ -74,7 +74,7 @@ class Waits:
         some = np.maximum(even[0] - self.empty, 0.0) / max(1 - self.empty, 1e-9)
         step = np.minimum(np.searchsorted(among, some * among[-1]), len(taken) - 1)
         running = np.where(even[0] < self.empty, 0.0, taken[step])
-        others = _poisson(self.rate * running, even[1])
+        others = poisson_at(self.rate * running, even[1])
         front = np.floor(even[2] * (others + 1))
         until = self._prompts(even[3], np.ones(POINTS)) + self._prompts(even[4], front)
         behind = self._prompts(even[5], others - front)
@@ -114,14 +114,14 @@ def _seldom(mean: float, share: float, even: Array) -> Array:
     return -mean / share * np.log1p(-np.maximum(1 - (1 - even) / share, 0.0))
 
 
-def _poisson(means: Array, even: Array) -> Array:
-    """Poisson numbers of a mean each."""
+def poisson_at(means: Array, even: Array) -> Array:
+    """Poisson numbers of a mean each, at shares of them; in logarithms, as ``exp(-m)`` may be 0."""
     found = np.zeros(len(means))
-    chance = np.exp(-means)
-    below = chance.copy()
+    chance, more = -means, np.log(np.maximum(means, 1e-300))
+    below = np.exp(chance)
     most = means.max()
     for number in range(1, int(most + 8 * most**0.5 + 10)):
         found += even > below
-        chance = chance * means / number
-        below += chance
+        chance = chance + more - np.log(number)
+        below += np.exp(chance)
     return found
