@@ -160,5 +160,5 @@ class Paging:
         return (
             f"caches grow in pages of {self.page}; where they run out, the sequence admitted last "
             f"gives up its own, which are {how} before it goes on; one is let in where "
-            f"{WATERMARK:.0%} of the room is left by its prompt and {AHEAD} more steps of those there"
+            f"{WATERMARK:.0%} of the room is left by its prompt and {AHEAD} more steps of others"
         )
