@@ -199,7 +199,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving.loop import first_tokens
     from costgraph.asking.serving.pools import apart_assumed
     from costgraph.asking.serving.requests import same_prompt
-    from costgraph.asking.serving.simulate import COUNTED
+    from costgraph.asking.serving.simulate import CACHED, COUNTED
     from costgraph.compiling.compilation import compile
     from costgraph.showing.export.serving import policy_text, simulated_text
     from costgraph.showing.export.terminal import width
@@ -227,7 +227,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
             spans=arguments.timeline is not None, progress=progress,
         )  # fmt: skip
     later = () if decode is None else apart_assumed(pool, decode)
-    setting = compiled.setting.assuming(*times.assumed, *pool.assumed, *later, COUNTED)
+    cached = (CACHED,) if any(r.cached for r in requests) else ()
+    setting = compiled.setting.assuming(*times.assumed, *pool.assumed, *later, *cached, COUNTED)
     setting = setting.warned(compiled.program.beyond(longest), seen.unsteady)
     served = None
     if arguments.closed is not None and decode is None:

@@ -32,7 +32,8 @@ ASSUMED = "mixed step: weights are read once for all groups, products see the to
 ATTENTION = "attention runs once for the groups that decode and once for the others"
 ROUNDS = (
     "sequences that decode draft and verify: a step is a round, drafts run before the "
-    "verification, which prompts join; rounds are counted by their expected number"
+    "verification, which prompts join; a request's rounds are its tokens over the expected number "
+    "of one, in a simulation the next whole number"
 )
 EVICTED = (
     "caches that choose what stays choose behind every step, those of chunks included: a chunk "

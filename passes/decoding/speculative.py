@@ -71,7 +71,8 @@ class Speculative(Pass):
         "arXiv 2302.07863; pearl: Liu et al., arXiv 2408.11850; stairs: arXiv 2407.19947"
     )
     assumptions: ClassVar[tuple[str, ...]] = (
-        "rounds are counted by their expected number; a draft step costs what it costs at the "
+        "rounds are the tokens over the expected number of one: what the last makes beyond an "
+        "answer, up to about a round, is left out; a draft step costs what it costs at the "
         "mean context of its round, and the first one forwards one token",
     )
     stage: ClassVar[Stage] = Stage.DECODING

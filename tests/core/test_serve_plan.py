@@ -16,7 +16,7 @@ from costgraph.asking.serving.forms import HONEST
 from costgraph.asking.serving.plan import serve_plan
 from costgraph.asking.serving.planner import HALVINGS, Planner
 from costgraph.asking.serving.plans import ServePlans
-from costgraph.asking.serving.policies import ChunkedPrefill, PrefillFirst
+from costgraph.asking.serving.policies import ChunkedPrefill, DecodeOnly, PrefillFirst
 from costgraph.asking.serving.ways import Traffic, degrees_of
 from costgraph.cli import main
 from costgraph.errors import InputError
@@ -175,6 +175,25 @@ def test_pools_have_the_times_of_simulated_ones(ways, load):
     seen = simulate(requests, first, decode=then, transfer=link).after(0.1)
     assert plan.ttft == pytest.approx(seen.ttft.mean(), rel=0.05)
     assert plan.tpot == pytest.approx(seen.tpot.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize(("answer", "load"), [(2, 0.3), (2, 0.9), (4, 0.9)])
+def test_answers_of_few_tokens_wait_for_the_step_in_progress(ways, answer, load):
+    """That wait is of no place: as one, it filled places, and times fell with load."""
+    pytest.importorskip("simpy")
+    times, policy = ways[0].times, DecodeOnly(64)
+    queue = Queue(times, policy, Lengths(64), Lengths(answer))
+    steady = queue.at(load * queue.stable_rate)
+    # Prompts of so many servers come as they arrived.
+    prompts = Pool(times, PrefillFirst(64), 300)
+    requests = poisson(steady.rate, 2500, Lengths(64), Lengths(answer), 1)
+    seen = simulate(requests, prompts, decode=Pool(times, policy)).after(0.2)
+    assert steady.waited == pytest.approx(seen.tpot.mean(), rel=0.03)
+    assert steady.tpot > queue.at(0.8 * steady.rate).tpot
+    if load < HONEST:
+        for percent in (50, 90):
+            found = steady.quantile("tpot", percent)
+            assert found == pytest.approx(seen.quantile("tpot", percent), rel=0.03)
 
 
 def test_caches_that_do_not_grow_cross_the_network_too():

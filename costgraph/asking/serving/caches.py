@@ -159,5 +159,6 @@ class Paging:
         how = "computed again" if self.swap is None else "swapped to the host and back"
         return (
             f"caches grow in pages of {self.page}; where they run out, the sequence admitted last "
-            f"gives up its own, which are {how} before it goes on"
+            f"gives up its own, which are {how} before it goes on; one is let in where "
+            f"{WATERMARK:.0%} of the room is left by its prompt and {AHEAD} more steps of others"
         )

@@ -385,8 +385,6 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
         # Who has one token is gone when the prompt is done; in a step that all join, they wait.
         stays = q.further > 0 or joins(q, mean)
         late = share * begun[4] * held / max(1 - share * held, 1e-9) if stays else 0.0
-        if q.kind == "decode-only":  # who comes waits for the step in progress
-            late = begun[1] / 2
         if abs(late - last) <= 1e-12 * late:
             break
     return many, begun
@@ -467,7 +465,9 @@ def means_of(q: Server, rate: float, many: Any, begun: Any) -> tuple[float, ...]
     """Of a steady state: seconds to the first token, per token after it, and of the first for a
     place; sequences that decode."""
     place = many[2] / rate
-    tpot = many[1] / (rate * q.further) if q.further > 0 else 0.0
+    # Who comes to a server that only decodes waits for the step in progress, in no place yet.
+    late = begun[1] / 2 if q.kind == "decode-only" else 0.0
+    tpot = (many[1] / rate + late) / q.further if q.further > 0 else 0.0
     return begun[0] + begun[1] / 2 + begun[2] + place, tpot, place, many[1]
 
 

@@ -25,7 +25,8 @@ number of others: an approximation, as ``R`` is. Hence by Little's law
 at the ``c`` that leaves places for the prompts that are being read: each is read in ``s`` steps (a
 whole prompt in one, chunks in ``S/(budget − c)`` and those in front, M/D/1), so
 ``c + s·x = m`` with ``x = c/(N − 1)``. Sequences are taken in all phases of their answers; requests
-all alike that begin together stay in step, and a server may stand fewer.
+all alike that begin together stay in step, and a server may stand fewer. Where it only decodes,
+the wait for the step in progress, half of one if there is any, comes to ``tpot``, in no place.
 
 The first token waits for the step in progress, for prompts in front and for a place. Where
 prompts have the server one by one (``Q`` seconds each, in a row),
@@ -53,14 +54,15 @@ a step have what looks at positions as a mean over lengths, and ``Var[t(c, j)]``
 **Quantiles.** :mod:`.waits` has the distribution of a first token. Time per token is a mean of
 ``τ(c)`` over a request's own stay, normal with a share of the variance of ``τ(c)`` in one moment:
 ``2/3`` where answers are equal, as the number of an M/D/∞ queue averaged over one service time has.
+Of servers that only decode the wait for the step in progress, evenly any part of it, is in both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from math import ceil, e, sqrt
+from functools import cached_property, partial
+from math import ceil, e, hypot, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -289,14 +291,22 @@ class Queue:
         many = _Places(*map(float, seen))
         ttft, tpot, place, _ = map(float, forms.means_of(self, rate, seen, begun))
         spread = sqrt(many.variance * AVERAGED[self.generate.spread == "fixed"])
+        spread = spread * tpot / many.pace if many.pace else 0.0
+        if self.kind == "decode-only":
+            spread = hypot(spread, self._behind(1 - many.empty, float(begun[6])))
         waits = Waits(
             self, rate / self.servers, int(begun[5]), many.empty, float(begun[6]),
             float(begun[1]), float(begun[2]), float(begun[3]), place, many.full,
         )  # fmt: skip
         return Steady(
             rate, self.stable_rate, many.inside, many.empty, ttft, tpot, place,
-            self.further, waits, spread * tpot / many.pace if many.pace else 0.0, self.brief,
+            self.further, waits, spread, self.brief,
         )  # fmt: skip
+
+    def _behind(self, busy: float, tau: float) -> float:
+        """What the wait for the step in progress, of ``tau`` seconds, adds to the standard
+        deviation of time per token: evenly any part of it where the server is busy."""
+        return tau * sqrt(busy / 3 - busy**2 / 4) / self.further if self.further else 0.0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ COUNTED = (
     "all requests count: the first, which find servers empty, and the last, which are left alone"
 )
 
+CACHED = (
+    "cached prefixes are there when a request comes, wherever it goes, and are not read again; "
+    "room is counted for all of every prompt, as if no two shared any"
+)
+
 
 def simulate(
     requests: Iterable[Request],
