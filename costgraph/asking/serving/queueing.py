@@ -61,7 +61,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from math import ceil, e, hypot, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
