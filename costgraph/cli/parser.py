@@ -82,6 +82,13 @@ class _Help(argparse.HelpFormatter):
     Lines end between words alone: names of options hold hyphens.
     """
 
+    def _format_usage(self, *args: Any) -> str:
+        found = super()._format_usage(*args)
+        if all(len(line) <= self._width for line in found.splitlines()):
+            return found
+        # Options that stand beside a long name have no room: they stand below it.
+        return re.sub(r"(?m)^ +", " " * len("usage: "), found)
+
     def _split_lines(self, text: str, width: int) -> list[str]:
         return _filled(text, width)
 

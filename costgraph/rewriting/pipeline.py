@@ -315,8 +315,7 @@ class Pass(ABC):
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if "option" in f.metadata and value != f.default:
-                shown = str(value).lower() if isinstance(value, bool) else str(value)
-                parts.append(f"{f.name.replace('_', '-')}={grammar.quoted(shown)}")
+                parts.append(f"{f.name.replace('_', '-')}={grammar.quoted(typed(value))}")
         return self.name + (f"{{{','.join(parts)}}}" if parts else "")
 
     def __str__(self) -> str:
@@ -483,6 +482,11 @@ def _make(item: grammar.Item, known: Mapping[str, type[Pass]]) -> Pass:
 
 def _at(place: grammar.Item | grammar.Given) -> str:
     return f"pipeline, character {place.at}: "
+
+
+def typed(value: object) -> str:
+    """A value of an option as a pipeline has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _value(where: str, spec: Option, text: str) -> Any:

@@ -113,7 +113,11 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_no_word(monkeypatch, columns):
     for parser in (PARSER, *COMMANDS.values()):
         narrow, wide = shown(parser, columns), shown(parser, 1000)
         assert " ".join(narrow).split() == " ".join(wide).split()
-        assert [line for line in narrow if len(line) > columns] == []
+        usage = parser.format_usage().splitlines()
+        monkeypatch.setenv("COLUMNS", str(columns))
+        kept = parser.format_usage().splitlines()
+        assert " ".join(kept).split() == " ".join(usage).split()
+        assert [line for line in (*narrow, *kept) if len(line) > columns] == []
 
 
 @pytest.mark.parametrize(

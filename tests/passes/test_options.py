@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 from fractions import Fraction
 
@@ -10,9 +11,10 @@ import pytest
 from sympy import Float, Integer, Rational, oo, sqrt
 
 import costgraph as cg
+from costgraph.cli import main
 from costgraph.errors import CostgraphError, PipelineError
 from costgraph.passes import PASSES
-from costgraph.rewriting.pipeline import Pass
+from costgraph.rewriting.pipeline import Pass, _value
 from costgraph.symbols import symbol
 
 OPTIONS = [(name, key) for name, cls in PASSES.items() for key in cls.options()]
@@ -133,3 +135,15 @@ def test_the_largest_numbers_that_are_taken_answer_soon():
         "early-exit{distribution=beta,a=100,b=100}",
     ):
         asked(text, ("tpot", "latency", "memory", "flops"))
+
+
+def test_defaults_are_shown_as_they_are_typed(capsys):
+    """What the list of passes prints as a default can be given, and means the default."""
+    assert main(["passes", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    shown = {(p["name"], o["name"]): o["default"] for p in listed for o in p["options"]}
+    assert shown.keys() == set(OPTIONS)
+    for (name, key), text in shown.items():
+        spec, default = PASSES[name].options()[key], getattr(PASSES[name], key.replace("-", "_"))
+        if text:
+            assert _value(f"{name}: {key}", spec, text) == default, (name, key)

@@ -266,12 +266,13 @@ class Scene:
                 shapes="\n".join(t.shape for t in link.tensors),
                 dtypes="\n".join(t.dtype for t in link.tensors),
             )
+        created: dict[str, list[str]] = {}
         for c in self.clusters:
             for name, text in work_texts(c.counted).items():
                 printed.append(text)
-                key = f"created_{name}"
-                lines = [f"{c.id}: {line}" for line in text.splitlines()]
-                found.graph[key] = "\n".join([*filter(None, [found.graph.get(key)]), *lines])
+                lines = created.setdefault(f"created_{name}", [])
+                lines += [f"{c.id}: {line}" for line in text.splitlines()]
+        found.graph.update({key: "\n".join(lines) for key, lines in created.items()})
         found.graph["symbols"] = "\n".join(self.explained(*printed))
         return found
 

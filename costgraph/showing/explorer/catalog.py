@@ -9,7 +9,7 @@ from typing import Any
 
 from costgraph.hardware import device_names, load_hardware, load_system, system_names
 from costgraph.models.catalog import config_of, entries
-from costgraph.rewriting.pipeline import Pass
+from costgraph.rewriting.pipeline import Pass, typed
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _pass(cls: type[Pass]) -> dict[str, Any]:
                 "name": name,
                 "kind": o.kind,
                 "help": o.help,
-                "default": _shown(defaults[name]),
+                "default": typed(defaults[name]),
                 "choices": list(o.choices),
                 "symbolic": o.is_number and o.symbolic,
                 "under": list(o.under),
@@ -81,10 +81,6 @@ def _pass(cls: type[Pass]) -> dict[str, Any]:
             for name, o in cls.options().items()
         ],
     }
-
-
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def start_value(start: Start) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from costgraph.errors import PipelineError, clip, nearest
 from costgraph.number import MOST
-from costgraph.rewriting.pipeline import Option
+from costgraph.rewriting.pipeline import Option, typed
 from costgraph.showing.export.fitting import wrapped
 from costgraph.showing.export.records import print_data
 from costgraph.showing.export.terminal import print_table, width
@@ -39,7 +39,7 @@ def show_pass(name: str, how: str) -> None:
         return
     print(f"{cls.name}: {cls.title}\n")
     rows = [
-        (o["name"], str(o["default"]), _values(cls.options()[o["name"]]), o["help"])
+        (o["name"], o["default"], _values(cls.options()[o["name"]]), o["help"])
         for o in _pass_object(cls)["options"]
     ]
     print_table(("option", "default", "values", "meaning"), rows, lines=PAGE)
@@ -98,7 +98,7 @@ def _pass_object(cls: Any) -> dict[str, Any]:
         "options": [
             {
                 "name": name,
-                "default": str(defaults[name]),
+                "default": typed(defaults[name]),
                 "kind": o.kind,
                 "choices": list(o.choices),
                 **({"maximum": o.maximum, "symbolic": o.symbolic} if o.is_number else {}),

@@ -101,21 +101,19 @@ def place_labels(axes: Axes, points: Sequence[Point], size: float | None = None)
     legend = axes.get_legend()
     if legend is not None:
         taken.append(legend.get_window_extent())
-    centres = [axes.transData.transform((p.x, p.y)) for p in points]
-    for point, (cx, cy) in zip(points, centres, strict=True):
+    options: dict[str, Any] = {} if size is None else {"fontsize": size}
+    made: list[Text] = []
+    labels = []
+    for point in points:
+        cx, cy = map(float, axes.transData.transform((point.x, point.y)))
         reach = point.radius * scale
         taken.append(Bbox.from_bounds(cx - reach, cy - reach, 2 * reach, 2 * reach))
-    made: list[Text] = []
-    options: dict[str, Any] = {} if size is None else {"fontsize": size}
-    labels = []
-    for point, (cx, cy) in zip(points, centres, strict=True):
         if point.text:
             text = axes.text(point.x, point.y, point.text, zorder=6, **options)
             text.set_in_layout(False)  # the axes must stay where the labels were placed
             text.set_bbox({"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.4})
             box = text.get_window_extent(renderer)
-            reach = point.radius * scale
-            labels.append(_Label(point, (float(cx), float(cy)), reach, box.width, box.height))
+            labels.append(_Label(point, (cx, cy), reach, box.width, box.height))
             made.append(text)
     for text, label, place in zip(made, labels, _settled(labels, taken, inside), strict=True):
         _put(axes, text, label, place)
