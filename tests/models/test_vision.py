@@ -14,7 +14,7 @@ from sympy import Integer
 
 import costgraph as cg
 from costgraph.counting.count import parameters, rows
-from costgraph.errors import CostgraphError, InputError
+from costgraph.errors import CostgraphError, InputError, ModelError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.dtypes import BF16
 from costgraph.ir.tensor import Role, Tensor
@@ -393,3 +393,17 @@ def test_pictures_are_made_finer_about_their_mean():
     assert len(steps) == 6
     shown, finer = 3 * 16 * 16, 3 * 32 * 32
     assert sum(r.total.total_flops for r in steps) == 2 * (2 * shown + finer) * B
+
+
+@pytest.mark.parametrize(
+    ("vision", "whole", "words"),
+    [
+        ({}, {"projection_dim": 32}, "'projection_dim' must be 24"),
+        ({"hidden_dim": 15}, {}, "'hidden_dim' = 15: means of parts of 16 positions"),
+        ({"pooling_type": "max"}, {}, "'pooling_type' = 'max'"),
+    ],
+)
+def test_a_mean_that_is_no_vector_of_the_joint_space_is_refused(vision, whole, words):
+    config = json.loads((COUNTED / "align-small.json").read_text())
+    with pytest.raises(ModelError, match=words):
+        load_model({**config, **whole, "vision_config": {**config["vision_config"], **vision}})
