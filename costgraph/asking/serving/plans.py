@@ -216,7 +216,7 @@ class ServePlans:
         return self.plans[0]
 
     def token_price(self, plan: Plan) -> float | None:
-        """Dollars for a million generated tokens at the rate that was asked; None without prices."""
+        """Dollars for a million generated tokens at the rate asked for; None without prices."""
         made = 3600 * self.traffic.rate * self.traffic.generate.mean
         return None if plan.price is None else 1e6 * plan.price / made
 
