@@ -435,6 +435,7 @@ BESIDE: Mapping[tuple[str, str], str] = {
 NAMES = (
     "bert2bert-small", "blip-asked-small", "blip-small", "bros-small", "chinese-clip-small",
     "clap-small", "clipseg-small", "convbert-small", "depth-anything-small", "detr-small",
+    "detr-masks-small",
     "donut-small", "dpt-small", "florence2-small", "instructblip-small", "layoutlmv3-small",
     "lilt-small", "luke-small", "markuplm-small", "mobilebert-small", "musicgen-small",
     "owlv2-small", "owlvit-small", "sam2-small", "sam3-vision-small", "speech-dec-small",

@@ -303,6 +303,23 @@ def test_a_refusal_names_the_key_that_is_wrong(name, key, value, said):
         load_model(config)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"d_model": 48}, "channels, which do not part into 8 groups"),
+        ({"encoder_attention_heads": 4}, "channels, which do not part into 8 groups"),
+        ({"backbone_kwargs": {"out_indices": [2, 3, 4]}}, "'out_indices' 1 to 4"),
+    ],
+)
+def test_masks_are_made_of_all_stages_in_groups_of_channels(change, words):
+    # As many as the class has over the same network.
+    kinds = {str(n): f"LABEL_{n}" for n in range(250)}
+    config = {"model_type": "detr", "architectures": ["DetrForSegmentation"], "id2label": kinds}
+    assert parameters(load_model({**config, "backbone": "resnet50"})) == 42_899_288
+    with pytest.raises(ModelError, match=words):
+        load_model({**config, "backbone": "resnet50", **change})
+
+
 @pytest.mark.parametrize("name", ["detr", "conditional-detr", "table-transformer", "rt-detr"])
 @pytest.mark.parametrize(
     ("key", "value"),
