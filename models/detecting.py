@@ -145,9 +145,11 @@ class Detr(OnePass):
 
     def _seen(self, m: Maker) -> tuple[str, str]:
         """Adds the image's rows behind the encoder, and their places."""
-        d = self.at.d
-        x = conv(m, "input_proj", self._stem(m), d, 1)
-        tall, wide = m.shape(x)[2:]
+        return self._encoded(m, conv(m, "input_proj", self._stem(m), self.at.d, 1))
+
+    def _encoded(self, m: Maker, x: str) -> tuple[str, str]:
+        """Adds the encoder: rows of the image ``x``, and their places."""
+        d, (tall, wide) = self.at.d, m.shape(x)[2:]
         x = m.add("image_rows", AsSequence(), x)
         places = self._places(m, tall, wide)
         layer = PlacedLayer(tall * wide, self.at, self.feed, first=self.first)
@@ -155,18 +157,26 @@ class Detr(OnePass):
         return (m.norm("encoder_norm", x, d, LAYER_NORM) if self.first else x), places
 
     def graph(self, name: str, style: Style) -> Graph:
-        m, d = Maker(name, style), self.at.d
+        m = Maker(name, style)
         x, places = self._seen(m)
+        y = self._decoded(m, x, places)
+        return m.build(y, x) if self.labels is None else m.build(*self._answers(m, y))
+
+    def _decoded(self, m: Maker, x: str, places: str) -> str:
+        """Adds the decoder over the image's rows: those of the queries."""
+        d = self.at.d
         asked = m.vector("queries.weight", self.queries, d)
         asked = m.add("query_places", Reshape((self.queries, d)), asked)
-        y = m.add("empty", Fill((B, self.queries, d), style.acts))
+        y = m.add("empty", Fill((B, self.queries, d), m.style.acts))
         inner = PlacedLayer(self.queries, self.own, self.fed, m.shape(x)[1], self.first)
         given = {"places": asked, "image_rows": x, "image_places": places}
         y = run(m, (Segment("decoder", inner, self.count),), y, **given)
-        y = m.norm("decoder_norm", y, d, LAYER_NORM)
-        if self.labels is None:
-            return m.build(y, x)
-        return m.build(m.linear("classifier", y, self.labels, d, True), boxed(m, y))
+        return m.norm("decoder_norm", y, d, LAYER_NORM)
+
+    def _answers(self, m: Maker, y: str) -> tuple[str, str]:
+        """Adds kinds and boxes of the queries."""
+        assert self.labels is not None
+        return m.linear("classifier", y, self.labels, self.at.d, True), boxed(m, y)
 
     def _places(self, m: Maker, tall: Expr, wide: Expr) -> str:
         """Adds a row for each place of the grid."""

@@ -135,6 +135,15 @@ class LatentHead:
 
 
 @dataclass(frozen=True)
+class First:
+    """The first position as it is."""
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the head; selecting the first position costs what selecting the last does."""
+        return m.add("first_position", SelectLast(ONE), hidden)
+
+
+@dataclass(frozen=True)
 class Resting:
     """A head beside weights of its class that a pass leaves alone: they only rest in memory."""
 

@@ -142,8 +142,12 @@ class Rows(Pyramid):
 
     def graph(self, name: str, style: Style) -> Graph:
         m = Maker(name, style)
+        x, mean = self.features(m)
+        return m.build(x, mean) if self.bare else self.close(m, mean)
+
+    def features(self, m: Maker) -> tuple[str, str]:
+        """Adds all layers: the last image, and the mean of its positions."""
         x = self.start(m)
         for index, row in enumerate(self.rows):
             x = row.add(m, f"layer{index}", x)
-        mean = m.add("pool", MeanPool(), x)
-        return m.build(x, mean) if self.bare else self.close(m, mean)
+        return x, m.add("pool", MeanPool(), x)

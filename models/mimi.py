@@ -16,6 +16,7 @@ from costgraph.models.codecs import Encodec
 from costgraph.ops import Add, AsSequence, Embedding
 from costgraph.ops.arrays import Copy
 from costgraph.ops.maps import Map, Reduce
+from costgraph.ops.pattern import Window
 from costgraph.ops.pool import ConvTranspose
 from costgraph.ops.signal import Distances
 from costgraph.ops.views import Reshape, Slice, Transpose
@@ -58,9 +59,7 @@ class Mimi(Encodec):
         """Adds a transformer; ``x (B, d, n)`` in and out."""
         rows = m.add(f"{name}_rows", AsSequence(), x)
         length = m.shape(rows)[1]
-        layer = TowerLayer(
-            B, length, self.at, self.feed, causal=True, scaled=True, window=self.window
-        )
+        layer = TowerLayer(B, length, self.at, self.feed, sees=Window(self.window), scaled=True)
         table = m.source(Tensor(f"{name}_rope", (length, self.at.head_dim), m.style.acts))
         rows = run(m, (Segment(name, layer, Integer(self.layers)),), rows, rope_table=table)
         return m.add(f"{name}_channels", Transpose((0, 2, 1)), rows)

@@ -20,6 +20,7 @@ from costgraph.models.blocks.tower import TowerLayer
 from costgraph.ops import AsSequence
 from costgraph.ops.arrays import Join
 from costgraph.ops.image import Cut
+from costgraph.ops.pattern import Leading
 from costgraph.ops.views import Expand, Reshape
 from costgraph.symbols import B, G
 
@@ -110,9 +111,7 @@ class QueriedEyes(PageEyes):
         m.weight("idle_queries.weight", FEW + MANY - own, d)  # of pictures of the other size
         x = m.add("patches_queries", Join(1), x, queries)
         front = Integer(self.encoder.shrunk)
-        layer = TowerLayer(
-            batch, front + own, self.at, self.feed, Norm(), causal=True, leading=front
-        )
+        layer = TowerLayer(batch, front + own, self.at, self.feed, Norm(), sees=Leading(front))
         x = run(m, (Segment("eye_layers", layer, self.layers),), x)
         x = m.norm("eye_norm", x, d, Norm())
         _, x = m.add_many("found", Cut((front, own)), x)

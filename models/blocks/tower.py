@@ -25,7 +25,7 @@ from costgraph.ops import (
 )
 from costgraph.ops.image import Rearrange, WindowMask
 from costgraph.ops.maps import Map
-from costgraph.ops.pattern import CAUSAL, FULL, Leading, Pattern, Window, counted
+from costgraph.ops.pattern import FULL, Pattern, counted
 from costgraph.ops.pool import Resize
 from costgraph.ops.views import Expand, Reshape
 
@@ -43,13 +43,10 @@ class TowerLayer:
             of biases of this layer's own, a position bias for one of all layers.
         feed: the feed-forward block.
         norm: of both blocks.
-        causal: positions see earlier ones only.
+        sees: which positions each sees.
         windows: windows of equal length that each sequence attends in, or None.
         scaled: what the blocks make is multiplied by a vector before it is added.
         around: norms stand behind both blocks too.
-        window: the nearest positions that one sees, itself among them, where it sees earlier ones
-            only; None for all.
-        leading: positions in front that see one another, where others see earlier ones only.
     """
 
     batch: Expr
@@ -57,12 +54,10 @@ class TowerLayer:
     at: Heads
     feed: FeedForward
     norm: Norm = LAYER_NORM
-    causal: bool = False
+    sees: Pattern = FULL
     windows: Expr | None = None
     scaled: bool = False
     around: bool = False
-    window: Expr | None = None
-    leading: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """The rotary table, and the position bias that all layers share."""
@@ -93,9 +88,7 @@ class TowerLayer:
 
     def _attention(self, m: Maker, x: str) -> str:
         query, key, value = self.at.all(m, x)
-        near: Pattern = CAUSAL if self.window is None else Window(self.window)
-        near = near if self.leading is None else Leading(self.leading)
-        pattern = counted(m.style.mask, near) if self.causal else FULL
+        pattern = FULL if self.sees == FULL else counted(m.style.mask, self.sees)
         if self.windows is None:
             bias = self.at.bias(m, self.length, self.length)
             return self.at.out(m, attended(m, query, key, value, pattern, bias))

@@ -15,6 +15,7 @@ from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.vision import patches_of, pixels, tower_of
 from costgraph.models.fields import Fields
 from costgraph.models.vision import ImageText, TextTower, Tower, VisionTransformer
+from costgraph.ops.pattern import CAUSAL
 from costgraph.symbols import B, S
 
 RMS = Norm("rms")
@@ -68,7 +69,7 @@ def _reader(read: Fields) -> TextTower:
     longest = read.size("max_position_embeddings")
     return TextTower(
         text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),
-        layer=TowerLayer(B, S, at, feed, RMS, causal=True),
+        layer=TowerLayer(B, S, at, feed, RMS, sees=CAUSAL),
         layers=Integer(read.size("num_hidden_layers")),
         longest=longest,
         norm=RMS,

@@ -32,6 +32,8 @@ from costgraph.models.families.vision import (
     tower_of,
 )
 from costgraph.models.fields import Fields, divided
+from costgraph.models.panoptic import GROUPS as PARTS
+from costgraph.models.panoptic import HALVES, PanopticDetr
 from costgraph.models.vision import ImageText, Tower
 
 #: Networks of timm that these files name, as layers of each stage and whether they are narrowed.
@@ -54,6 +56,9 @@ SCALED = (
     "shorter side to 800"
 )
 FROZEN = "norms of the convolutional network are frozen: they are no parameters"
+#: Stages of the network that masks are made of.
+ALL = (1, 2, 3, 4)
+EACH = "masks run all their convolutions once for each query, those of the image too, as the class"
 ONE_TEXT = "B images, each with one text of S tokens"
 #: Keys of what training weighs.
 COSTS = (
@@ -121,6 +126,7 @@ def _detr(fields: Fields, first: bool = False, kind: type[Detr] = Detr) -> Readi
         decoder_ffn_dim=2048, encoder_attention_heads=8, decoder_attention_heads=8,
     )  # fmt: skip
     d = fields.size("d_model")
+    plain = kind in (Detr, PanopticDetr)
     learned = kind is DabDetr and fields.peek("activation_function") == "prelu"
     key = "activation_function"
     act = fields.word(key) if learned else activation_of(fields, key, default="relu")
@@ -143,9 +149,10 @@ def _detr(fields: Fields, first: bool = False, kind: type[Detr] = Detr) -> Readi
         fields.refuse("auxiliary_loss", "a norm behind every layer is not counted in this family")
     for key in (*COSTS, "num_hidden_layers", "init_xavier_std"):
         fields.values.get(key)
-    boxes = (class_of(fields.values) or "").endswith("ForObjectDetection")
+    form = class_of(fields.values) or ""
+    boxes = form.endswith(("ForObjectDetection", "ForSegmentation"))
     # Conditional DETR has no label for nothing.
-    labels = Integer(labels_of(fields) + (kind is Detr)) if boxes else None
+    labels = Integer(labels_of(fields) + plain) if boxes else None
     network = resnet(fields)
     if fields.values.get("backbone_config"):
         part, last = fields.section("backbone_config"), len(network.depths)
@@ -160,12 +167,39 @@ def _detr(fields: Fields, first: bool = False, kind: type[Detr] = Detr) -> Readi
         fed=fed,
         layers=Integer(fields.size("encoder_layers")),
         count=Integer(fields.size("decoder_layers")),
-        queries=Integer(fields.size("num_queries", default=100 if kind is Detr else 300)),
+        queries=Integer(fields.size("num_queries", default=100 if plain else 300)),
         labels=labels,
         learned=places == "learned",
         first=first,
     )
     return Reading(model, assumptions=(SCALED.format(*SIZE), FROZEN))
+
+
+def _plain(fields: Fields) -> Reading:
+    """DETR, or its class that makes masks.
+
+    Raises:
+        ModelError: channels of the masks have no groups, or not all four stages are read.
+    """
+    if class_of(fields.values) != "DetrForSegmentation":
+        return _detr(fields)
+    reading = _detr(fields, kind=PanopticDetr)
+    model = reading.model
+    assert isinstance(model, Detr)
+    d, start = int(model.at.d), int(model.at.d + model.at.heads)
+    widths = (start, *(d // 2**n for n in range(1, HALVES + 1)))
+    if d % 2**HALVES or start % PARTS or any(n % min(PARTS, n) for n in widths):
+        raise ModelError(
+            f"{fields.name}: 'd_model' = {d} with {model.at.heads} heads makes masks of {widths} "
+            f"channels, which do not part into {PARTS} groups"
+        )
+    part = fields.values.get("backbone_config")
+    taken = taken_of(fields.section("backbone_config"), len(model.stem.depths)) if part else ALL
+    more = fields.values.get("backbone_kwargs")
+    given = more.get("out_indices") if isinstance(more, Mapping) else None
+    if taken != ALL or given not in (None, list(ALL)):
+        raise ModelError(f"{fields.name}: masks are made of all four stages: 'out_indices' 1 to 4")
+    return replace(reading, assumptions=(*reading.assumptions, EACH))
 
 
 def _table_transformer(fields: Fields) -> Reading:
@@ -234,7 +268,7 @@ def _owlv2(fields: Fields) -> Reading:
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "detr": _detr,
+        "detr": _plain,
         "table-transformer": _table_transformer,
         "conditional_detr": _conditional,
         "dab-detr": _dab,
@@ -249,6 +283,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "DetrForObjectDetection": "detr",
         "DetrModel": "detr",
+        "DetrForSegmentation": "detr",
         "TableTransformerForObjectDetection": "table-transformer",
         "TableTransformerModel": "table-transformer",
         "ConditionalDetrForObjectDetection": "conditional_detr",

@@ -50,7 +50,7 @@ def _nvembed(fields: Fields) -> Reading:
     text, seen = fields.section("text_config"), fields.section("latent_attention_config")
     for part, kinds in ((text, ("bidir_mistral", "mistral")), (seen, ("latent_attention",))):
         part.require("model_type", *kinds)
-    for key in ("hidden_size", "add_eos", "add_pad_token", "is_mask_instruction", "mask_type",
+    for key in ("add_eos", "add_pad_token", "is_mask_instruction", "mask_type",
                 "padding_side"):  # fmt: skip
         fields.values.get(key)  # of the tokens that are averaged
     for key in ("architectures", "sliding_window", "tie_word_embeddings"):
@@ -58,6 +58,7 @@ def _nvembed(fields: Fields) -> Reading:
     seen.values.get("output_normalize")
     model = _decoder(text, "mistral")
     d = model.d
+    fields.require("hidden_size", int(d))
     for key in ("hidden_dim", "latent_dim"):
         if seen.size(key, default=4096) != d:
             raise ModelError(f"{seen.name}: {key!r} must be the hidden size, {d}")

@@ -30,19 +30,22 @@ def _act(fields: Fields) -> str:
     return activation_of(fields, "hidden_act")
 
 
-def _read(fields: Fields, rows: list[Row], side: int, *said: str) -> Reading:
+def _rows(fields: Fields, rows: list[Row], side: int) -> Rows:
     if len(rows) > MOST_ROWS:
         raise ModelError(f"{fields.name}: {len(rows)} layers are beyond {MOST_ROWS}")
     if any(s.width > LARGEST_ENTRY for row in rows for s in row.steps):
         raise ModelError(f"{fields.name}: more than {LARGEST_ENTRY} channels")
-    model = Rows(
+    return Rows(
         channels=Integer(fields.size("num_channels", default=3)),
         size=pixels(fields, side),
         classes=Integer(labels_of(fields)),
         rows=tuple(rows),
         bare=(class_of(fields.values) or "").endswith("Model"),
     )
-    return Reading(model, assumptions=(FOLDED, *said))
+
+
+def _read(fields: Fields, rows: list[Row], side: int, *said: str) -> Reading:
+    return Reading(_rows(fields, rows, side), assumptions=(FOLDED, *said))
 
 
 def _times(fields: Fields) -> float:
@@ -166,17 +169,40 @@ def _rounded(fields: Fields, channels: int) -> int:
 
 def _efficientnet(fields: Fields) -> Reading:
     """EfficientNet (arXiv 1905.11946)."""
-    bend = activation_of(fields, "hidden_act", default="swish")
-    head = _rounded(fields, 1280)
+    head, bend = _rounded(fields, 1280), activation_of(fields, "hidden_act", default="swish")
     fields.require("hidden_dim", head)
+    return _read(fields, [*_headless(fields, bend), Row((Step(head, activation=bend),))], 600)
+
+
+def efficientnet_rows(fields: Fields) -> Rows:
+    """EfficientNet's layers without its last, and the mean of what they make (ALIGN).
+
+    Raises:
+        ModelError: the mean would be of parts of the last image.
+    """
+    model = _rows(
+        fields, _headless(fields, activation_of(fields, "hidden_act", default="swish")), 600
+    )
+    mean, side = fields.size("hidden_dim", default=2560), max(map(int, model.size))
+    for step in (s for row in model.rows for s in row.steps if isinstance(s, Step)):
+        if step.pad is not None:  # others keep the size
+            side = (side + step.pad - step.kernel) // step.stride + 1
+    if mean < side:
+        raise ModelError(
+            f"{fields.name}: 'hidden_dim' = {mean}: means of parts of {side} positions"
+        )
+    return model
+
+
+def _headless(fields: Fields, bend: str) -> list[Row]:
+    """Stem and layers of EfficientNet."""
     kind = fields.word("pooling_type", default="mean")
     if kind != "mean":
         raise ModelError(f"{fields.name}: 'pooling_type' = {clip(kind)}: the mean is supported")
     for key in ("num_hidden_layers", "batch_norm_momentum", "drop_connect_rate", "dropout_rate"):
         fields.values.get(key)  # of no class, and of training
     stem = Row((Step(_rounded(fields, 32), 3, 2, activation=bend, pad=1),))
-    rows = [stem, *_blocks(fields, bend), Row((Step(head, activation=bend),))]
-    return _read(fields, rows, 600)
+    return [stem, *_blocks(fields, bend)]
 
 
 def _regnet(fields: Fields) -> Reading:

@@ -89,6 +89,8 @@ def _llava(fields: Fields) -> Reading:
     kind = _projector(fields, "linear", ("linear", "mlp2x_gelu"))
     fields.require("mm_resampler_type", None)
     fields.require("mm_patch_merge_type", "flat")
+    fields.refuse("s2", "pictures that are seen at several sizes are not known in this family")
+    fields.values.get("s2_scales")
     for key in ("tune_mm_mlp_adapter", "tune_mm_vision_resampler", "freeze_mm_mlp_adapter",
                 "freeze_mm_vision_resampler", "unfreeze_mm_vision_tower", "mm_projector_lr",
                 "tokenizer_model_max_length", "tokenizer_padding_side"):  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from sympy import Integer
 
@@ -86,6 +87,21 @@ _CLIP = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
     "hidden_act": "quick_gelu",
 }  # fmt: skip
+#: What the files say of sizes, which that code has too.
+_WIDTHS: Mapping[str, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
+    {
+        "clip-l-14-224": {
+            "heads": (16,), "image_size": (224,), "layers": (24,), "patch_size": (14,),
+            "width": (1024,),
+        },
+        "qwen2-0-5b": {"dim": (896,)},
+        "sam_vit_b": {
+            "downsample_channels": ([512, 1024], [512, 896]),
+            "global_attn_indexes": ([2, 5, 8, 11],), "heads": (12,), "layers": (12,),
+            "width": (768,),
+        },
+    }
+)  # fmt: skip
 #: The classes of the publisher's files, whose type is that of DeepSeek-VL 2, and what their towers
 #: give the projector.
 OWN: Mapping[str, int] = MappingProxyType(
@@ -107,6 +123,15 @@ def _paired(name: str, out: Integer) -> PairedEyes:
     )
 
 
+def _require_widths(sizes: Fields) -> None:
+    """Refuses sizes of towers that the publisher's code does not build."""
+    for name, known in _WIDTHS.items():
+        if sizes.has(name):
+            part = sizes.section(name)
+            for key, allowed in known.items():
+                part.require(key, *allowed)
+
+
 def _own(fields: Fields) -> Reading:
     """The publisher's files, which name the tower and leave its sizes to their code.
 
@@ -119,8 +144,11 @@ def _own(fields: Fields) -> Reading:
             f"{fields.name}: of this 'model_type' only 'architectures' {' or '.join(OWN)} is read"
         )
     text, seen = fields.section("language_config"), fields.section("vision_config")
-    for key in ("lm_head", "rm_head", "architectures", "auto_map"):
+    for key in ("architectures", "auto_map"):
         text.values.get(key)
+    for key, usual in (("lm_head", True), ("rm_head", False), ("topk_method", "greedy"),
+                       ("sliding_window", None), ("sliding_window_size", None)):  # fmt: skip
+        text.require(key, usual)
     # All keys of the language model stand in the file itself, too.
     for key in text.values:
         if key in ("architectures", "auto_map", "model_type"):
@@ -130,8 +158,10 @@ def _own(fields: Fields) -> Reading:
     for key in ("candidate_resolutions", "global_view_pos", "tile_tag"):
         fields.values.get(key)  # of how pictures are cut
     seen.require("image_size", _SAM["image_size"])
-    for key in ("mlp_ratio", "model_name", "model_type", "width"):
+    for key in ("mlp_ratio", "model_name", "model_type"):
         seen.values.get(key)
+    if seen.peek("width"):
+        _require_widths(seen.section("width"))
     stack, reading = language(fields, "deepseek", "language_config", tied=False)
     d, part = stack.ends.d, fields.section("projector_config")
     for key, wanted in (("projector_type", "linear"), ("input_dim", OWN[own]), ("n_embed", int(d)),

@@ -1,4 +1,4 @@
-"""Encoders of two kinds whose vectors are compared: CLAP, Chinese CLIP, dual encoders."""
+"""Encoders of two kinds whose vectors are compared: CLAP, ALIGN, Chinese CLIP, dual encoders."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from sympy import Integer, Rational
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks.projector import Acted, Product, Steps
 from costgraph.models.encoder import Encoder
-from costgraph.models.encoder_heads import FirstProjected
+from costgraph.models.encoder_heads import First, FirstProjected, Resting
 from costgraph.models.families.captioning import source_of
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.encoders import LAYER_NORM, bert_like
+from costgraph.models.families.inverted import efficientnet_rows
 from costgraph.models.families.seeing import SIGLIP
 from costgraph.models.families.vision import (
     FOLDED,
@@ -176,6 +177,33 @@ def _altclip(fields: Fields) -> Reading:
     return Reading(Pairing(Side("image", image, steps), Side("text", text, steps)))
 
 
+#: What is said of ALIGN's pooler.
+_UNASKED = (
+    "the text's pooler rests in memory: the class makes it, and takes the first position instead"
+)
+
+
+def _align(fields: Fields) -> Reading:
+    """ALIGN (arXiv 2102.05918): EfficientNet's mean as it is against a BERT's first position.
+
+    Raises:
+        ModelError: both vectors are not of one width.
+    """
+    image = efficientnet_rows(fields.section("vision_config"))
+    text = bert(fields.section("text_config").with_defaults(**BASE), 0, pooler=False)
+    fields.values.get("temperature_init_value")
+    text = replace(text, head=Resting((("pooler.weight", text.d * (text.d + 1)),), First()))
+    width = fields.size("projection_dim", default=640)
+    if image.rows[-1].steps[-1].width != width:
+        raise ModelError(
+            f"{fields.name}: 'projection_dim' must be {image.rows[-1].steps[-1].width}, the width "
+            "of the last image"
+        )
+    steps: Steps = (Product("1", Integer(width)),)
+    model = Pairing(Side("image", image, ()), Side("text", text, steps))
+    return Reading(model, assumptions=(FOLDED, _UNASKED))
+
+
 def _dual(fields: Fields) -> Reading:
     """Any encoder of images against any of texts, each with a product behind."""
     image = source_of(fields, "clip_vision_model", "vision_config")
@@ -190,6 +218,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "clap": _clap,
         "chinese_clip": _chinese_clip,
         "altclip": _altclip,
+        "align": _align,
         "vision-text-dual-encoder": _dual,
     }
 )
@@ -200,6 +229,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "ClapModel": "clap",
         "ChineseCLIPModel": "chinese_clip",
         "AltCLIPModel": "altclip",
+        "AlignModel": "align",
         "VisionTextDualEncoderModel": "vision-text-dual-encoder",
     }
 )

@@ -20,6 +20,7 @@ from costgraph.models.fields import Fields, divided, widened
 from costgraph.models.poolformer import PoolFormer
 from costgraph.models.segformer import Segformer, Stage
 from costgraph.models.vision import ImageText, Size, TextTower, Tower, VisionTransformer
+from costgraph.ops.pattern import CAUSAL, FULL
 from costgraph.symbols import B, S
 
 #: Longest lists of stages or layers that a configuration may have, and largest entry.
@@ -199,7 +200,7 @@ def reader_of(read: Fields, act: str, causal: bool = False) -> TextTower:
     longest = read.size("max_position_embeddings")
     return TextTower(
         text=Ends(at.d, Integer(read.size("vocab_size")), positions=Integer(longest)),
-        layer=TowerLayer(B, S, at, feed, causal=causal),
+        layer=TowerLayer(B, S, at, feed, sees=CAUSAL if causal else FULL),
         layers=Integer(read.size("num_hidden_layers")),
         longest=longest,
     )

@@ -197,6 +197,12 @@ _LINES = (
         "aspp_out_channels atrous_rates semantic_loss_ignore_index tf_padding",
     ),
     (
+        "align",
+        "a first value; of training, what follows from the lists, and means of one part",
+        "temperature_init_value vision_config.batch_norm_momentum vision_config.drop_connect_rate "
+        "vision_config.hidden_dim vision_config.num_hidden_layers",
+    ),
+    (
         "efficientnet",
         "of training, or what follows from the lists",
         "batch_norm_momentum drop_connect_rate num_hidden_layers",
@@ -429,6 +435,7 @@ BESIDE: Mapping[tuple[str, str], str] = {
 NAMES = (
     "bert2bert-small", "blip-asked-small", "blip-small", "bros-small", "chinese-clip-small",
     "clap-small", "clipseg-small", "convbert-small", "depth-anything-small", "detr-small",
+    "detr-masks-small",
     "donut-small", "dpt-small", "florence2-small", "instructblip-small", "layoutlmv3-small",
     "lilt-small", "luke-small", "markuplm-small", "mobilebert-small", "musicgen-small",
     "owlv2-small", "owlvit-small", "sam2-small", "sam3-vision-small", "speech-dec-small",
@@ -441,7 +448,7 @@ NAMES = (
     "swin-stages-small", "resnet-stages-small", "upernet-small",
     "vitpose-small",
     "granite-speech-small", "kosmos-2-small", "timesfm-small",
-    "timesfm-2.5-small",
+    "timesfm-2.5-small", "align-small",
     "vivit-small", "timesformer-small", "poolformer-small", "pvt2-small", "mobilevit-small",
     "convnext-bare-small", "convnextv2-small", "segformer-small", "regnet-small",
     "efficientnet-small", "mobilenet-v2-small", "swinv2-small", "dinov3-small",

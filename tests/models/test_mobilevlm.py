@@ -211,6 +211,7 @@ def test_files_of_llavas_own_code_are_the_model_of_the_class(kind):
         ({"image_aspect_ratio": "anyres"}, "'image_aspect_ratio'"),
         ({"mm_patch_merge_type": "spatial_unpad"}, "'mm_patch_merge_type'"),
         ({"mm_resampler_type": "perceiver"}, "'mm_resampler_type'"),
+        ({"s2": True, "s2_scales": "336,672"}, "'s2' = True: pictures that are seen"),
         ({"mm_projector_type": "mlp3x_gelu"}, "did you mean 'mlp2x_gelu'"),
     ],
 )

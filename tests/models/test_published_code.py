@@ -223,6 +223,11 @@ def test_parameters_are_the_published_ones(name: str) -> None:
         ("deepseek-ai/DeepSeek-OCR-2", {"architectures": ["DeepseekVLV2ForCausalLM"]}, "OCR2"),
         ("deepseek-ai/DeepSeek-OCR-2", {"architectures": ["DeepseekOCRForCausalLM"]}, "input_dim"),
         ("deepseek-ai/DeepSeek-OCR-2", {"hidden_size": 640}, "language_config"),
+        ("deepseek-ai/DeepSeek-OCR",
+         {"vision_config": {"width": {"clip-l-14-224": {"layers": 12}}}}, "'layers' = 12: only 24"),
+        ("deepseek-ai/DeepSeek-OCR", {"language_config": {"topk_method": "noaux_tc"}}, "greedy"),
+        ("deepseek-ai/DeepSeek-OCR", {"language_config": {"sliding_window": 128}}, "only None"),
+        ("nvidia/NV-Embed-v2", {"hidden_size": 2048}, "'hidden_size' = 2048: only 4096"),
         ("nvidia/NV-Embed-v2", {"latent_attention_config": {"latent_dim": 64}}, "latent_dim"),
         ("nvidia/llama-embed-nemotron-8b", {"architectures": ["LlamaBidirectional"]}, "known"),
     ],
@@ -246,6 +251,7 @@ def test_adapters_rest_and_are_told() -> None:
 def test_every_position_looks_at_all_latent_rows_of_its_text() -> None:
     """Two texts of 3 positions: what the published layers behind the decoder multiply."""
     config = json.loads(json.dumps(PUBLISHED["nvidia/NV-Embed-v2"][0]))
+    config["hidden_size"] = 64
     config["text_config"] |= {"hidden_size": 64, "num_attention_heads": 8}
     config["latent_attention_config"] |= {
         "hidden_dim": 64, "latent_dim": 64, "num_cross_heads": 2, "cross_dim_head": 5,

@@ -14,7 +14,7 @@ from sympy import Integer
 
 import costgraph as cg
 from costgraph.counting.count import parameters, rows
-from costgraph.errors import CostgraphError, InputError
+from costgraph.errors import CostgraphError, InputError, ModelError
 from costgraph.hardware.machine import Engine
 from costgraph.ir.dtypes import BF16
 from costgraph.ir.tensor import Role, Tensor
@@ -303,6 +303,23 @@ def test_a_refusal_names_the_key_that_is_wrong(name, key, value, said):
         load_model(config)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"d_model": 48}, "channels, which do not part into 8 groups"),
+        ({"encoder_attention_heads": 4}, "channels, which do not part into 8 groups"),
+        ({"backbone_kwargs": {"out_indices": [2, 3, 4]}}, "'out_indices' 1 to 4"),
+    ],
+)
+def test_masks_are_made_of_all_stages_in_groups_of_channels(change, words):
+    # As many as the class has over the same network.
+    kinds = {str(n): f"LABEL_{n}" for n in range(250)}
+    config = {"model_type": "detr", "architectures": ["DetrForSegmentation"], "id2label": kinds}
+    assert parameters(load_model({**config, "backbone": "resnet50"})) == 42_899_288
+    with pytest.raises(ModelError, match=words):
+        load_model({**config, "backbone": "resnet50", **change})
+
+
 @pytest.mark.parametrize("name", ["detr", "conditional-detr", "table-transformer", "rt-detr"])
 @pytest.mark.parametrize(
     ("key", "value"),
@@ -393,3 +410,17 @@ def test_pictures_are_made_finer_about_their_mean():
     assert len(steps) == 6
     shown, finer = 3 * 16 * 16, 3 * 32 * 32
     assert sum(r.total.total_flops for r in steps) == 2 * (2 * shown + finer) * B
+
+
+@pytest.mark.parametrize(
+    ("vision", "whole", "words"),
+    [
+        ({}, {"projection_dim": 32}, "'projection_dim' must be 24"),
+        ({"hidden_dim": 15}, {}, "'hidden_dim' = 15: means of parts of 16 positions"),
+        ({"pooling_type": "max"}, {}, "'pooling_type' = 'max'"),
+    ],
+)
+def test_a_mean_that_is_no_vector_of_the_joint_space_is_refused(vision, whole, words):
+    config = json.loads((COUNTED / "align-small.json").read_text())
+    with pytest.raises(ModelError, match=words):
+        load_model({**config, **whole, "vision_config": {**config["vision_config"], **vision}})
