@@ -125,7 +125,11 @@ function wirePalette() {
   $("palette-search").addEventListener("input", drawKnown);
   $("palette-search").addEventListener("keydown", (e) => {
     const first = $("palette-known").querySelector("button");
-    if (e.key === "Enter" && $("palette-search").value.trim() && first) addPass(first.dataset.pass, true);
+    if (e.key !== "Enter" || !$("palette-search").value.trim() || !first) return;
+    // Used as it is read: an Escape that follows at once closes the palette, not what was typed.
+    $("palette-search").value = "";
+    drawKnown();
+    addPass(first.dataset.pass, true);
   });
   $("palette-text").addEventListener("input", () => takeText());
   const close = () => { reading++; $("palette").close(); };
