@@ -108,3 +108,17 @@ def test_a_pass_joins_the_pipeline_that_is_there_however_late_it_is_read(
     held[0].continue_()
     page.wait_for_function("() => document.getElementById('palette-text').value === 'fuse,page-kv'")
     assert page.locator("#palette-chosen h4").all_inner_texts() == ["fuse", "page-kv"]
+    # Escape behind Enter leaves the palette, and what is still being read adds nothing.
+    keys.press("Escape")
+    page.wait_for_selector("#palette:not([open])", state="attached")
+    page.route("**/pipeline?*", lambda route: held.append(route), times=1)
+    page.focus("#change-0")
+    keys.press("Enter")
+    page.wait_for_function("() => document.activeElement.id === 'palette-search'")
+    keys.type("page-kv")
+    keys.press("Enter")
+    keys.press("Escape")
+    page.wait_for_selector("#palette:not([open])", state="attached")
+    held[1].continue_()
+    tab.ready()
+    assert "page-kv" not in page.inner_text("#pipeline-list")
