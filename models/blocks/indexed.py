@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sympy import Expr, Integer
@@ -76,6 +77,7 @@ def lightning_index(
     table: str | None,
     most: Expr,
     pattern: Pattern = CAUSAL,
+    tempered: Callable[[str], str] | None = None,
 ) -> str:
     """Adds a lightning indexer, and returns the rows that it chooses.
 
@@ -90,9 +92,12 @@ def lightning_index(
         table: the rotary table, or None without one.
         most: rows that each query gets.
         pattern: which of them it may choose from.
+        tempered: adds what multiplies its queries ``(B, q, heads, width)``, if something does.
     """
     wide, deep = m.shape(low)[-1], m.shape(x)[-1]
     query = m.linear("index_q_proj", low, heads * width, wide, split=(heads, width))
+    if tempered is not None:
+        query = tempered(query)
     key = m.linear("index_k_proj", x, width, deep)
     key = m.norm("index_k_norm", key, width, Norm("layer", True))
     key = m.add("index_k_row", Split(((ONE, width),)), key)

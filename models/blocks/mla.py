@@ -10,6 +10,7 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import gated
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import (
+    AttentionScores,
     AttentionValues,
     HeadLinear,
     KVAppend,
@@ -54,7 +55,7 @@ class LatentAttention:
 
     Attributes:
         d, heads: hidden size and heads.
-        kv_rank, rope_dim: widths of the latent vector and the rotary key.
+        kv_rank, rope_dim: widths of the latent vector and the rotary key; 0 for none.
         nope_dim, v_dim: content width of keys, and width of values, per head.
         q_rank: width of the queries' latent vector, or None for a full projection.
         bias: of the projections to latent vectors and of the output.
@@ -92,34 +93,37 @@ class LatentAttention:
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
-        if not self.rotary:
+        if not self.rotary or self.rope_dim == 0:
             return ()
         return (Tensor(self.table, (q, self.rope_dim), style.acts),)
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
         content, rotary, index = self._queries(m, x)
-        packed = m.linear("kv_a_proj", x, self.kv_rank + self.rope_dim, self.d, self.bias)
-        parts = ((self.kv_rank,), (ONE, self.rope_dim))
-        latent, key = m.add_many("kv_split", Split(parts), packed)
+        latent = m.linear("kv_a_proj", x, self.kv_rank + self.rope_dim, self.d, self.bias)
+        keys: list[str] = []
+        if self.rope_dim != 0:
+            parts = ((self.kv_rank,), (ONE, self.rope_dim))
+            latent, *keys = m.add_many("kv_split", Split(parts), latent)
         latent = m.norm("kv_norm", latent, self.kv_rank, self.norm)
         if self.scaled or self.low_scaled:
             latent = m.add("kv_scale", Scale(), latent)
         if self.key_norm is not None:
-            key = m.norm("k_rope_norm", key, self.rope_dim, self.key_norm)
+            keys = [m.norm("k_rope_norm", key, self.rope_dim, self.key_norm) for key in keys]
         if self.rotary:
-            rotary = m.add("q_rope", Rope(), rotary, self.table)
-            key = m.add("k_rope", Rope(), key, self.table)
-        keys = self._appended(m, "rope", key)
-        mixed = getattr(self, f"_{m.style.mla}")(m, content, rotary, latent, keys, index)
+            rotary = tuple(m.add("q_rope", Rope(), part, self.table) for part in rotary)
+            keys = [m.add("k_rope", Rope(), key, self.table) for key in keys]
+        turned = tuple(self._appended(m, "rope", key) for key in keys)
+        mixed = getattr(self, f"_{m.style.mla}")(m, content, rotary, latent, turned, index)
         mixed = self.gated(m, x, mixed)
         return m.linear("o_proj", mixed, self.d, self.heads * self.v_dim, self.bias, contract=2)
 
-    def _queries(self, m: Maker, x: str) -> tuple[str, str, Names]:
+    def _queries(self, m: Maker, x: str) -> tuple[str, Names, Names]:
         """Content and rotary parts of the queries, ``(B, q, H, …)``, and the rows they see."""
         h, width = self.heads, self.nope_dim + self.rope_dim
         split, index = (h, width), Names()
         if self.q_rank is None:
+            index = self.chosen(m, x, x)
             packed = m.linear("q_proj", x, h * width, self.d, split=split)
         else:
             low = m.linear("q_a_proj", x, self.q_rank, self.d, self.bias)
@@ -128,10 +132,15 @@ class LatentAttention:
                 normed = m.add("q_low_scale", Scale(), normed)
             index = self.chosen(m, x, normed)
             packed = self.widened(m, low, normed)
-        if self.scaled or self.query_scale:
-            packed = m.add("q_scale", Scale(), packed)
+        packed = self.tempered(m, packed)
+        if self.rope_dim == 0:
+            return packed, (), index
         content, rotary = m.add_many("q_split", Split(((self.nope_dim,), (self.rope_dim,))), packed)
-        return content, rotary, index
+        return content, (rotary,), index
+
+    def tempered(self, m: Maker, packed: str) -> str:
+        """Adds what multiplies queries ``(B, q, H, nope_dim + rope_dim)``, where something does."""
+        return m.add("q_scale", Scale(), packed) if self.scaled or self.query_scale else packed
 
     def widened(self, m: Maker, low: str, normed: str) -> str:
         """Adds queries ``(B, q, H, nope_dim + rope_dim)`` of the latent ones, which are normed."""
@@ -162,7 +171,8 @@ class LatentAttention:
     def _attend(self, m: Maker, queries: Names, keys: Names, values: str, index: Names) -> str:
         pattern = self.sees(m.style)
         rows = index if pattern.indexed else ()
-        scores = m.add("qk_matmul", SplitScores(pattern), *queries, *keys, *rows)
+        product = SplitScores if len(keys) > 1 else AttentionScores
+        scores = m.add("qk_matmul", product(pattern), *queries, *keys, *rows)
         sinks = (m.vector("sinks.weight", self.heads),) if self.sinks else ()
         probabilities = m.add("softmax", Softmax(pattern), scores, *sinks)
         return m.add("sv_matmul", AttentionValues(pattern), probabilities, values, *rows)
@@ -179,27 +189,27 @@ class LatentAttention:
         return m.add(f"{name}_append", KVAppend(self.keeps), cache, row)
 
     def _absorbed(
-        self, m: Maker, content: str, rotary: str, latent: str, keys: str, index: Names
+        self, m: Maker, content: str, rotary: Names, latent: str, keys: Names, index: Names
     ) -> str:
         h, latents = self.heads, self._latents(m, latent)
         w_k = m.weight("k_up.weight", h, self.kv_rank, self.nope_dim)
         w_v = m.weight("v_up.weight", h, self.v_dim, self.kv_rank)
         content = m.add("q_absorb", HeadLinear(), content, w_k)
-        mixed = self._attend(m, (content, rotary), (latents, keys), latents, index)
+        mixed = self._attend(m, (content, *rotary), (latents, *keys), latents, index)
         return m.add("v_absorb", HeadLinear(), mixed, w_v)
 
     def _naive(
-        self, m: Maker, content: str, rotary: str, latent: str, keys: str, index: Names
+        self, m: Maker, content: str, rotary: Names, latent: str, keys: Names, index: Names
     ) -> str:
         made, values = self._expand(m, self._latents(m, latent), 2)
-        return self._attend(m, (content, rotary), (made, keys), values, index)
+        return self._attend(m, (content, *rotary), (made, *keys), values, index)
 
     def _expanded(
-        self, m: Maker, content: str, rotary: str, latent: str, keys: str, index: Names
+        self, m: Maker, content: str, rotary: Names, latent: str, keys: Names, index: Names
     ) -> str:
         made, values = self._expand(m, latent, 1)
         made, values = self._appended(m, "k", made), self._appended(m, "v", values)
-        return self._attend(m, (content, rotary), (made, keys), values, index)
+        return self._attend(m, (content, *rotary), (made, *keys), values, index)
 
     def _expand(self, m: Maker, latent: str, contract: int) -> tuple[str, str]:
         """Keys and values of every head from latent vectors."""

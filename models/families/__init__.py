@@ -71,6 +71,7 @@ FILES = (
     "mobile",
     "seeing",
     "patched",
+    "mistral_large",
     "llava",
     "shuffled",
     "glm_seeing",

@@ -140,6 +140,15 @@ def _deepseek_v32(fields: Fields) -> Reading:
 
 def _glm_dsa(fields: Fields) -> Reading:
     """GLM-5: some layers have an indexer, the others share the choice of the last one."""
+    return _sparse(fields.with_defaults(first_k_dense_replace=3), None, indexer_kinds(fields))
+
+
+def indexer_kinds(fields: Fields) -> list[str]:
+    """``full`` for layers with an indexer, ``shared`` for the others: said in one of three ways.
+
+    Raises:
+        ModelError: two ways disagree, or one cannot be read.
+    """
     count = layers_of(fields)
     found = fields.values.get("indexer_types")
     pattern = fields.values.get("index_topk_pattern")
@@ -158,7 +167,7 @@ def _glm_dsa(fields: Fields) -> Reading:
         if type(offset) is not int:
             raise ModelError(f"{fields.name}: 'index_skip_topk_offset' must be a number")
         found = ["full" if max(i - offset + 1, 0) % step == 0 else "shared" for i in range(count)]
-    return _sparse(fields.with_defaults(first_k_dense_replace=3), None, indexers(fields, found))
+    return indexers(fields, found)
 
 
 def indexers(fields: Fields, found: Any) -> list[str]:

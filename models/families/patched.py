@@ -8,7 +8,7 @@ from math import isqrt
 from types import MappingProxyType
 from typing import Any
 
-from sympy import Integer
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward, Norm
@@ -57,7 +57,6 @@ def pixtral_tower(seen: Fields, merge: int, steps: Steps, out: Any) -> PatchTowe
 
 
 def _mistral3(fields: Fields, text: str = "mistral") -> Reading:
-    fields.require("vision_feature_layer", -1)
     stack, reading = language(fields, text)
     key = "tie_word_embeddings"
     if fields.values.get(key) is None and fields.section("text_config").peek(key) is None:
@@ -66,19 +65,30 @@ def _mistral3(fields: Fields, text: str = "mistral") -> Reading:
             f"logits are {made}, as the published checkpoints have them: the file says nothing of "
             f"{key!r}, which classes of transformers 5 then take as true"
         )
-    seen = fields.section("vision_config")
+    return before(stack, reading, mistral3_eyes(fields, stack.ends.d))
+
+
+def mistral3_eyes(fields: Fields, d: Expr, usual: Mapping[str, Any] | None = None) -> PatchTower:
+    """Pixtral's tower and Mistral 3's projector to rows of ``d``.
+
+    Args:
+        fields: the file of the whole model.
+        d: hidden size of the language model.
+        usual: what the tower has where the file does not say it, if not its class's own.
+    """
+    fields.require("vision_feature_layer", -1)
+    seen = fields.section("vision_config").with_defaults(**(usual or {}))
     seen.require("model_type", "pixtral")
     merge = fields.size("spatial_merge_size", default=2)
     act = activation_of(fields, "projector_hidden_act", default="gelu")
     bias = fields.flag("multimodal_projector_bias", False)
-    d = stack.ends.d
     steps: Steps = (
         Normed(RMS),
         Beside(Integer(merge**2), copied=True),
         Product("merge", Integer(seen.size("hidden_size", default=1024)), False),
         *two_products(d, act, bias),
     )
-    return before(stack, reading, pixtral_tower(seen, merge, steps, d))
+    return pixtral_tower(seen, merge, steps, d)
 
 
 def _lighton_ocr(fields: Fields) -> Reading:
