@@ -17,7 +17,7 @@ LOGS = "log_positions"
 
 
 def tempered(m: Maker, name: str, queries: str) -> str:
-    """Adds ``(a·log(position) + b)·queries``, ``(B, q, H, w)``; every head has its ``a`` and ``b``."""
+    """Adds ``(a·log(position) + b)·queries``, ``(B, q, H, w)``; each head has own ones."""
     heads = m.shape(queries)[2]
     slope, offset = (m.vector(f"{name}_{part}", heads, ONE) for part in ("slope", "offset"))
     line = m.add(f"{name}_line", Map("mul"), LOGS, slope)

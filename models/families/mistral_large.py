@@ -34,6 +34,7 @@ from costgraph.ops.maps import Map
 from costgraph.ops.views import Beside
 from costgraph.symbols import q
 
+
 @dataclass(frozen=True)
 class TemperedDecoder(Uneven):
     """A decoder whose layers share logarithms of positions and rotations, made once a step.
