@@ -182,9 +182,10 @@ def _started(
     made: list[Server] = []
     for replica in range(pool.servers):
         hands_on = None if moving is None else moving.sender(pool)
+        stages = tuple(_engine().Resource(env, 1) for _ in pool.times.passed)
         for lane in range(pool.times.lanes):
             number = first + replica * pool.times.lanes + lane
-            made.append(Server(env, number, pool, tally, hands_on))
+            made.append(Server(env, number, pool, tally, hands_on, stages))
     for server in made:
         server.process = env.process(server.run())
     return made
