@@ -122,6 +122,28 @@ def test_a_closed_loop_is_the_formula_of_one(compiled, times):
     assert seen.in_system == pytest.approx(c, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("policy", "off"),
+    [(PrefillFirst(16), 0.06), (ChunkedPrefill(16, 512), 0.06), (Continuous(16), 0.1)],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_closed_forms_have_groups_of_a_pipeline_follow_one_another(policy, off):
+    """Prompts hold up all groups: what each has of its own alone was half as much again."""
+    made = cg.compile("llama-3.1-70b", "4xh100", "fuse,parallel{pp=4}")
+    times, answers = StepTimes.of(made, 2200, 1024), Lengths(64, "lognormal", 0.8)
+    queue = Queue(times, policy, Lengths(1024), answers)
+    pool = Pool(times, policy, positions=10**9)
+    most = simulate(poisson(1e4, 800, Lengths(1024), answers, 1), pool)
+    ends = np.sort([s.done for s in most.served])
+    served = (len(ends) * 0.6) / (ends[int(0.8 * len(ends))] - ends[int(0.2 * len(ends))])
+    assert times.lanes * queue.stable_rate == pytest.approx(served, rel=off)
+    rate = times.lanes * queue.stable_rate / 2
+    seen = simulate(poisson(rate, 800, Lengths(1024), answers, 2), pool).after(0.2)
+    tokens = sum(s.request.generate - 1 for s in seen.served)
+    tpot = sum(s.done - s.first for s in seen.served) / tokens
+    assert queue.at(rate / times.lanes).tpot == pytest.approx(tpot, rel=off)
+
+
 def test_static_batches_wait_for_the_longest(times):
     """Useful steps: E[N] over E[max of B], for uniform lengths a + (b − a)·B/(B + 1)."""
     B, mean, width = 16, 200, 0.5

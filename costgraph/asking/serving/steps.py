@@ -54,15 +54,10 @@ SPREAD = (
 USUAL_BATCH = 32
 LANES = (
     "a pipeline that serves has one group of sequences for each stage in flight (not the one batch "
-    "at a time of micro=1); stages have the shares of a step that they have of a decode step of "
-    f"{USUAL_BATCH} sequences"
-)
-#: What closed forms, and nothing else, leave out of it.
-ALIKE = (
-    "closed forms of a pipeline take its groups as alike (a group's step takes what all stages "
-    "take, or the slowest as often as there are groups): a prompt also holds up the groups behind "
-    "it, so simulated times per token were 1.3 to 2.8 times as long, first tokens 1.1 to 2.7: "
-    "simulate"
+    "at a time of micro=1), whose steps queue at the stages and overtake none: a prompt holds up "
+    "the groups behind it; stages share every step as they share a decode step of "
+    f"{USUAL_BATCH} sequences; in closed forms a step takes as long as the longest of the groups' "
+    "steps, or the slowest stage as often as there are groups"
 )
 
 

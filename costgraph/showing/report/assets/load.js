@@ -21,7 +21,7 @@ function timesOf(queue, longest, device) {
   const fullest = (c) => FORMS.fullest(c, replicas), place = (context) => FORMS.placed(context, longest);
   const joint = (c, T, n, end, most) => both(c, T, n, end, fullest(c), most);
   const times = {
-    longest, overlaps: queue.overlaps, replicas,
+    longest, overlaps: queue.overlaps, replicas, lanes: 1, stretch: 1,
     decode: (c, context) => { const [looking, others] = decodes(c, place(context), 0, 0, fullest(c), 0); return looking + others; },
     beside: (c, context) => joint(c, place(context), 1, 1, 1)[1],
     looking: (n, end) => prompts(0, 0, n, end, 0, n)[n === end ? 2 : 0],
