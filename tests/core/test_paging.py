@@ -234,9 +234,10 @@ def test_groups_of_a_pipeline_share_a_memory():
     pool = Pool(four, ChunkedPrefill(8, 512))
     assert pool.lanes == 4
     seen = simulate(at_once(64, Lengths(256), Lengths(32)), pool, closed=16)
-    assert seen.servers == 4 and seen.utilisation < 1
+    assert seen.servers == 4
+    assert 0.5 < seen.utilisation < 1
     # What stages take is told apart by nothing else: equal ones, of steps without a stretch.
-    assert four.passed == (0.25,) * 4 and whole.passed == ()
+    assert (four.passed, whole.passed) == ((0.25,) * 4, ())
 
 
 @pytest.mark.parametrize("polls", [1, 3])

@@ -152,6 +152,7 @@ class Queue:
         if type(self.policy) not in (PrefillFirst, Continuous, ChunkedPrefill, DecodeOnly):
             raise InputError(f"no closed form for the policy {self.policy.name}: simulate it")
         whole(self.servers, "servers of a queue")
+        self.times.check(min(tokens for tokens, _ in self.parts))
         if (end := max(self.S, self.context)) > self.times.longest:
             raise InputError(
                 f"prompts end, or decodes are, at {end:g} positions, beyond the steps that are "

@@ -51,14 +51,15 @@ def simulate(
         progress: told how many requests are done, and of how many, now and then.
 
     Raises:
-        InputError: a request does not fit in memory, they are not in order, there are fewer than
-            a closed loop keeps in flight, servers look for requests when none come, or SimPy is not
-            installed.
+        InputError: a request does not fit in memory, or its prompt is too short for its images,
+            they are not in order, there are fewer than a closed loop keeps in flight, servers look
+            for requests when none come, or SimPy is not installed.
     """
     simpy = _engine()
     given = list(requests)
     if not given:
         raise InputError("there are no requests to serve")
+    pool.times.check(min(r.prompt for r in given))
     if pool.polls > 1 and (closed is not None or decode is not None):
         idle = "servers of prompts do not decode" if decode else "requests come as others end"
         raise InputError(f"{idle}: no looks for new requests while decoding (polls)")

@@ -156,7 +156,18 @@ class StepTimes:
             )
         at = {T: Integer(self.longest), S: Integer(self.longest)}
         for limit in self.compiled.program.limits:
-            if broken := limit.broken(at):
+            # What a prompt has at least is asked of prompts: contexts are longer.
+            if not limit.bound.has(S) and (broken := limit.broken(at)):
+                raise InputError(broken)
+
+    def check(self, prompt: int) -> None:
+        """Refuse a prompt that is too short for the model, such as for the images in it.
+
+        Raises:
+            InputError: it is.
+        """
+        for limit in self.compiled.program.limits:
+            if broken := limit.broken({S: Integer(prompt)}):
                 raise InputError(broken)
 
     @property
