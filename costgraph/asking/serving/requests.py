@@ -330,8 +330,8 @@ def _time(text: str, where: str) -> Fraction:
         seconds = sign * parse_number(text[1:] if sign < 0 else text, f"{where}: arrival")
         if abs(seconds) > FAR:
             raise InputError(
-                f"{where}: arrival: {clip(text)} seconds are over 3000 years; times are in seconds, "
-                "not milliseconds or smaller parts of one"
+                f"{where}: arrival: {clip(text)} seconds are over 3000 years; times are in "
+                "seconds, not milliseconds or smaller parts of one"
             )
         return seconds
     try:
