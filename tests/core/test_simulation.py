@@ -74,6 +74,23 @@ def test_tabulated_steps_are_the_formulas(model, on, passes):
     assert run[130] - run[99] == pytest.approx(sum(table.decode(5, t) for t in range(100, 131)))
 
 
+@pytest.mark.parametrize(
+    ("model", "on", "fidelity"),
+    [("deepseek-v2-lite", "a100", "ideal"), ("llama-3.1-8b", "h100", "calibrated")],
+)
+def test_one_token_behind_cached_ones_is_read_as_decodes_are(model, on, fidelity):
+    """As a step of sequences with one new token each has it: no kernel of prompts."""
+    made = cg.compile(model, on, "fuse", fidelity=fidelity)
+    table, joint = StepTimes(made, 2048), made.step((8, 1, 1500), (1, 1, 1500))
+    assert table.step(8, 1500, ((1, 1500),)) == pytest.approx(joint.evaluate(), rel=1e-9)
+    assert table.step(0, 0, ((1, 1500),)) == table.decode(1, 1500)
+    # Beside a chunk as a decode beside it, and of a mean context.
+    both = table.step(1, 1000, ((1, 1500), (64, 64)))
+    assert both == table.step(2, 1250, ((64, 64),))
+    hit = simulate([Request(0.0, 1500, 2, 1499)], Pool(table, PrefillFirst(4)))
+    assert hit.ttft[0] == pytest.approx(table.decode(1, 1500))
+
+
 def test_room_is_what_fit_says(compiled, times):
     held = times.room(2048, 1.0)
     needs = [compiled.fit(B=b, T=2048) for b in (held, held + 1)]
