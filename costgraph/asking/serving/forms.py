@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from costgraph.asking.serving.odds import shares
+from costgraph.asking.serving.odds import longest, shares
 
 #: Rounds in which the time of first tokens and the sequences that decode are made to agree.
 ROUNDS = 8
@@ -259,20 +259,13 @@ def speeds(q: Server, c: int) -> tuple[Array, Array, float, Array, Array]:
     top = min(fits(q, c), most)
     each, taken = crowds(q, c, top)
     means = (np.arange(0, POINTS + 1) / POINTS) ** 2 * top
-    parts = [longest(q, shares(q.limit, mean, each)) for mean in means]
+    parts = [longest(shares(q.limit, mean, each), q.times.lanes) for mean in means]
     seconds = np.array([np.dot(part, taken) for part in parts])
     squares = np.array([np.dot(part, taken**2) for part in parts])
     after = np.concatenate((taken[1:], [2 * taken[-1] - taken[-2]]))
     joined = np.array([np.dot(part, after) for part in parts])
     full = seconds[-1] if fits(q, c) <= most else ENDLESS
     return means / seconds, 1 / seconds, full, np.maximum(squares - seconds**2, 0.0), joined
-
-
-def longest(q: Server, part: Array) -> Array:
-    """Shares of numbers of prompts in the step that has most, of those of a pipeline's groups."""
-    upto = np.cumsum(part) ** q.times.lanes
-    most: Array = upto - np.concatenate(([0.0], upto[:-1]))
-    return most if q.times.lanes > 1 else part
 
 
 def followed(q: Server, c: int) -> tuple[Array, Array, float, Array, Array]:
@@ -340,7 +333,7 @@ def stable(q: Server) -> tuple[float, float, float]:
     if fits(q, c) >= 1:
         mean = min(fits(q, c), x)
         each, taken = crowds(q, c, mean)
-        tau = np.dot(longest(q, shares(q.limit, mean, each)), taken)
+        tau = np.dot(longest(shares(q.limit, mean, each), q.times.lanes), taken)
     else:
         tau = read(q, c, x)
         if q.times.lanes > 1:
