@@ -171,7 +171,7 @@ def test_orca_at_one_latency(orca):
     """36.9 times the requests at twice the time of a request alone: two engines.
 
     Published figures are bounded: this engine takes 30 ms for a token, theirs 95. By the
-    schedule alone it is 6 to 9 times batches of 8, and 18 to 26 times one request at a time, the
+    schedule alone it is 6 to 11 times batches of 8, and 14 to 20 times one request at a time, the
     best two settings of FasterTransformer.
     """
 
@@ -187,7 +187,7 @@ def test_orca_at_one_latency(orca):
     assert pytest.approx(36.8, abs=0.1) == MEASURED[0] / MEASURED[1]
     # The rates at twice the time alone lie between these.
     for policy, keeps, breaks in (
-        (Continuous(32), 18, 21), (StaticBatches(8), 2, 3), (StaticBatches(1), 0.8, 1),
+        (Continuous(32), 14, 16), (StaticBatches(8), 1.5, 2.5), (StaticBatches(1), 0.8, 1),
     ):  # fmt: skip
         assert latency(policy, keeps) < 2 * alone < latency(policy, breaks)
 

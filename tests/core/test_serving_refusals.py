@@ -123,6 +123,23 @@ def test_models_that_no_server_steps_through_are_told_why(model, said):
     assert "take the latency of a batch" in str(told.value)
 
 
+def test_prompts_hold_their_images_however_long_answers_are():
+    """Contexts are longer than prompts: those of what is served say, not the longest context."""
+    times = StepTimes(cg.compile("llava-1.5-7b", "h100", "fuse", G=576), 700)
+    pool = Pool(times, PrefillFirst(4))
+    for prompts in ((570,), (600, 570)):
+        made = [Request(0.0, prompt, 100) for prompt in prompts]
+        with pytest.raises(InputError, match="S = 570 is below 576"):
+            simulate(made, pool)
+    assert len(simulate([Request(0.0, 576, 100)], pool).served) == 1
+    with pytest.raises(InputError, match="S = 570 is below 576"):
+        Queue(times, PrefillFirst(4), Lengths(570), Lengths(100))
+    with pytest.raises(InputError, match="is below 576"):
+        Queue(times, PrefillFirst(4), Lengths(600, "uniform", 0.1), Lengths(20))
+    # A chunk may end within an image, as the rest of its prompt follows.
+    assert Queue(times, ChunkedPrefill(4, 64), Lengths(580), Lengths(100)).stable_rate > 0
+
+
 def test_phases_that_are_in_no_step_are_said():
     """The eyes of a model run before its prompt is read."""
     said = assumed(cg.load_model("llava-1.5-7b"))

@@ -74,6 +74,23 @@ def test_tabulated_steps_are_the_formulas(model, on, passes):
     assert run[130] - run[99] == pytest.approx(sum(table.decode(5, t) for t in range(100, 131)))
 
 
+@pytest.mark.parametrize(
+    ("model", "on", "fidelity"),
+    [("deepseek-v2-lite", "a100", "ideal"), ("llama-3.1-8b", "h100", "calibrated")],
+)
+def test_one_token_behind_cached_ones_is_read_as_decodes_are(model, on, fidelity):
+    """As a step of sequences with one new token each has it: no kernel of prompts."""
+    made = cg.compile(model, on, "fuse", fidelity=fidelity)
+    table, joint = StepTimes(made, 2048), made.step((8, 1, 1500), (1, 1, 1500))
+    assert table.step(8, 1500, ((1, 1500),)) == pytest.approx(joint.evaluate(), rel=1e-9)
+    assert table.step(0, 0, ((1, 1500),)) == table.decode(1, 1500)
+    # Beside a chunk as a decode beside it, and of a mean context.
+    both = table.step(1, 1000, ((1, 1500), (64, 64)))
+    assert both == table.step(2, 1250, ((64, 64),))
+    hit = simulate([Request(0.0, 1500, 2, 1499)], Pool(table, PrefillFirst(4)))
+    assert hit.ttft[0] == pytest.approx(table.decode(1, 1500))
+
+
 def test_room_is_what_fit_says(compiled, times):
     held = times.room(2048, 1.0)
     needs = [compiled.fit(B=b, T=2048) for b in (held, held + 1)]
@@ -120,6 +137,28 @@ def test_a_closed_loop_is_the_formula_of_one(compiled, times):
     values = {"c": c, "S": S, "N": N}
     assert seen.latency.mean() == pytest.approx(Serving(compiled).latency(**values), rel=2e-3)
     assert seen.in_system == pytest.approx(c, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("policy", "off"),
+    [(PrefillFirst(16), 0.06), (ChunkedPrefill(16, 512), 0.06), (Continuous(16), 0.1)],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_closed_forms_have_groups_of_a_pipeline_follow_one_another(policy, off):
+    """Prompts hold up all groups: what each has of its own alone was half as much again."""
+    made = cg.compile("llama-3.1-70b", "4xh100", "fuse,parallel{pp=4}")
+    times, answers = StepTimes.of(made, 2200, 1024), Lengths(64, "lognormal", 0.8)
+    queue = Queue(times, policy, Lengths(1024), answers)
+    pool = Pool(times, policy, positions=10**9)
+    most = simulate(poisson(1e4, 800, Lengths(1024), answers, 1), pool)
+    ends = np.sort([s.done for s in most.served])
+    served = (len(ends) * 0.6) / (ends[int(0.8 * len(ends))] - ends[int(0.2 * len(ends))])
+    assert times.lanes * queue.stable_rate == pytest.approx(served, rel=off)
+    rate = times.lanes * queue.stable_rate / 2
+    seen = simulate(poisson(rate, 800, Lengths(1024), answers, 2), pool).after(0.2)
+    tokens = sum(s.request.generate - 1 for s in seen.served)
+    tpot = sum(s.done - s.first for s in seen.served) / tokens
+    assert queue.at(rate / times.lanes).tpot == pytest.approx(tpot, rel=off)
 
 
 def test_static_batches_wait_for_the_longest(times):

@@ -23,6 +23,8 @@ class Times(Protocol):
     def replicas(self) -> int: ...
     @property
     def overlaps(self) -> bool: ...
+    @property
+    def gain(self) -> float: ...
     def decode(self, decodes: int, context: float) -> float: ...
     def beside(self, decodes: int, context: float) -> float: ...
     def looking(self, tokens: int, end: int) -> float: ...
@@ -39,8 +41,19 @@ def fullest(decodes: int, replicas: int) -> int:
 def stepped(t: Times, decodes: int, context: float, chunks: Sequence[Sequence[int]]) -> float:
     """Seconds of a step: ``chunks`` are tokens, and the position at which they end.
 
-    The replica with the fewest tokens takes the next chunk.
+    The replica with the fewest tokens takes the next chunk. One token behind others is read as
+    decodes are, but where those are rounds of drafts.
     """
+    left = [*chunks]
+    if t.gain == 1:
+        left = []
+        for count, end in chunks:
+            if count == 1 and end > 1:
+                context = (context * decodes + end) / (decodes + 1)
+                decodes += 1
+            else:
+                left = [*left, (count, end)]
+    chunks = left
     if len(chunks) == 0:
         return t.decode(decodes, context)
     tokens = 0

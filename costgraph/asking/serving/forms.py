@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from costgraph.asking.serving.odds import shares
+from costgraph.asking.serving.odds import longest, shares
 
 #: Rounds in which the time of first tokens and the sequences that decode are made to agree.
 ROUNDS = 8
@@ -246,6 +246,8 @@ def speeds(q: Server, c: int) -> tuple[Array, Array, float, Array, Array]:
     plain = q.step(c)
     if not mixes(q) or fits(q, c) < 1 or turned(q) < RARE:
         each, held = q.own(c), extra(q, c)
+        if each > 0 and q.times.lanes > 1:
+            return followed(q, c)
         if each <= 0:
             flat = np.array([1 / plain, 1 / plain])
             return np.array([0.0, ENDLESS]), flat, ENDLESS, 0 * flat, 1 / flat
@@ -257,13 +259,43 @@ def speeds(q: Server, c: int) -> tuple[Array, Array, float, Array, Array]:
     top = min(fits(q, c), most)
     each, taken = crowds(q, c, top)
     means = (np.arange(0, POINTS + 1) / POINTS) ** 2 * top
-    parts = [shares(q.limit, mean, each) for mean in means]
+    parts = [longest(shares(q.limit, mean, each), q.times.lanes) for mean in means]
     seconds = np.array([np.dot(part, taken) for part in parts])
     squares = np.array([np.dot(part, taken**2) for part in parts])
     after = np.concatenate((taken[1:], [2 * taken[-1] - taken[-2]]))
     joined = np.array([np.dot(part, after) for part in parts])
     full = seconds[-1] if fits(q, c) <= most else ENDLESS
     return means / seconds, 1 / seconds, full, np.maximum(squares - seconds**2, 0.0), joined
+
+
+def followed(q: Server, c: int) -> tuple[Array, Array, float, Array, Array]:
+    """As :func:`speeds`, of a pipeline's groups where a step has one prompt, or a part of one.
+
+    Steps of all groups follow one another through the stages and none overtakes: each takes as
+    long as the longest of them. A share of ``x`` of steps has prompts.
+    """
+    part = np.arange(0, POINTS + 1) / POINTS
+    seconds = slowed(q, c, part)
+    paces = 1 / seconds if mixes(q) else np.maximum(1 - part, 1e-9) / seconds
+    rates = part / (steps_of(q, c) * seconds)
+    return rates, paces, 1 / paces[-1], 0 * seconds, 0 * seconds + seconds[-1]
+
+
+def steps_of(q: Server, c: int) -> float:
+    """Steps of a prompt, the last one perhaps a part, where each has one prompt."""
+    steps: float = q.fresh / free(q, c) if mixes(q) and not joins(q, c) else 1.0
+    return steps
+
+
+def slowed(q: Server, c: int, part: Any) -> Any:
+    """Seconds of a step of a pipeline's groups, of which a share has a prompt or a part of one.
+
+    Alone among the groups it passes the stages without their slowest one's wait.
+    """
+    plain = q.step(c)
+    slow = plain + extra(q, c) if joins(q, c) else q.own(c) / steps_of(q, c)
+    more = max(slow / q.times.stretch - plain, 0.0)
+    return plain + more * (1 - (1 - part) ** q.times.lanes)
 
 
 def stable(q: Server) -> tuple[float, float, float]:
@@ -277,6 +309,8 @@ def stable(q: Server) -> tuple[float, float, float]:
     if not mixes(q):
         taken = q.rounds * q.step(m) + m * extra(q, m)
         prompts = q.own(m)
+        if q.times.lanes > 1 and prompts > 0:
+            taken = (q.rounds + m) * slowed(q, m, m / (q.rounds + m))
         rate = m / taken if taken > 0 else np.inf
         rate = min(rate, 1 / prompts) if prompts > 0 else rate
         return rate, m, m / (rate * q.rounds) if q.rounds > 0 else 0.0
@@ -299,9 +333,11 @@ def stable(q: Server) -> tuple[float, float, float]:
     if fits(q, c) >= 1:
         mean = min(fits(q, c), x)
         each, taken = crowds(q, c, mean)
-        tau = np.dot(shares(q.limit, mean, each), taken)
+        tau = np.dot(longest(shares(q.limit, mean, each), q.times.lanes), taken)
     else:
         tau = read(q, c, x)
+        if q.times.lanes > 1:
+            tau = max(tau, slowed(q, c, min(x * steps_of(q, c), 1.0)))
     # What one place serves, others do not lessen.
     rate = max(x / tau, 1 / (q.through(0) + q.rounds * q.step(1)))
     return rate, many, x / rate

@@ -38,3 +38,10 @@ def shares(limit: int, mean: float, each: Array) -> Array:
     rest = each[-1] - runs
     late = max(mean - runs, 0.0) / rest if rest > 1e-9 else 0.0
     return np.concatenate(((1 - late) * odds[:-1], [(1 - late) * odds[-1] + late]))
+
+
+def longest(part: Array, lanes: int) -> Array:
+    """Shares of the most prompts in any step of a pipeline's groups, from those of one group's."""
+    upto = np.cumsum(part) ** lanes
+    most: Array = upto - np.concatenate(([0.0], upto[:-1]))
+    return most if lanes > 1 else part

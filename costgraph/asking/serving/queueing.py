@@ -46,6 +46,11 @@ nearly equal numbers. So ``n`` sequences among them are ``n/k`` on each, and the
 form has ``τ(n/k)`` with ``k·m`` places (an M/G/k of places whose pace depends on the number);
 prompts queue at each as they would alone, at ``λ/k``.
 
+**Pipelines.** The ``K`` groups in flight pass the stages one behind another, and none overtakes:
+each step takes as long as the longest of theirs. Where a share ``y`` of steps has a prompt and
+then takes ``s`` seconds, steps take ``t + (s − t)·(1 − (1 − y)^K)``; of those with ``j`` prompts
+the distribution of the largest of ``K`` is taken. ``λ`` and ``λ*`` are one group's.
+
 **Prompts whose lengths differ.** ``G`` is a mean over equally likely lengths, and ``E[Q²]`` where
 prompts run one by one; else that has the second moment of lengths. In ``t(c, j)`` prompts that join
 a step have what looks at positions as a mean over lengths, and ``Var[t(c, j)]`` has
@@ -152,6 +157,7 @@ class Queue:
         if type(self.policy) not in (PrefillFirst, Continuous, ChunkedPrefill, DecodeOnly):
             raise InputError(f"no closed form for the policy {self.policy.name}: simulate it")
         whole(self.servers, "servers of a queue")
+        self.times.check(min(tokens for tokens, _ in self.parts))
         if (end := max(self.S, self.context)) > self.times.longest:
             raise InputError(
                 f"prompts end, or decodes are, at {end:g} positions, beyond the steps that are "

@@ -34,6 +34,7 @@ class Server:
         pool: whose servers are like it.
         room: for caches.
         hands_on: where requests go after their first token; None: they decode here.
+        stages: of a pipeline, which its groups share: one step at a time is at each.
         load: requests that it has, waiting ones included.
     """
 
@@ -42,6 +43,7 @@ class Server:
     pool: Pool
     tally: Tally
     hands_on: Callable[[Served], None] | None = None
+    stages: Sequence[Any] = ()
     queue: deque[Served] = field(default_factory=deque)
     prompts: list[Served] = field(default_factory=list)
     running: dict[int, Running] = field(default_factory=dict)
@@ -121,7 +123,8 @@ class Server:
             if self.moving:
                 seconds, self.moving = self.moving, 0.0
                 yield self.env.timeout(seconds)
-                self.tally.step(Span(self.number, self.env.now - seconds, seconds, 0, 0, 0))
+                span = Span(self.number, self.env.now - seconds, seconds, 0, 0, 0)
+                self.tally.step(span, seconds)
             if not self.prompts and not self.width:
                 self.resting, self.idle = True, self.env.event()
                 yield self.idle
@@ -137,15 +140,41 @@ class Server:
             else:
                 yield from self._decode_run()
 
+    def _pass(self, seconds: float) -> Generator[Any, Any, float]:
+        """A step, here or on all stages one after the other; the seconds of work in it.
+
+        Nobody overtakes: who follows a prompt is as slow as that.
+        """
+        if not self.stages:
+            yield self.env.timeout(seconds)
+            return seconds
+        work = seconds / self.times.stretch  # the slowest stage shows by itself
+        for stage, share in zip(self.stages, self.times.passed, strict=True):
+            with stage.request() as turn:
+                yield turn
+                yield self.env.timeout(share * work)
+        return work
+
     def _decode_run(self) -> Generator[Any, Any, None]:
-        """Decode steps up to the next end, or to the step in which a request arrives."""
+        """Decode steps up to the next end, or to the step in which a request arrives.
+
+        On stages that are shared one step, or those up to the next look for requests.
+        """
         import simpy
 
         most = max(1, self._next_end() - self.steps)
+        if self.stages:
+            most = min(most, self.pool.polls - self.steps % self.pool.polls)
         most = self.room.steps(self.running.values(), self.steps, most)
         pace = self.pace / self.width
         path = self.times.path(self.width, self.contexts / self.width, pace, most)
         begun, whole, done = self.env.now, path.seconds(path.most), path.most
+        if self.stages:
+            work = 0.0
+            for i in range(done):
+                work += yield from self._pass(path.seconds(i + 1) - path.seconds(i))
+            self._advance(done, begun, work)
+            return
         self.stepping = True
         try:
             yield self.env.timeout(whole)
@@ -159,23 +188,24 @@ class Server:
             if rest > 0:
                 yield self.env.timeout(rest)
         self.stepping = False
-        self._advance(done, whole)
+        self._advance(done, begun, whole)
 
     def _mixed(self, chunks: Sequence[int], decodes: bool) -> Generator[Any, Any, None]:
         taken = [(s, n) for s, n in zip(self.prompts, chunks, strict=False)]
         width = self.width if decodes else 0
         parts = [(n, s.goal - s.left + n) for s, n in taken]
         seconds = self.times.step(width, self.contexts / width if width else 0, parts)
-        yield self.env.timeout(seconds)
+        begun = self.env.now
+        work = yield from self._pass(seconds)
         for served, n in taken:
             served.left -= n
         finished = [s for s, _ in taken if not s.left]
         self.prompts = [s for s in self.prompts if s.left]
         tokens = sum(n for _, n in taken)
         if width:
-            self._advance(1, seconds, tokens)
+            self._advance(1, begun, work, tokens)
         else:
-            self.tally.step(Span(self.number, self.env.now - seconds, seconds, 1, 0, tokens))
+            self.tally.step(Span(self.number, begun, self.env.now - begun, 1, 0, tokens), work)
         for served in finished:
             self._begin(served)
 
@@ -196,11 +226,11 @@ class Server:
         else:
             self._decodes(served)
 
-    def _advance(self, steps: int, seconds: float, tokens: int = 0) -> None:
-        span = Span(self.number, self.env.now - seconds, seconds, steps, self.width, tokens)
+    def _advance(self, steps: int, begun: float, work: float, tokens: int = 0) -> None:
+        span = Span(self.number, begun, self.env.now - begun, steps, self.width, tokens)
         self.steps += steps
         self.contexts += steps * self.pace
-        self.tally.step(span)
+        self.tally.step(span, work)
         while self.running and self._next_end() <= self.steps:
             _, number = heapq.heappop(self.ends)
             running = self.running.pop(number)
@@ -283,9 +313,9 @@ class Tally:
         if self.then is not None:
             self.then()
 
-    def step(self, span: Span) -> None:
-        """Steps were run."""
-        self.busy += span.seconds
+    def step(self, span: Span, work: float) -> None:
+        """Steps were run, with so many seconds of work: the rest waited for stages."""
+        self.busy += work
         self.steps += span.steps
         if self.spans is not None:
             self.spans.append(span)

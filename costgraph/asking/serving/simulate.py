@@ -51,14 +51,15 @@ def simulate(
         progress: told how many requests are done, and of how many, now and then.
 
     Raises:
-        InputError: a request does not fit in memory, they are not in order, there are fewer than
-            a closed loop keeps in flight, servers look for requests when none come, or SimPy is not
-            installed.
+        InputError: a request does not fit in memory, or its prompt is too short for its images,
+            they are not in order, there are fewer than a closed loop keeps in flight, servers look
+            for requests when none come, or SimPy is not installed.
     """
     simpy = _engine()
     given = list(requests)
     if not given:
         raise InputError("there are no requests to serve")
+    pool.times.check(min(r.prompt for r in given))
     if pool.polls > 1 and (closed is not None or decode is not None):
         idle = "servers of prompts do not decode" if decode else "requests come as others end"
         raise InputError(f"{idle}: no looks for new requests while decoding (polls)")
@@ -182,9 +183,10 @@ def _started(
     made: list[Server] = []
     for replica in range(pool.servers):
         hands_on = None if moving is None else moving.sender(pool)
+        stages = tuple(_engine().Resource(env, 1) for _ in pool.times.passed)
         for lane in range(pool.times.lanes):
             number = first + replica * pool.times.lanes + lane
-            made.append(Server(env, number, pool, tally, hands_on))
+            made.append(Server(env, number, pool, tally, hands_on, stages))
     for server in made:
         server.process = env.process(server.run())
     return made

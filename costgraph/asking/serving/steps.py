@@ -54,8 +54,10 @@ SPREAD = (
 USUAL_BATCH = 32
 LANES = (
     "a pipeline that serves has one group of sequences for each stage in flight (not the one batch "
-    "at a time of micro=1), and the groups are alike: a group's step takes what all stages take, "
-    "or the slowest as often as there are groups"
+    "at a time of micro=1), whose steps queue at the stages and overtake none: a prompt holds up "
+    "the groups behind it; stages share every step as they share a decode step of "
+    f"{USUAL_BATCH} sequences; in closed forms a step takes as long as the longest of the groups' "
+    "steps, or the slowest stage as often as there are groups"
 )
 
 
@@ -112,6 +114,8 @@ class StepTimes:
         stretch: what a slowest stage adds to the time through all stages.
         prompts: tokens of every prompt, where all have as many: what caches keep of a prompt
             depends on it.
+        stages: shares of a step that stages and the links between them have, in order; empty:
+            equal ones of as many stages as lanes.
     """
 
     compiled: Compiled
@@ -119,6 +123,7 @@ class StepTimes:
     lanes: int = 1
     stretch: float = 1.0
     prompts: int | None = None
+    stages: tuple[float, ...] = ()
     _rows: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     _single: dict[tuple[int, int], float] = field(default_factory=dict)
     _joint: dict[tuple[int, int, int], float] = field(default_factory=dict)
@@ -137,8 +142,10 @@ class StepTimes:
         if prompts is not None:
             at[S] = Integer(prompts)
         each = unit_seconds(compiled, stepping(compiled.program).decode, at)
-        stretch = max(1.0, lanes * max(each.values()) / sum(each.values()))
-        return cls(compiled, longest, lanes, stretch, prompts)
+        whole = sum(each.values())
+        stretch = max(1.0, lanes * max(each.values()) / whole)
+        stages = tuple(seconds / whole for seconds in each.values())
+        return cls(compiled, longest, lanes, stretch, prompts, stages)
 
     def __post_init__(self) -> None:
         stepping(self.compiled.program)  # no steps at all, before positions
@@ -149,7 +156,18 @@ class StepTimes:
             )
         at = {T: Integer(self.longest), S: Integer(self.longest)}
         for limit in self.compiled.program.limits:
-            if broken := limit.broken(at):
+            # What a prompt has at least is asked of prompts: contexts are longer.
+            if not limit.bound.has(S) and (broken := limit.broken(at)):
+                raise InputError(broken)
+
+    def check(self, prompt: int) -> None:
+        """Refuse a prompt that is too short for the model, such as for the images in it.
+
+        Raises:
+            InputError: it is.
+        """
+        for limit in self.compiled.program.limits:
+            if broken := limit.broken({S: Integer(prompt)}):
                 raise InputError(broken)
 
     @property
@@ -159,6 +177,13 @@ class StepTimes:
         spread = (SPREAD.format(self.replicas),) if self.replicas > 1 else ()
         lanes = (LANES,) if self.lanes > 1 else ()
         return (*mixed, *(() if timing is None else timing.mixes), ASSUMED, *spread, *lanes)
+
+    @property
+    def passed(self) -> tuple[float, ...]:
+        """Shares of a step that lanes take turns at; none where there is one lane."""
+        if self.lanes == 1:
+            return ()
+        return self.stages or (1 / self.lanes,) * self.lanes
 
     @cached_property
     def replicas(self) -> int:

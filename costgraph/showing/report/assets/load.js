@@ -21,7 +21,7 @@ function timesOf(queue, longest, device) {
   const fullest = (c) => FORMS.fullest(c, replicas), place = (context) => FORMS.placed(context, longest);
   const joint = (c, T, n, end, most) => both(c, T, n, end, fullest(c), most);
   const times = {
-    longest, overlaps: queue.overlaps, replicas,
+    longest, overlaps: queue.overlaps, replicas, lanes: 1, stretch: 1,
     decode: (c, context) => { const [looking, others] = decodes(c, place(context), 0, 0, fullest(c), 0); return looking + others; },
     beside: (c, context) => joint(c, place(context), 1, 1, 1)[1],
     looking: (n, end) => prompts(0, 0, n, end, 0, n)[n === end ? 2 : 0],
@@ -60,7 +60,7 @@ function serverOf(one, device) {
   if (policy === "chunked" && limit >= chunk) return { why: `a step of ${digits(chunk, 12)} tokens has no room for a prompt beside ${digits(limit, 12)} sequences: larger chunks, or fewer sequences`, room };
   if (policy === "chunked" && S / (chunk - limit) > MOST_CHUNKS) return { why: `a prompt of ${digits(S, 12)} tokens would take more than ${MOST_CHUNKS} steps: larger chunks`, room };
   const further = FORMS.further_of(N), gain = listed(run(queue.values, { T: S + N, q: reads }, device))[queue.gain];
-  const times = timesOf(queue, S + N, device);
+  const times = Object.assign(timesOf(queue, S + N, device), { gain });
   const q = {
     kind: policy, budget: chunk, limit, S, fresh: S, servers: 1, moment: 1, parts: [[S, S]], times, further, rounds: further / gain, gain, room,
     context: FORMS.context_of(S, N, 1), step: remembered((c) => (c ? times.decode(c, q.context) : 0)),
