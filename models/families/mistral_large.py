@@ -11,6 +11,7 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
+from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.mla import ONE, TABLE
 from costgraph.models.blocks.stack import Segment, Stack, Uneven, close, embed, run
 from costgraph.models.blocks.style import Maker, Style
@@ -112,7 +113,7 @@ def _text(fields: Fields) -> Reading:
     most = Integer(fields.size("index_topk", default=2048))
     heads = Integer(fields.size("index_n_heads", default=32))
     width = Integer(fields.size("index_head_dim", default=128))
-    mixers = {}
+    mixers: dict[str, Block] = {}
     for end, base in (("", plain), (STILL, still)):
         mixers[f"full{end}"] = TemperedIndexed(
             **vars(base), most=most, index_heads=heads, index_dim=width
