@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from costgraph.cli import vocabulary
 from costgraph.cli.progress import bar
 from costgraph.cli.showing import Answer, show
-from costgraph.cli.values import real, whole
+from costgraph.cli.values import real, remark, whole
 from costgraph.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,6 +130,9 @@ def add_commands(commands: Any) -> None:
     sim.add_argument(
         "--timeline", metavar="FILE", help="draw requests and steps over time: .svg, .pdf, .png"
     )
+    sim.add_argument(
+        "--served", metavar="FILE", help="write what became of each request: .csv, .json"
+    )
     vocabulary.add_format(sim, "csv")
     sim.set_defaults(run=_simulate)
 
@@ -201,10 +204,13 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving.requests import same_prompt
     from costgraph.asking.serving.simulate import CACHED, COUNTED
     from costgraph.compiling.compilation import compile
+    from costgraph.files.writing import suffix_of
     from costgraph.showing.export.serving import policy_text, simulated_text
     from costgraph.showing.export.terminal import width
     from costgraph.units import format_quantity
 
+    if arguments.served is not None:
+        suffix_of(arguments.served, (".csv", ".json"), "--served")
     requests, asked = _requests(arguments)
     options = _options(arguments)
     compiled = compile(arguments.model, arguments.on, arguments.passes, **options)
@@ -241,6 +247,14 @@ def _simulate(arguments: argparse.Namespace) -> int:
         figure = timeline(seen, setting=setting, about=policy_text(policy))
         save(figure, arguments.timeline)
 
+    said = {
+        "arrivals": asked, "policy": policy.name, "sequences": policy.limit,
+        "chunk": getattr(policy, "budget", None), "replicas": arguments.replicas,
+        "paging": arguments.paging, **told,
+    }  # fmt: skip
+    if arguments.served is not None:
+        _write(arguments.served, setting.to_dict() | said | {"served": seen.each()})
+
     def text() -> None:
         more = {k.replace("_", " "): v for k, v in told.items() if v is not None}
         if (rate := more.pop("link bytes per second", None)) is not None:
@@ -251,15 +265,21 @@ def _simulate(arguments: argparse.Namespace) -> int:
         print(simulated_text(seen, policy, setting, asked | more, width(), first))
 
     def data() -> dict[str, Any]:
-        said = {
-            "arrivals": asked, "policy": policy.name, "sequences": policy.limit,
-            "chunk": getattr(policy, "budget", None), "replicas": arguments.replicas,
-            "paging": arguments.paging, **told,
-        }  # fmt: skip
-        said |= {} if served is None else {"ttft_served": served[0]}
-        return setting.to_dict() | said | seen.to_dict()
+        more = {} if served is None else {"ttft_served": served[0]}
+        return setting.to_dict() | said | more | seen.to_dict()
 
     return show(arguments, Answer(text, data, "", setting))
+
+
+def _write(path: str, value: dict[str, Any]) -> None:
+    """Requests with what they were served by, as the suffix of ``path`` says."""
+    from costgraph.files.writing import write_whole
+    from costgraph.showing.export.plain_json import json_text
+    from costgraph.showing.export.records import records_csv
+
+    text = records_csv(value, "served") if path.lower().endswith(".csv") else json_text(value)
+    write_whole(path, text.encode())
+    remark([f"wrote {path}: {len(value['served'])} requests"])
 
 
 def _paging(arguments: argparse.Namespace, times: StepTimes) -> Paging | None:

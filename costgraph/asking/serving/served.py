@@ -31,6 +31,7 @@ class Served:
         begun, first, done: seconds at which it was admitted first, and at which its first and
             its last token came.
         preempted: how often it gave up its caches.
+        servers: those that it came to, by number: one, or one for its prompt and one that decodes.
     """
 
     request: Request
@@ -40,6 +41,7 @@ class Served:
     first: float = float("nan")
     done: float = float("nan")
     preempted: int = 0
+    servers: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, request: Request) -> Served:
@@ -161,6 +163,24 @@ class Simulated:
     def quantile(self, of: str, percent: float) -> float:
         """A quantile of ``ttft``, ``tpot`` or ``latency``."""
         return float(np.percentile(getattr(self, of), percent))
+
+    def each(self) -> list[dict[str, Any]]:
+        """What became of each request, in order of arrival: tokens, and seconds on one clock.
+
+        A closed loop's arrivals are when one came into it. ``tpot_s`` is the mean after the first
+        token, None of an answer of one. Servers are numbered from 0, those of prompts first.
+        """
+        made = []
+        for number, s in enumerate(self.served):
+            r, rest = s.request, s.request.generate - 1
+            made.append({
+                "request": number, "arrival_s": r.arrival, "prompt_tokens": r.prompt,
+                "cached_tokens": r.cached, "generated_tokens": r.generate,
+                "admitted_s": s.begun, "first_token_s": s.first, "last_token_s": s.done,
+                "ttft_s": s.first - r.arrival, "tpot_s": (s.done - s.first) / rest if rest else None,
+                "latency_s": s.done - r.arrival, "preemptions": s.preempted, "servers": s.servers,
+            })  # fmt: skip
+        return made
 
     def after(self, share: float) -> Simulated:
         """Requests without the first ``share`` of them, which found the server empty."""

@@ -77,6 +77,7 @@ class Server:
     def give(self, served: Served) -> None:
         """A request arrives, with or without its prompt done."""
         self.pool.check(served.reserved)
+        served.servers += (self.number,)
         self.queue.append(served)
         self.load += 1
         if self.resting:
