@@ -173,11 +173,12 @@ class Simulated:
         made = []
         for number, s in enumerate(self.served):
             r, rest = s.request, s.request.generate - 1
+            tpot = (s.done - s.first) / rest if rest else None
             made.append({
                 "request": number, "arrival_s": r.arrival, "prompt_tokens": r.prompt,
                 "cached_tokens": r.cached, "generated_tokens": r.generate,
                 "admitted_s": s.begun, "first_token_s": s.first, "last_token_s": s.done,
-                "ttft_s": s.first - r.arrival, "tpot_s": (s.done - s.first) / rest if rest else None,
+                "ttft_s": s.first - r.arrival, "tpot_s": tpot,
                 "latency_s": s.done - r.arrival, "preemptions": s.preempted, "servers": s.servers,
             })  # fmt: skip
         return made
