@@ -132,6 +132,9 @@ def test_parts_out_of_sight_rest_while_a_slider_moves(
     assert page.evaluate(shown)
     assert page.evaluate(flops) == 2 * one
     page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
+    # The page is told a frame later what is out of sight.
+    frame = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    page.evaluate(f"{frame}.then(() => {frame})")
     page.locator("#value-B-slider").press("ArrowRight")
     page.wait_for_selector("#ops[aria-busy]", state="attached")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")  # paper has all of it
