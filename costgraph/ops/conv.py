@@ -163,7 +163,8 @@ class CausalConv1d(Op):
 
     Inputs ``x (B, q, D)``, ``W (D, k)``, with ``bias`` a ``(D)``, and the state
     ``(B, D, k)``: the last ``k`` columns, as published implementations keep
-    them (``k − 1`` would do). Results ``y (B, q, D)`` and the new state.
+    them (``k − 1`` would do). Results ``y (B, q, D)`` and the new state. Of positions
+    that lie ``apart`` the state has ``(k − 1)·apart`` columns.
 
     Work: ``2·k`` FLOP per result element on the vector engine, one more with
     bias; nothing depends on the context. The state is read and written once.
@@ -171,6 +172,7 @@ class CausalConv1d(Op):
 
     kind: ClassVar[str] = "conv1d"
     bias: bool = False
+    apart: Expr = Integer(1)
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 3 + self.bias, self, f"takes {3 + self.bias} operands")
@@ -178,7 +180,8 @@ class CausalConv1d(Op):
         require(len(x.shape) == 3 and len(w.shape) == 2, self, "{} does not fit {}", w, x)
         require_same(self, x.shape[2], w.shape[0], "channels of x and weight")
         require(state.role is Role.STATE and len(state.shape) == 3, self, "{} is no state", state)
-        for a, b in zip(state.shape, (x.shape[0], *w.shape), strict=True):
+        columns = w.shape[1] if self.apart == 1 else (w.shape[1] - 1) * self.apart
+        for a, b in zip(state.shape, (x.shape[0], w.shape[0], columns), strict=True):
             require_same(self, a, b, "shape of {}", state)
         if self.bias:
             require_same(self, inputs[2].shape[0], w.shape[0], "bias and channels")

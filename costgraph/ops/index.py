@@ -177,17 +177,38 @@ class PageAppend(Op):
 
 
 @dataclass(frozen=True)
+class BlockMeans(Op):
+    """The mean of every block of rows that is over: ``(B, T, Hk, w)`` to ``(B, ⌊T/b⌋, Hk, w)``.
+
+    Of all blocks in each step: ``block`` operations per element of a mean; all rows are read.
+    Source: Qwen4-Exp's published class, which keeps the rows and averages them anew.
+    """
+
+    kind: ClassVar[str] = "block-means"
+    block: Expr
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1 and len(inputs[0].shape) == 4, self, "takes rows")
+        b, rows, *rest = inputs[0].shape
+        return (Spec((b, Summaries(self.block).rows(rows), *rest), inputs[0].dtype),)
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return vector(self.block * outputs[0].numel)
+
+
+@dataclass(frozen=True)
 class PageScores(Op):
     """How much a query may look at a block: ``Q (B, q, H, dh)`` against rows of blocks.
 
     Rows ``(B, P, Hk, dh)`` are means: a product, ``2·dh`` FLOP per head and pair. Rows
     ``(B, P, Hk, 2·dh)`` are bounds: two products, the larger one, and a sum per element,
-    ``4·dh``. Heads that share keys choose together: their scores are added up. Result
-    ``(B, Hk, q, P)``.
+    ``4·dh``. Heads that share keys choose together: their scores are added up, ``clipped``
+    at zero before where told, one operation more. Result ``(B, Hk, q, P)``.
     """
 
     kind: ClassVar[str] = "page-scores"
     pattern: Pattern
+    clipped: bool = False
 
     def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
         require(len(inputs) == 2, self, "takes queries and rows of blocks")
@@ -202,7 +223,7 @@ class PageScores(Op):
         query, pages = inputs
         b, q, h, dh = query.shape
         pairs = b * self.pattern.pairs(q, pages.shape[1])
-        added = vector((h - pages.shape[2]) * pairs)
+        added = vector((h * (1 + self.clipped) - pages.shape[2]) * pairs)
         if pages.shape[3] != dh:
             return merged(vector(4 * h * dh * pairs), added, expansion(pages, query))
         key = Engine.TENSOR, compute_type(query.dtype, pages.dtype)

@@ -12,14 +12,21 @@ from costgraph.models.blocks.scan import short_conv
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import (
     Activation,
+    AttentionScores,
+    AttentionValues,
     GatedDelta,
+    KVAppend,
     Multiply,
     RMSNorm,
     Rope,
+    Softmax,
     Split,
 )
-from costgraph.ops.pattern import counted
-from costgraph.symbols import B, q
+from costgraph.ops.index import BlockMeans, Choose, PageScores
+from costgraph.ops.pattern import Pattern, SelectedBlocks, Summaries, counted
+from costgraph.symbols import B, T, q
+
+ONE = Integer(1)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class GatedDeltaNet:
         chunk: positions per chunk where the rule runs in chunks.
         fused: queries, keys, values and gate come from one matrix, and so do
             both gates per head (Qwen3-Next).
+        gate: the activation of what results are multiplied by.
     """
 
     d: Expr
@@ -44,6 +52,7 @@ class GatedDeltaNet:
     conv: Expr = Integer(4)
     chunk: Expr = Integer(64)
     fused: bool = False
+    gate: str = "silu"
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Nothing shared between layers."""
@@ -80,7 +89,7 @@ class GatedDeltaNet:
             m.state("delta_state", B, heads, self.key_dim, self.value_dim),
         )[0]
         y = m.add("gated_norm", RMSNorm(), y, m.vector("gated_norm.weight", self.value_dim))
-        y = m.add("gate_mul", Multiply(), y, m.add("gate_act", Activation("silu"), z))
+        y = m.add("gate_mul", Multiply(), y, m.add("gate_act", Activation(self.gate), z))
         return m.linear("out_proj", y, d, value_width, contract=2)
 
 
@@ -115,10 +124,67 @@ class GatedAttention:
         value = m.linear("v_proj", x, hk * dh, d, self.bias, (hk, dh))
         query = m.norm("q_norm", query, dh, Norm())
         key = m.norm("k_norm", key, dh, Norm())
-        (table,) = self.operands(m.style)
+        table = self.operands(m.style)[0]
         query = m.add("q_rope", Rope(), query, table.name)
         key = m.add("k_rope", Rope(), key, table.name)
         keys, values = cached(m, key, value)
-        y = attended(m, query, keys, values, counted(m.style.mask))
+        y = self._attended(m, x, query, keys, values)
         y = m.add("attn_gate_mul", Multiply(), y, m.add("attn_gate", Activation("sigmoid"), gate))
         return m.linear("o_proj", y, d, h * dh, self.bias, contract=2)
+
+    def _attended(self, m: Maker, x: str, query: str, keys: str, values: str) -> str:
+        """Adds what queries see; ``x`` is what the block reads."""
+        return attended(m, query, keys, values, counted(m.style.mask))
+
+
+@dataclass(frozen=True)
+class IndexedGatedAttention(GatedAttention):
+    """The same to blocks of positions that an index chooses, once they are over (Qwen4-Exp).
+
+    Index heads score the mean key of each block, normalised and rotated as its first position.
+    Keys are kept as they are, and averaged in each step.
+
+    Attributes:
+        index_heads, index_dim: heads of the index, and their size.
+        block, most: positions of a block, and blocks that a query chooses.
+    """
+
+    index_heads: Expr = ONE
+    index_dim: Expr = ONE
+    block: Expr = ONE
+    most: Expr = ONE
+
+    def operands(self, style: Style) -> tuple[Tensor, ...]:
+        """The rotary tables, of the step's positions and of where blocks begin."""
+        rows = Summaries(self.block).rows(T)
+        begin = Tensor("block_rope_table", (rows, self.rotary), style.acts)
+        return (*super().operands(style), begin)
+
+    def _attended(self, m: Maker, x: str, query: str, keys: str, values: str) -> str:
+        chosen = self._chosen(m, x)
+        index: tuple[str, ...] = ()
+        if m.style.mask == "compute":
+            # As published code does without a kernel: all positions, and a mask.
+            pattern: Pattern = counted(m.style.mask)
+        else:
+            pattern, index = SelectedBlocks(self.block, self.most, over=True), (chosen,)
+        scores = m.add("qk_matmul", AttentionScores(pattern), query, keys, *index)
+        shares = m.add("softmax", Softmax(pattern), scores)
+        return m.add("sv_matmul", AttentionValues(pattern), shares, values, *index)
+
+    def _chosen(self, m: Maker, x: str) -> str:
+        """Adds the index."""
+        h, w = self.index_heads, self.index_dim
+        table, begin = (t.name for t in self.operands(m.style))
+        packed = m.linear("index_qk_proj", x, (h + 1) * w, self.d)
+        query, key = m.add_many("index_split", Split(((h, w), (ONE, w))), packed)
+        query = m.norm("index_q_norm", query, w, Norm())
+        query = m.add("index_q_rope", Rope(), query, table)
+        keys = m.add("index_append", KVAppend(), m.cache("index_cache", ONE, w), key)
+        means = m.add("index_means", BlockMeans(self.block), keys)
+        means = m.norm("index_k_norm", means, w, Norm())
+        means = m.add("index_k_rope", Rope(), means, begin)
+        # A query scores the blocks that are over, also where masked pairs are computed.
+        seen = Summaries(self.block)
+        scores = m.add("index_scores", PageScores(seen, clipped=True), query, means)
+        return m.add("index_choose", Choose(self.most, seen), scores)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.layer import Block
+from costgraph.models.blocks.ngrams import IDS, NGrams
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Activation, Add, Linear
 from costgraph.ops.maps import Map, Reduce
@@ -96,18 +98,44 @@ class Hyper:
         return m.add(f"{name}_read", Reduce("sum", (2,)), x)
 
 
+class Connections(Protocol):
+    """How streams are made, read and written: :class:`Hyper`, or another way."""
+
+    @property
+    def shape(self) -> tuple[Expr, ...]:
+        """That of the hidden state."""
+
+    def opened(self, m: Maker, hidden: str) -> str:
+        """Adds the streams of embeddings ``(B, q, d)``."""
+
+    def closed(self, m: Maker, streams: str) -> str:
+        """Adds one hidden state of them, ``(B, q, d)``."""
+
+    def around(self, m: Maker, name: str, streams: str, block: Block, norm: Norm) -> str:
+        """Adds a block that reads the streams, and the streams with what it made."""
+
+
 @dataclass(frozen=True)
 class HyperLayer:
-    """A layer whose two blocks each stand between hyper-connections."""
+    """A layer whose two blocks each stand between hyper-connections.
 
-    hyper: Hyper
+    Attributes:
+        hyper: those connections.
+        mixer, channel: the blocks.
+        norm: of what they read.
+        front: what tokens add to the streams before, or None.
+    """
+
+    hyper: Connections
     mixer: Block
     channel: Block
     norm: Norm = Norm()
+    front: NGrams | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """Shared operands of both blocks, each once."""
-        found = (*self.mixer.operands(style), *self.channel.operands(style))
+        """Shared operands of both blocks, each once; ids, where tokens add to the streams."""
+        ids = () if self.front is None else (IDS,)
+        found = (*ids, *self.mixer.operands(style), *self.channel.operands(style))
         return tuple(dict.fromkeys(found))
 
     def graph(self, style: Style) -> Graph:
@@ -116,5 +144,7 @@ class HyperLayer:
         streams = m.source(Tensor("hidden", self.hyper.shape, style.acts))
         for tensor in self.operands(style):
             m.source(tensor)
+        if self.front is not None:
+            streams = self.front.add(m, streams)
         streams = self.hyper.around(m, "attn", streams, self.mixer, self.norm)
         return m.build(self.hyper.around(m, "mlp", streams, self.channel, self.norm))

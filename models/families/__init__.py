@@ -72,6 +72,7 @@ FILES = (
     "seeing",
     "patched",
     "mistral_large",
+    "qwen4",
     "llava",
     "shuffled",
     "glm_seeing",

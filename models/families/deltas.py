@@ -36,7 +36,9 @@ _KINDS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def _net(fields: Fields, **defaults: int) -> GatedDeltaNet:
+def net_of(fields: Fields, **defaults: int) -> GatedDeltaNet:
+    """The delta net of the keys ``linear_…``; ``defaults`` where the file does not say them."""
+
     def size(key: str) -> Integer:
         return Integer(fields.size(f"linear_{key}", default=defaults.get(key)))
 
@@ -60,7 +62,7 @@ def _olmo_hybrid(fields: Fields) -> Reading:
         fields.values.get(key)  # of the first values of parameters
     key_heads = fields.size("linear_num_key_heads", default=heads)
     key_dim = fields.size("linear_key_head_dim", default=int(0.75 * d / key_heads))
-    net = _net(
+    net = net_of(
         fields,
         num_key_heads=key_heads,
         num_value_heads=heads,
@@ -98,7 +100,7 @@ def _lara(fields: Fields) -> Reading:
         fields.with_defaults(head_dim=128), qk_norm=Norm(), qkv_bias=bias, out_bias=bias
     )
     mixers: dict[str, Block] = {
-        "delta": _net(fields),
+        "delta": net_of(fields),
         "attention": replace(full, rotary=None),
         "sliding": replace(full, pattern=sliding(window_of(fields, 512))),
     }

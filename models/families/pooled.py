@@ -12,7 +12,7 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip
 from costgraph.ir.graph import Graph
 from costgraph.models.blocks import FeedForward, Maker, Segment, Style
-from costgraph.models.blocks.hyper import Hyper, HyperLayer
+from costgraph.models.blocks.hyper import Connections, Hyper, HyperLayer
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.pooled import Index, PooledAttention
 from costgraph.models.blocks.stack import Uneven, close, embed, run
@@ -42,7 +42,7 @@ class Streamed(Uneven):
     """A decoder whose hidden state has several streams."""
 
     segments: tuple[Segment, ...]
-    hyper: Hyper
+    hyper: Connections
 
     def graph(self, name: str, style: Style, images: bool = False) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``; of a prompt with images where asked."""

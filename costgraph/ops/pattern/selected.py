@@ -63,11 +63,14 @@ class SelectedBlocks(InContext):
     Attributes:
         block, count: rows of a block, and blocks that a query sees.
         apart: query heads that share a head of keys and choose each for itself.
+        over: blocks are chosen once they are over, and a query sees the rows behind the last
+            of them beside those that it chose (Qwen4-Exp).
     """
 
     block: Expr
     count: Expr
     apart: Expr = Integer(1)
+    over: bool = False
 
     @property
     def compact(self) -> bool:
@@ -78,15 +81,21 @@ class SelectedBlocks(InContext):
         return True
 
     def pairs(self, q: Expr, rows: Expr) -> Expr:
-        """``p − b·max(⌈p/b⌉ − n, 0)`` of position ``p``."""
-        beyond = steps(q, rows, self.block, self.count) - q * self.count
+        """``p − b·max(⌈p/b⌉ − n, 0)`` of position ``p``; ``⌊p/b⌋ = ⌈(p + 1)/b⌉ − 1`` if over."""
+        count, last = (self.count + 1, rows + 1) if self.over else (self.count, rows)
+        beyond = steps(q, last, self.block, count) - q * count
         return rising(q, rows) - self.block * beyond
 
+    @property
+    def _most(self) -> Expr:
+        """Rows that one query sees at the most."""
+        return self.count * self.block + (self.block - 1 if self.over else 0)
+
     def dense(self, q: Expr, rows: Expr) -> Expr:
-        return q * least(rows, self.count * self.block)
+        return q * least(rows, self._most)
 
     def keys(self, q: Expr, rows: Expr) -> Expr:
-        return least(rows, q * self.apart * self.count * self.block)
+        return least(rows, q * self.apart * self._most)
 
     def __str__(self) -> str:
         return f"best {self.count} blocks of {self.block}"
