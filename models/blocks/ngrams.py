@@ -54,7 +54,8 @@ class NGrams:
         """Adds the streams with what n-grams put on them, ``(B, q, n, d)``."""
         n, d, wide = self.streams, self.d, self.streams * self.d
         found = self._rows(m)
-        key = m.linear("ngram_k_proj", found, wide, self.width, split=(n, d))
+        key = m.linear("ngram_k_proj", found, wide, self.width)
+        key = m.add("ngram_k_streams", Reshape((B, q, n, d)), key)
         key = m.norm("ngram_k_norm", key, (n, d), Norm())
         value = m.linear("ngram_v_proj", found, d, self.width, split=(ONE, d))
         query = m.norm("ngram_q_norm", streams, (n, d), Norm())

@@ -177,7 +177,7 @@ def activation_of(fields: Fields, *keys: str, default: str | None = None) -> str
 _KEY_HEADS = {
     2: (
         "ernie4_5 gemma3n_text glm glm4 glm4v_text glm_image_text paddleocr_vl_text "
-        "qwen3_5_moe_text internlm3 qwen3_next starcoder2"
+        "qwen3_5_moe_text internlm3 qwen3_next qwen4_exp_text starcoder2"
     ),
     4: (
         "ernie4_5_moe ernie4_5_vl_moe_text flint gemma2 gemma3_text gemma4_text "

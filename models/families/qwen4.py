@@ -52,8 +52,9 @@ def _ngrams(fields: Fields, streams: Integer, layers: int) -> dict[int, NGrams]:
     base = fields.size("ngram_vocab_size_base", default=20_000_000)
     step = fields.size("make_ngram_vocab_size_divisible_by", default=128)
     conv = fields.size("ple_conv_kernel_size", default=4)
-    for key in ("seed", "split_ngram_parts", "eos_token_id"):
-        fields.values.get(key)  # of the hashes, of files, where n-grams end
+    for key in ("seed", "split_ngram_parts"):
+        fields.size(key, default=1)  # of the hashes, and of files: they count nothing
+    fields.values.get("eos_token_id")  # where n-grams end
     if not at:
         return {}
     if not 1 <= at[0] <= at[-1] <= layers:
