@@ -21,7 +21,7 @@ from costgraph.ir.program import Program, autoregressive, denoising, single_pass
 from costgraph.models import positions
 from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
-from costgraph.models.blocks.mla import FORMS
+from costgraph.models.blocks.mla import FORMS, latent
 from costgraph.models.checkpoint.apply import as_described
 from costgraph.models.classes import Form, form_of, formed
 from costgraph.models.families import ARCHITECTURES, FAMILIES
@@ -39,7 +39,6 @@ from costgraph.models.known import (
 from costgraph.models.shown import pictures_of, video_of
 from costgraph.models.stored import element_format, narrow, read_description
 from costgraph.ops.experts import BALANCED, ExpertLinear, Routing
-from costgraph.ops.latent import SplitScores
 from costgraph.ops.pattern import COUNTED
 
 LARGEST_FILE = 4 * 2**20
@@ -209,8 +208,7 @@ def _with_ahead(
     """The program with the file's module for multi-token prediction, which it does not count."""
     module = reading.ahead
     if module is not None:
-        latent = SplitScores.kind in kinds(made.graph)
-        ahead = module.program(f"{made.name}'s next-token module", style, latent)
+        ahead = module.program(f"{made.name}'s next-token module", style, latent(made.graph))
         size = f"{int(own_parameters(ahead)):,} parameters"
         many = f"a module of {size}" if module.count == 1 else f"{module.count} modules of {size}"
         return replace(made, ahead=ahead), [
@@ -249,7 +247,7 @@ def _program(
     options: dict[str, Any] = {"dims": tuple(dims.items()), "limits": model.limits}
     found = kinds(graph)
     decodes = reading.phases == "autoregressive"
-    if decodes and (reading.scans or (free and SplitScores.kind in found)):
+    if decodes and (reading.scans or (free and latent(graph))):
         options["decode_graph"] = model.graph(name, style.decoding)
     made = PHASES[reading.phases](name, graph, **options).assuming(*reading.assumptions)
     return made.assuming(*style.routing.assumptions) if ExpertLinear.kind in found else made

@@ -19,20 +19,15 @@ from costgraph.ir.program import Phase, Program, Resident, autoregressive, singl
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks import Maker, Segment, Stack, Style
 from costgraph.models.blocks.eyes import Eyes
+from costgraph.models.blocks.mla import latent
 from costgraph.models.blocks.pictures import Seen, Shown
 from costgraph.models.blocks.stack import close, embed, run
 from costgraph.ops.image import InsertRows
-from costgraph.ops.latent import SplitScores
 from costgraph.symbols import B, G, S, T, q
 
 ONE = Integer(1)
 #: What is said of what hears beside eyes.
 RESTS = "the audio encoder rests in memory: a request with sound is not counted"
-
-
-def latent(graph: Graph) -> bool:
-    """Whether a graph holds latent attention."""
-    return any(n.op.kind == SplitScores.kind for inner in graph.walk() for n in inner.nodes)
 
 
 def with_images(m: Maker, x: str) -> str:

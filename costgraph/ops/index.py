@@ -197,6 +197,32 @@ class BlockMeans(Op):
 
 
 @dataclass(frozen=True)
+class GatedMeans(BlockMeans):
+    """The same, weighted: a softmax over the block of gates ``(B, T, Hk, w)``, for each column.
+
+    Inputs: rows, gates, and positions inside a block ``(b, w)`` that are put on the gates.
+    Per row and column one addition, a softmax (4 and one exponential), a product and a sum.
+    Source: GLM-5.3-Flash's published class, which keeps rows and gates and pools them anew.
+    """
+
+    kind: ClassVar[str] = "gated-means"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 3, self, "takes rows, gates and positions")
+        rows, gates, places = inputs
+        require(len(rows.shape) == len(gates.shape) == 4, self, "{} by {}", rows, gates)
+        for axis in range(4):
+            require_same(self, rows.shape[axis], gates.shape[axis], "axis {} of gates", axis)
+        require_same(self, places.shape[0], self.block, "positions of a block")
+        require_same(self, places.shape[1], rows.shape[3], "width of positions")
+        return super().infer(inputs[:1])
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        each = self.block * outputs[0].numel
+        return vector_special(7 * each, each)
+
+
+@dataclass(frozen=True)
 class PageScores(Op):
     """How much a query may look at a block: ``Q (B, q, H, dh)`` against rows of blocks.
 

@@ -32,12 +32,14 @@ class Hyper:
         rounds: of Sinkhorn's iterations.
         apart: streams are not mixed with one another, and the root mean square of all of them
             divides the products instead of the streams (Hunyuan 4).
+        mean: what is read last is their mean, without gates (GLM 5.3).
     """
 
     d: Expr
     count: Expr
     rounds: Expr = Integer(0)
     apart: bool = False
+    mean: bool = False
 
     @property
     def shape(self) -> tuple[Expr, ...]:
@@ -50,8 +52,10 @@ class Hyper:
         return m.add("streams", Expand(self.shape), one)
 
     def closed(self, m: Maker, streams: str) -> str:
-        """Adds their sum, weighted by gates: ``(B, q, d)``."""
+        """Adds their sum, weighted by gates, or their mean: ``(B, q, d)``."""
         n = self.count
+        if self.mean:
+            return m.add("head_mean", Reduce("mean", (2,)), streams)
         made = self._products(m, "head", streams, n)
         made = m.add("head_scale", Map("mul"), made, m.vector("head_hc.scale", ONE))
         made = m.add("head_base", Map("add"), made, m.vector("head_hc.base", n))

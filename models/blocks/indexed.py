@@ -13,8 +13,8 @@ from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.mla import ONE, LatentAttention, Names
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import KVAppend, Rope, Split
-from costgraph.ops.index import Choose, IndexScores
-from costgraph.ops.pattern import CAUSAL, Pattern, Selected, counted
+from costgraph.ops.index import Choose, GatedMeans, IndexScores
+from costgraph.ops.pattern import CAUSAL, Pattern, Selected, SelectedBlocks, Summaries, counted
 from costgraph.symbols import B, T, q
 
 
@@ -24,19 +24,29 @@ class SelectedAttention(LatentAttention):
 
     Attributes:
         most: positions that each query attends.
+        block: positions that are chosen together, once all of them are there; those behind the
+            last block are attended as well. None: each is chosen by itself.
     """
 
     most: Expr = ONE
+    block: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
-        """The rotary table, and the rows ``(B, q, 1, Min(T, most))`` that were chosen."""
-        shape = (B, q, ONE, least(T, self.most))
+        """The rotary table, and the rows or blocks ``(B, q, 1, …)`` that were chosen."""
+        if self.block is None:
+            found = least(T, self.most)
+        else:
+            found = least(Summaries(self.block).rows(T), self.most / self.block)
+        shape = (B, q, ONE, found)
         return (*super().operands(style), Tensor("index_chosen", shape, INT32))
 
     def sees(self, style: Style) -> Pattern:
         """The best rows; all of them where masked pairs are computed, as published code does."""
-        rows = CAUSAL if style.mask == "compute" else Selected(self.most)
-        return counted(style.mask, rows)
+        if style.mask == "compute":
+            return counted(style.mask, CAUSAL)
+        if self.block is None:
+            return Selected(self.most)
+        return SelectedBlocks(self.block, self.most / self.block, over=True)
 
     def chosen(self, m: Maker, x: str, low: str) -> Names:
         """The rows of the layer before."""
@@ -64,8 +74,28 @@ class IndexedAttention(SelectedAttention):
     def chosen(self, m: Maker, x: str, low: str) -> Names:
         """Adds the indexer: it reads the hidden state and the latent queries."""
         sizes = (self.index_heads, self.index_dim)
+        if self.block is not None:
+            return (self._blocks(m, low, x, self.block),)
         seen = counted(m.style.mask)
         return (lightning_index(m, low, x, *sizes, self.table, self.most, seen),)
+
+    def _blocks(self, m: Maker, low: str, x: str, block: Expr) -> str:
+        """Adds an indexer of blocks: one key each, a mean that gates of its own weigh."""
+        d, h, w = self.d, self.index_heads, self.index_dim
+        query = m.linear("index_q_proj", low, h * w, m.shape(low)[-1], split=(h, w))
+        key = m.norm("index_k_norm", m.linear("index_k_proj", x, w, d), w, Norm("layer", True))
+        kept = []
+        for name, row in (("keys", key), ("gates", m.linear("index_gate_proj", x, w, d))):
+            row = m.add(f"index_{name}_row", Split(((ONE, w),)), row)
+            kept.append(
+                m.add(f"index_{name}", KVAppend(), m.cache(f"index_{name}_cache", ONE, w), row)
+            )
+        places = m.vector("index_places", block, w)
+        means = m.add("index_means", GatedMeans(block), *kept, places)
+        weights = m.linear("index_weights_proj", x, h, d)
+        seen = counted(m.style.mask, Summaries(block))
+        scores = m.add("index_scores", IndexScores(seen), query, means, weights)
+        return m.add("index_choose", Choose(self.most / block, seen), scores)
 
 
 def lightning_index(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
+from costgraph.ir.graph import Graph
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import gated
 from costgraph.models.blocks.style import Maker, Norm, Style
@@ -29,10 +30,17 @@ TABLE = "rope_table"
 
 #: Names of tensors.
 Names = tuple[str, ...]
+#: The weight that makes keys of latent vectors, in every form.
+KEYS_UP = "k_up.weight"
 
 #: Forms of latent attention: how keys and values come from the latent vectors.
 #: All give the same result from the same weights.
 FORMS = ("absorbed", "naive", "expanded")
+
+
+def latent(graph: Graph) -> bool:
+    """Whether a graph holds latent attention, in any form."""
+    return any(t.name == KEYS_UP for inner in graph.walk() for t in inner.sources)
 
 
 @dataclass(frozen=True)
@@ -192,7 +200,7 @@ class LatentAttention:
         self, m: Maker, content: str, rotary: Names, latent: str, keys: Names, index: Names
     ) -> str:
         h, latents = self.heads, self._latents(m, latent)
-        w_k = m.weight("k_up.weight", h, self.kv_rank, self.nope_dim)
+        w_k = m.weight(KEYS_UP, h, self.kv_rank, self.nope_dim)
         w_v = m.weight("v_up.weight", h, self.v_dim, self.kv_rank)
         content = m.add("q_absorb", HeadLinear(), content, w_k)
         mixed = self._attend(m, (content, *rotary), (latents, *keys), latents, index)

@@ -73,6 +73,7 @@ FILES = (
     "patched",
     "mistral_large",
     "qwen4",
+    "glm_next",
     "llava",
     "shuffled",
     "glm_seeing",

@@ -48,6 +48,7 @@ ABSENT: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "nemotron_h": _NEMOTRON_H,
         "glm4_moe_lite": {"n_shared_experts": 1, "q_lora_rank": 768},
         "axk1": {"n_shared_experts": 1, "q_lora_rank": 1536},
+        "glm5_next_text": {"n_shared_experts": 1, "q_lora_rank": 1536, "first_k_dense_replace": 3},
         "mistral_large4_text": {"n_shared_experts": 1, "first_k_dense_replace": 1},
         "mistral4": {"n_shared_experts": 1, "q_lora_rank": 1024},
         "youtu": {"q_lora_rank": 1536},

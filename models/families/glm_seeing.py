@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
-from sympy import Integer
+from sympy import Expr, Integer
 
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward, Norm
@@ -48,10 +49,19 @@ def _moe_text(fields: Fields) -> Reading:
     return experts.FAMILIES["glm4_moe"](named)
 
 
-def glm_tower(seen: Fields, out: Integer | None, ocr: bool) -> PatchTower:
+def glm_tower(
+    seen: Fields, out: Expr | None, ocr: bool, context: Expr | None = None, **feed: Any
+) -> PatchTower:
     """GLM's tower: gated blocks, rotated positions, and a product over each square of patches.
 
     GLM-OCR has no table of positions, and norms on queries and keys.
+
+    Args:
+        seen: its section of the file.
+        out: what its rows are, where that is given.
+        ocr: GLM-OCR's.
+        context: width of the last block, where it is no other size's.
+        feed: attributes of all gated blocks.
 
     Raises:
         ModelError: its rows are not ``out`` wide, where that is given.
@@ -68,14 +78,15 @@ def glm_tower(seen: Fields, out: Integer | None, ocr: bool) -> PatchTower:
     channels = seen.size("in_channels", default=3)
     merge = seen.size("spatial_merge_size", default=2)
     patch = seen.size("patch_size", default=14)
-    context = Integer(made * channels if ocr else inner)
+    if context is None:
+        context = Integer(made * channels if ocr else inner)
     steps: Steps = (
         Beside(Integer(merge**2)),
         Product("downsample", Integer(made)),
         Product("proj", Integer(made), False),
         Normed(LAYER_NORM),
         Acted("gelu"),
-        Fed(FeedForward(Integer(made), context, act)),
+        Fed(replace(FeedForward(Integer(made), context, act), **feed)),
     )
     return PatchTower(
         at=Heads(
@@ -89,7 +100,9 @@ def glm_tower(seen: Fields, out: Integer | None, ocr: bool) -> PatchTower:
             rotary=width,
             each=RMS if ocr else None,
         ),
-        feed=FeedForward(Integer(d), Integer(inner if ocr else made), act, bias=bias and ocr),
+        feed=replace(
+            FeedForward(Integer(d), Integer(inner if ocr else made), act, bias=bias and ocr), **feed
+        ),
         norm=RMS,
         layers=seen.size("depth", default=24),
         channels=Integer(channels),
