@@ -29,7 +29,7 @@ from costgraph.models.families.experts import (
     sparse_layers,
 )
 from costgraph.models.families.llama import llama_like
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, divided
 from costgraph.ops import Route
 from costgraph.ops.pattern import sliding
 
@@ -60,6 +60,27 @@ def _cohere2(fields: Fields) -> Reading:
     kinds = layer_types(fields, lambda i: (i + 1) % every != 0)
     # Layers that see everything do not rotate.
     return Reading(alternating(_parallel(fields), kinds, window_of(fields, 4096), rotary=None))
+
+
+def compass_text(fields: Fields) -> Reading:
+    """The language model of North: Cohere 2's layers, which rotate as their kind's section says."""
+    fields = fields.with_defaults(logit_scale=1.0)
+    fields.values.get("head_dim")  # the class fills the hidden size
+    fields.values.get("pooling")  # of classes without logits
+    kinds = layer_types(fields, lambda i: False)
+    turns = fields.values.get("rope_parameters")
+    still = {
+        kind
+        for kind, key in ((FULL, "full_attention"), (SLIDING, "sliding_attention"))
+        if isinstance(turns, Mapping) and key in turns and turns[key] is None
+    }
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    model = _parallel(fields.with_values(head_dim=int(divided(fields, d, heads, "hidden size"))))
+    window = window_of(fields, 4096) if SLIDING in kinds else None
+    rotary = model.rotary
+    if SLIDING in still:
+        model = replace(model, rotary=None)
+    return Reading(alternating(model, kinds, window, rotary=None if FULL in still else rotary))
 
 
 def _cohere2_moe(fields: Fields) -> Reading:
@@ -126,6 +147,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "cohere": _cohere,
         "cohere2": _cohere2,
         "cohere2_moe": _cohere2_moe,
+        "cohere_compass_text": compass_text,
     }
 )
 
@@ -135,5 +157,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "CohereForCausalLM": "cohere",
         "Cohere2ForCausalLM": "cohere2",
         "Cohere2MoeForCausalLM": "cohere2_moe",
+        "CohereCompassForCausalLM": "cohere_compass_text",
     }
 )

@@ -16,7 +16,7 @@ from costgraph.models.blocks.eyes import PatchTower
 from costgraph.models.blocks.pictures import Squares
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.decoder import Decoder
-from costgraph.models.families import experts, hybrid, hybrid_experts, qwen
+from costgraph.models.families import cohere, experts, hybrid, hybrid_experts, qwen
 from costgraph.models.families.absent import named
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.vision import MOST_ENTRIES
@@ -222,6 +222,12 @@ def _qwen3_vl(fields: Fields) -> Reading:
     return _seeing(fields, eyes, qwen.FAMILIES["qwen3"](text_of(fields, "qwen3_vl_text")))
 
 
+def _compass(fields: Fields) -> Reading:
+    """Cohere's North: Qwen3-VL's tower in front of layers of Cohere 2."""
+    eyes = qwen3_tower(fields.section("vision_config"))
+    return _seeing(fields, eyes, cohere.compass_text(text_of(fields, "cohere_compass_text", True)))
+
+
 def _qwen3_5_seeing(fields: Fields, language: Family, text: str) -> Reading:
     alone = (class_of(fields.values) or "").endswith("ForCausalLM")
     if alone or fields.values.get("vision_config") is None:
@@ -251,6 +257,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "qwen2_vl": _qwen2_vl,
         "qwen2_5_vl": qwen2_5_vl,
+        "cohere_compass": _compass,
         "qwen3_vl": _qwen3_vl,
         "qwen3_5": _qwen3_5,
         "qwen3_5_moe": _qwen3_5_moe,
@@ -263,6 +270,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "Qwen2VLForConditionalGeneration": "qwen2_vl",
         "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+        "CohereCompassForConditionalGeneration": "cohere_compass",
         "Qwen3VLForConditionalGeneration": "qwen3_vl",
         "Qwen3_5ForConditionalGeneration": "qwen3_5",
         "Qwen3_5MoeForConditionalGeneration": "qwen3_5_moe",
