@@ -226,6 +226,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "instructblip": _instructblip,
         "idefics2": _idefics2,
         "minicpmv4_6": _minicpmv,
+        "minicpmv4_7": _minicpmv,
         "minicpm_ocr": _minicpm_ocr,
         "got_ocr2": _got_ocr2,
     }
@@ -237,6 +238,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Blip2ForConditionalGeneration": "blip-2",
         "InstructBlipForConditionalGeneration": "instructblip",
         "MiniCPMV4_6ForConditionalGeneration": "minicpmv4_6",
+        "MiniCPMV4_7ForConditionalGeneration": "minicpmv4_7",
         "MiniCPMOcrForConditionalGeneration": "minicpm_ocr",
         "GotOcr2ForConditionalGeneration": "got_ocr2",
         "Idefics2ForConditionalGeneration": "idefics2",
