@@ -91,6 +91,7 @@ FILES = (
     "patchwise",
     "speech",
     "parakeet",
+    "lasr",
     "transcribing",
     "asking",
     "kosmos",
