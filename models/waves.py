@@ -115,6 +115,7 @@ class Placing:
         gain: the kernel of a single one has a gain per tap (weight norm), which is folded into
             it and rests in memory.
         activation: behind each.
+        bare: a single one has neither gain nor norm.
     """
 
     kernel: int
@@ -122,6 +123,7 @@ class Placing:
     count: int
     gain: bool
     activation: str
+    bare: bool = False
 
     def add(self, m: Maker, x: str) -> str:
         """Adds the positions; ``x (B, n, d)`` in and out."""
@@ -135,7 +137,7 @@ class Placing:
             y = conv(m, name, y, d, self.kernel, 1, self.kernel // 2, Integer(self.groups))
             if self.kernel % 2 == 0:  # one position too many
                 y = m.add(f"{name}_cut", Slice(2, ZERO, length), y)
-            if not self.gain:
+            if not self.gain and not self.bare:
                 y = _normed(m, name, y, _PLAIN)
             y = act(m, f"{name}_act", y, self.activation)
         return m.add("place_add", Add(), m.add("place_rows", AsSequence(), y), x)

@@ -92,6 +92,7 @@ FILES = (
     "speech",
     "parakeet",
     "lasr",
+    "omniasr",
     "transcribing",
     "asking",
     "kosmos",

@@ -192,7 +192,7 @@ _APART = (
 )  # fmt: skip
 
 
-def _speech(fields: Fields, several: bool = False, gated: bool = False) -> Reading:
+def speech_layers(fields: Fields, several: bool = False, gated: bool = False) -> Reading:
     """wav2vec 2.0's layers; ``several`` convolutions make positions, or ``gated`` biases help."""
     fields = fields.with_defaults(**BASE)
     fields.refuse("conv_pos_batch_norm", "not supported in this family")
@@ -272,17 +272,17 @@ def _shortened(fields: Fields, d: int) -> Head | None:
 
 def _hubert(fields: Fields) -> Reading:
     fields.refuse("add_adapter", "the published classes of this family have none")
-    return _speech(fields)
+    return speech_layers(fields)
 
 
 def _data2vec(fields: Fields) -> Reading:
     fields.refuse("adapter_attn_dim", "the published classes of this family have none")
-    return _speech(fields, several=True)
+    return speech_layers(fields, several=True)
 
 
 def _wavlm(fields: Fields) -> Reading:
     fields.refuse("adapter_attn_dim", "the published classes of this family have none")
-    return _speech(fields, gated=True)
+    return speech_layers(fields, gated=True)
 
 
 def _w2v_bert(fields: Fields) -> Reading:
@@ -395,7 +395,7 @@ def _places(fields: Fields) -> tuple[str, Expr]:
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "wav2vec2": _speech,
+        "wav2vec2": speech_layers,
         "hubert": _hubert,
         "unispeech": _hubert,
         "unispeech-sat": _hubert,
