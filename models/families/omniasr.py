@@ -42,6 +42,7 @@ def _encoded(fields: Fields, vocab: int | None) -> Reading:
     model = reading.model
     assert isinstance(model, Encoder)
     assert isinstance(model.front, SpeechFront)
+    assert model.front.placing is not None
     placing = replace(model.front.placing, gain=False, bare=True)
     front = replace(model.front, placing=placing, activation=act)
     head: Head | None = None if vocab is None else LabelHead(model.d, Integer(vocab))
