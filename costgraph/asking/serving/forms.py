@@ -59,9 +59,13 @@ class Server(Protocol):
     @property
     def decoding(self) -> float: ...
     @property
+    def largest(self) -> float: ...
+    @property
     def context(self) -> float: ...
     @property
     def moment(self) -> float: ...
+    @property
+    def varies(self) -> float: ...
     @property
     def parts(self) -> Any: ...
     @property
@@ -391,8 +395,41 @@ def rated(found: Any, rate: float, which: int) -> Array:
     return np.array([np.interp(rate, x[0], x[which]) for x in found])
 
 
+def alone(q: Server) -> bool:
+    """Whether one request at a time is served, to its end: an M/G/1 queue."""
+    return q.servers * q.limit == 1 and q.times.lanes == 1
+
+
+def single(q: Server, rate: float) -> tuple[Any, Any]:
+    """:func:`steady` of a server that takes one request at a time (Pollaczek and Khinchine)."""
+    own = q.through(0)
+    answer = q.rounds * q.step(1) if q.rounds > 0 else 0.0
+    taken = own + answer
+    busy = rate * taken
+    wait = busy * taken * (1 + q.varies) / (2 * (1 - busy))
+    many = (1 - rate * answer, rate * answer, rate * wait, 0.0, q.step(1), busy)
+    return many, (own, 0.0, 0.0, 0.0, own, 0, 0.0)
+
+
+def regular(q: Server, load: float) -> float:
+    """The wait for one of ``m`` places over that of a geometric queue: of an M/G/m over an M/M/m.
+
+    With ``c²`` the squared coefficient of variation of the time in a place it is
+    ``c² + (1 − c²)·D``, between those of an M/M/m and of an M/D/m queue, with
+    ``D = (1 + (1 − ρ)·(m − 1)·(√(4 + 5·m) − 2)/(16·ρ·m))/2`` (Cosmetatos, Operational Research
+    Quarterly 27, 1976).
+    """
+    m = q.servers * q.limit
+    more = (1 - load) * (m - 1) * ((4 + 5 * m) ** 0.5 - 2) / (16 * max(load, 1e-9) * m)
+    even = min((1 + more) / 2, 1.0)
+    found: float = q.varies + (1 - q.varies) * even
+    return found
+
+
 def steady(q: Server, rate: float) -> tuple[Any, Any]:
     """The steady state at a rate below the largest, as ``places`` and ``first`` have it."""
+    if alone(q):
+        return single(q, rate)
     k = q.servers
     share = rate / k
     sample, found, plains, fulls, most, numbers = q.tables
@@ -423,7 +460,23 @@ def steady(q: Server, rate: float) -> tuple[Any, Any]:
         late = share * begun[4] * held / max(1 - share * held, 1e-9) if stays else 0.0
         if abs(late - last) <= 1e-12 * late:
             break
-    return many, begun
+    return waiting(q, rate, many, rate * come, pace, late, q.rounds * full), begun
+
+
+def waiting(
+    q: Server, rate: float, many: Any, come: Array, pace: Array, late: float, most: Array
+) -> Any:
+    """``many`` with who waits for a place: places are taken while prompts are read as well, and
+    beside none the queue grows as the load has it."""
+    if q.rounds <= 0:
+        return many
+    reads = q.through(max(round(min(many[1] / q.servers, q.decoding)), 0))
+    stays = np.minimum(q.rounds * pace + late, most) + reads
+    load = rate / (q.servers * q.largest)
+    weights, above, waits = weighed(come, stays, min(load, 1 - 1e-9))
+    whole = np.sum(weights) + above
+    full = (weights[-1] + above) / whole
+    return (*many[:2], waits / whole * regular(q, load), *many[3:5], full)
 
 
 def holding(q: Server, c: int, rate: float, tau: float, plain: float) -> float:
@@ -434,6 +487,15 @@ def holding(q: Server, c: int, rate: float, tau: float, plain: float) -> float:
     return max((tau - plain) / (rate * tau), 0.0)
 
 
+def weighed(rate: Array, stays: Array, last: float) -> tuple[Array, float, float]:
+    """Weights of the numbers from none to all places, of a geometric queue above, and its mean."""
+    logs = np.log(np.maximum(rate * stays / np.arange(1, len(stays) + 1), 1e-300))
+    logs = np.concatenate(([0.0], np.cumsum(logs)))
+    weights = np.exp(logs - np.max(logs))
+    above = weights[-1] * last / (1 - last)
+    return weights, above, above / (1 - last)
+
+
 def places(q: Server, rate: Array, pace: Array, stays: Array) -> tuple[float, ...]:
     """How many sequences decode, and who waits for a place.
 
@@ -442,13 +504,8 @@ def places(q: Server, rate: Array, pace: Array, stays: Array) -> tuple[float, ..
     """
     m = len(pace)
     numbers = np.arange(1, m + 1)
-    ratios = rate * stays / numbers
     last = min(rate[-1] * q.rounds * pace[-1] / m, 1 - 1e-9)
-    logs = np.concatenate(([0.0], np.cumsum(np.log(np.maximum(ratios, 1e-300)))))
-    weights = np.exp(logs - np.max(logs))
-    # The geometric queue above the limit, its number and its mean.
-    above = weights[-1] * last / (1 - last)
-    waiting = weights[-1] * last / (1 - last) ** 2
+    weights, above, waiting = weighed(rate, stays, last)
     whole = np.sum(weights) + above
     inside = (np.dot(weights, np.arange(0, m + 1)) + above * m) / whole
     # What a sequence sees of the number there: as often as sequences are there.

@@ -195,6 +195,33 @@ class Queue:
         """Mean of a prompt's squared length over the square of the mean."""
         return second_moment(self.prompt)
 
+    @cached_property
+    def varies(self) -> float:
+        """Squared coefficient of variation of the time for which a request alone has a place.
+
+        Over equally likely lengths of prompts and answers, whose variances are scaled to those of
+        all lengths.
+        """
+        answers = self.generate.parts(1 if self.generate.spread == "fixed" else LENGTHS)
+        reads = [forms.reading(self, 0, *part) for part in self.parts]
+        decodes = [
+            max(n - 1, 0.0) / self.times.gain * self.times.decode(1, s + n / 2)
+            for s, _ in self.parts
+            for n in answers
+        ]
+        read, decode = np.array(reads), np.array(decodes).reshape(len(reads), len(answers))
+        by_prompt = read + decode.mean(axis=1)
+        by_answer = decode.mean(axis=0)
+        found = 0.0
+        for values, tokens, lengths in (
+            (by_prompt, self.prompt.parts(len(read)), self.prompt),
+            (by_answer, answers, self.generate),
+        ):
+            if len(values) > 1:
+                told = float(tokens.var() / tokens.mean() ** 2)
+                found += float(values.var()) * (second_moment(lengths) - 1) / told
+        return found / float(by_prompt.mean()) ** 2
+
     @property
     def rounds(self) -> float:
         """Decode steps of a request: fewer than tokens where they are drafted."""
@@ -256,6 +283,11 @@ class Queue:
         return forms.stable(self)
 
     @property
+    def largest(self) -> float:
+        """The stable rate of one replica."""
+        return float(self._limit[0])
+
+    @property
     def decoding(self) -> float:
         """Sequences that decode on a replica at the largest rate."""
         return self._limit[1]
@@ -266,7 +298,7 @@ class Queue:
 
         Prompts alone, in steps of their own, are an M/G/1 queue.
         """
-        if self.kind == "decode-only" or (self.kind == "prefill-first" and self.further == 0):
+        if forms.alone(self) or self.kind == "decode-only" or (self.kind == "prefill-first" and self.further == 0):
             return False
         return self.rounds * self.step(1) < ANSWERS * self.own(1)
 
@@ -306,7 +338,7 @@ class Queue:
         )  # fmt: skip
         return Steady(
             rate, self.stable_rate, many.inside, many.empty, ttft, tpot, place,
-            self.further, waits, spread, self.brief,
+            self.further, waits, spread, self.brief, forms.alone(self),
         )  # fmt: skip
 
     def _behind(self, busy: float, tau: float) -> float:
@@ -344,6 +376,7 @@ class Steady:
         waits: what the first token waits for.
         spread: standard deviation of a request's time per token.
         brief: answers are too short beside prompts for the forms; see :data:`BRIEF`.
+        exact: one request at a time is served, whose mean wait has an exact form.
     """
 
     rate: float
@@ -357,6 +390,7 @@ class Steady:
     waits: Waits = field(repr=False)
     spread: float
     brief: bool = False
+    exact: bool = False
 
     @property
     def load(self) -> float:
@@ -366,7 +400,7 @@ class Steady:
     @property
     def low(self) -> bool:
         """Whether waits are mostly lower estimates: above :data:`HONEST` of the largest rate."""
-        return self.load > HONEST
+        return self.load > HONEST and not self.exact
 
     @property
     def waited(self) -> float:
@@ -399,7 +433,7 @@ class Steady:
             return max(self.tpot + NormalDist().inv_cdf(percent / 100) * self.spread, 0.0)
         if of != "ttft":
             raise InputError(f"quantiles of {clip(of)} have no closed form: simulate")
-        if self.low:
+        if self.load > HONEST:
             raise InputError(
                 f"quantiles of ttft have a closed form up to {HONEST:.0%} of the limit, not at "
                 f"{self.load:.0%}: simulate"

@@ -117,7 +117,7 @@ def many(count: int, what: str) -> str:
 
 def share(part: float) -> str:
     """A share in percent, to a tenth; what is less is not shown as none."""
-    return f"{part:.1%}" if part >= 0.0005 or part <= 0 else f"{100 * part:.1g}%"
+    return f"{part:.1%}" if part >= 0.0005 or part <= 0 else "below 0.1%"
 
 
 def simulated_text(
