@@ -327,7 +327,7 @@ def test_the_command_says_how_long_a_trace_is_and_how_fast(capsys, tmp_path):
     assert main([*line, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["arrivals"]["trace_seconds"] == 30000
-    assert any("milliseconds" in x for x in found["warnings"])
+    assert any("milliseconds" in x for x in found["cautions"])
     path.write_text("time,input,output\n0,9,3\n")
     assert main([*line, "--limit", "1"]) == 0
     told = capsys.readouterr().out

@@ -310,6 +310,11 @@ def stable(q: Server) -> tuple[float, float, float]:
     short of prompts ``c`` is far below the places.
     """
     m = q.limit
+    if m == 1 and q.times.lanes == 1:
+        # Alone from its first step to its last.
+        answer = q.rounds * q.step(1) if q.rounds > 0 else 0.0
+        rate = 1 / (q.through(0) + answer)
+        return rate, rate * answer, q.step(1) if q.rounds > 0 else 0.0
     if not mixes(q):
         taken = q.rounds * q.step(m) + m * extra(q, m)
         prompts = q.own(m)

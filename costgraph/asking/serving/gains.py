@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from math import log
+from math import inf, log
 from typing import TYPE_CHECKING, Any
 
 from sympy import Rational
@@ -307,10 +307,11 @@ def _evaluated(planner: Planner, state: _State) -> _Found:
 
 
 def _loaded(planner: Planner, group: Group, traffic: Traffic) -> tuple[float, float, Steady | None]:
-    """The most of equal replicas, their stable rate, and their steady state at the rate; None
-    beyond it."""
+    """The most of equal replicas, the stable rate that :func:`.over_of` takes a share of (none
+    where waits are exact), and their steady state at the rate; None beyond it."""
     queue, lanes = planner.queue(group.way, group.policy, traffic), group.way.times.lanes
     many = lanes * group.replicas
     each = traffic.rate / many
     steady = queue.at(each) if each < queue.stable_rate else None
-    return planner.largest(queue, traffic)[0] * many, queue.stable_rate * many, steady
+    limit = inf if queue.exact else queue.stable_rate * many
+    return planner.largest(queue, traffic)[0] * many, limit, steady

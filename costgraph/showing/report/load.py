@@ -12,7 +12,7 @@ from sympy import Expr
 from costgraph.asking.serving import dealt, forms, odds, rooms
 from costgraph.asking.serving.caches import RESERVED
 from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
-from costgraph.asking.serving.queueing import BRIEF, CONDITIONS, LOW
+from costgraph.asking.serving.queueing import ALIKE, BRIEF, CONDITIONS, LOW
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.compiling.mixing import stepping
 from costgraph.errors import CostgraphError, InputError, clip
@@ -96,7 +96,15 @@ def _queue(compiled: Compiled, scripts: Scripts) -> dict[str, Any]:
         "replicas": times.replicas,
         "gain": values.index(stepping(program).tokens),
         "memory": _memory(times, values),
-        "said": [CONDITIONS, LOW, BRIEF, HELD, *times.assumed],
+        # Requests of a page are all alike.
+        "said": [
+            CONDITIONS,
+            LOW,
+            BRIEF,
+            *((ALIKE,) if times.replicas > 1 else ()),
+            HELD,
+            *times.assumed,
+        ],
     }
     return found | {"values": scripts.add(values.formulas())}
 

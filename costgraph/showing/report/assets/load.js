@@ -214,7 +214,7 @@ function drawStability(q, found) {
   put($("load-why"), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Limit of stability" }, formula),
     h("p", { class: "note" }, legend),
     h("p", {}, `What bounds: ${what}${bound ? `; its decode steps are ${percent(bound.share)} bound by ${bound.by}` : ""}.`),
-    found && found.low ? h("p", { class: "note" }, `~ above ${`${100 * FORMS.HONEST} %`} of λ* waits for the first token are mostly lower estimates, too long where few places are mostly taken: costgraph serve-simulate has them.`) : null);
+    found && found.low ? h("p", { class: "note" }, `~ above ${`${100 * FORMS.HONEST} %`} of λ* waits for the first token are mostly lower estimates: costgraph serve-simulate has them.`) : null);
 }
 
 // What bounds most of a decode step of m sequences.
@@ -277,7 +277,7 @@ function drawLoadChart(metric, lines, rate) {
   if (rate > 0 && rate <= most) parts.push(s("line", { class: "now", x1: x.place(rate), x2: x.place(rate), y1: box.top, y2: box.bottom }));
   const text = lines.map((l) => `${letter(l.p)}: from ${shown(l.points[0][metric], "s")} to ${shown(l.points.at(-1)[metric], "s")} at ${digits(l.points.at(-1).rate)} a second`).join("; ");
   place.replaceChildren(chart(wide, tall + below, { role: "img", "aria-label": `mean ${TITLES[metric]} over the rate. ${text}` }, ...parts),
-    h("p", { class: "note" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates, too long where few places are mostly taken` : ""}. Dotted: the rate that is set.`));
+    h("p", { class: "note" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates` : ""}. Dotted: the rate that is set.`));
 }
 
 // What was simulated when the report was made: it does not follow the controls, and says so.
@@ -296,7 +296,7 @@ function drawSimulated() {
   const policy = `${seen.policy}${seen.policy === "chunked" ? ` ${digits(seen.chunk, 12)}` : ""}`;
   tabled(table, heads, rows);
   put($("simulated"), title,
-    h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated, fidelity ${seen.fidelity}, seed ${digits(seen.seed)}; the server is busy ${percent(seen.busy)} of the time; the first fifth does not count in times. These numbers do not follow the controls.${seen.closed ? " Quantiles of the closed form stand where it is honest." : " There is no closed form: more requests come than are served."}${seen.low ? ` ~ above ${`${100 * FORMS.HONEST} %`} of what the server stands: mostly lower estimates, too long where few places are mostly taken.` : ""}`),
+    h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated, fidelity ${seen.fidelity}, seed ${digits(seen.seed)}; the server is busy ${percent(seen.busy)} of the time; the first fifth does not count in times. These numbers do not follow the controls.${seen.closed ? " Quantiles of the closed form stand where it is honest." : " There is no closed form: more requests come than are served."}${seen.low ? ` ~ above ${`${100 * FORMS.HONEST} %`} of what the server stands: mostly lower estimates.` : ""}`),
     seen.unsteady ? h("p", { class: "warning" }, seen.unsteady) : null,
     h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "simulated-title" }, table),
     seen.picture === null ? h("p", { class: "note" }, seen.unpictured) : h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "timeline" }, text(seen.picture)()),
