@@ -20,8 +20,8 @@ sequences than leave room in a step for the prompts that come, as many come thro
 That holds up to the limit ``m`` of sequences; who finds them all there waits, with a geometric
 number of others: an approximation, as ``R`` is. For who waits, ``π`` is taken with the seconds
 of a prompt in ``R``, since it takes a place as well, and the queue falls with ``λ/λ*``; its mean is
-that of an M/M/m queue and becomes that of an M/G/m one by :func:`.forms.regular` (Kimura's mean of
-Cosmetatos' M/D/m and M/M/m). **One place** is an M/G/1 queue: with ``V`` the seconds of a request
+that of an M/M/m queue and becomes that of an M/G/m one by :func:`.settled.regular` (between M/M/m
+and Cosmetatos' M/D/m). **One place** is an M/G/1 queue: with ``V`` the seconds of a request
 alone its wait is ``λ·E[V²]/(2·(1 − λ·E[V]))`` (Pollaczek and Khinchine), exact. Hence by Little's
 law
 
@@ -78,7 +78,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from costgraph.asking.serving import forms
+from costgraph.asking.serving import forms, settled
 from costgraph.asking.serving.policies import (
     ChunkedPrefill,
     Continuous,
@@ -303,7 +303,7 @@ class Queue:
     @property
     def exact(self) -> bool:
         """Whether one request at a time is served, whose mean wait has an exact form."""
-        return forms.alone(self)
+        return settled.alone(self)
 
     @property
     def largest(self) -> float:
@@ -352,9 +352,9 @@ class Queue:
                 f"at {rate:.4g} requests a second the queue grows without end: the limit is "
                 f"{self.stable_rate:.4g}"
             )
-        seen, begun = forms.steady(self, rate)
+        seen, begun = settled.steady(self, rate)
         many = _Places(*map(float, seen))
-        ttft, tpot, place, _ = map(float, forms.means_of(self, rate, seen, begun))
+        ttft, tpot, place, _ = map(float, settled.means_of(self, rate, seen, begun))
         spread = sqrt(many.variance * AVERAGED[self.generate.spread == "fixed"])
         spread = spread * tpot / many.pace if many.pace else 0.0
         if self.kind == "decode-only":

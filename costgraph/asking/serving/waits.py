@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from costgraph.asking.serving import forms
+from costgraph.asking.serving import forms, settled
 from costgraph.asking.serving.odds import shares
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Waits:
     def drawn(self) -> Array:
         """Seconds to the first token of equally likely requests."""
         even = _spread()
-        if forms.alone(self.queue):
+        if settled.alone(self.queue):
             return self._single(even)
         waits = _seldom(self.place, self.full, even[0]) + _seldom(self.front, self.busy, even[1])
         if forms.joins(self.queue, self.beside):
