@@ -215,7 +215,9 @@ def _larger(start: _State, i: int, name: str, size: int) -> _State:
     """With a larger size of a policy, which must fit in memory."""
     made = start.sized(i, **{name: size})
     if made.groups[i].policy.limit > made.room(i):
-        raise InputError(f"memory holds {made.room(i)} sequences beside such a step")
+        room = made.room(i)
+        more = "sequence" if room == 1 else "sequences"
+        raise InputError(f"memory holds {room} {more} beside such a step")
     return made
 
 
