@@ -205,13 +205,13 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from costgraph.asking.serving.simulate import CACHED, COUNTED
     from costgraph.compiling.compilation import compile
     from costgraph.files.writing import suffix_of
-    from costgraph.showing.export.serving import policy_text, simulated_text
+    from costgraph.showing.export.serving import policy_text, simulated_text, told_of
     from costgraph.showing.export.terminal import width
     from costgraph.units import format_quantity
 
     if arguments.served is not None:
         suffix_of(arguments.served, (".csv", ".json"), "--served")
-    requests, asked = _requests(arguments)
+    requests, asked, doubtful = _requests(arguments)
     options = _options(arguments)
     compiled = compile(arguments.model, arguments.on, arguments.passes, **options)
     longest = max(r.prompt + r.generate for r in requests)
@@ -235,7 +235,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     later = () if decode is None else apart_assumed(pool, decode)
     cached = (CACHED,) if any(r.cached for r in requests) else ()
     setting = compiled.setting.assuming(*times.assumed, *pool.assumed, *later, *cached, COUNTED)
-    setting = setting.warned(compiled.program.beyond(longest), seen.unsteady)
+    setting = setting.warned(compiled.program.beyond(longest), doubtful, seen.unsteady)
     served = None
     if arguments.closed is not None and decode is None:
         served = first_tokens(compiled, requests, arguments.closed / arguments.replicas)
@@ -262,7 +262,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
         more |= {"paging": arguments.paging} if arguments.paging else {}
         more |= {"polls": arguments.polls} if arguments.polls > 1 else {}
         first = None if served is None else served[0]
-        print(simulated_text(seen, policy, setting, asked | more, width(), first))
+        print(simulated_text(seen, policy, setting, told_of(asked) | more, width(), first))
 
     def data() -> dict[str, Any]:
         more = {} if served is None else {"ttft_served": served[0]}
@@ -276,10 +276,11 @@ def _write(path: str, value: dict[str, Any]) -> None:
     from costgraph.files.writing import write_whole
     from costgraph.showing.export.plain_json import json_text
     from costgraph.showing.export.records import records_csv
+    from costgraph.showing.export.serving import many
 
     text = records_csv(value, "served") if path.lower().endswith(".csv") else json_text(value)
     write_whole(path, text.encode())
-    remark([f"wrote {path}: {len(value['served'])} requests"])
+    remark([f"wrote {path}: {many(len(value['served']), 'request')}"])
 
 
 def _paging(arguments: argparse.Namespace, times: StepTimes) -> Paging | None:
@@ -353,9 +354,11 @@ def _decoding(
     return decode, transfer, told
 
 
-def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[str, Any]]:
-    """The requests, and what was asked for."""
-    from costgraph.asking.serving import Lengths, at_once, poisson, read_trace
+def _requests(
+    arguments: argparse.Namespace,
+) -> tuple[tuple[Request, ...], dict[str, Any], str]:
+    """The requests, what was asked for, and what must be said of both."""
+    from costgraph.asking.serving import Lengths, at_once, poisson, trace_of
 
     names = ("prompt", "generate", "requests", "seed")
     given = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
@@ -364,7 +367,12 @@ def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[
             raise InputError(f"--{name}: a trace says that itself")
         if arguments.prefix_hits:
             raise InputError("--prefix-hits: a trace says that itself, in a column cached")
-        return read_trace(arguments.trace), {"trace": arguments.trace}
+        trace = trace_of(arguments.trace)
+        asked = {
+            "trace": arguments.trace, "trace_seconds": trace.span,
+            "trace_requests_per_second": trace.rate,
+        }  # fmt: skip
+        return trace.requests, asked, trace.doubtful
     for name in ("prompt", "generate"):
         if name not in given:
             raise InputError(f"--{name} is needed where there is no trace")
@@ -379,14 +387,14 @@ def _requests(arguments: argparse.Namespace) -> tuple[tuple[Request, ...], dict[
     lengths |= {"prefix_hits": hits} if hits else {}
     if arguments.closed is None:
         made = poisson(arguments.rate, count, prompt, generate, seed, hits)
-        return made, {"rate": arguments.rate, **lengths, "seed": seed}
+        return made, {"rate": arguments.rate, **lengths, "seed": seed}, ""
     if count < arguments.closed:
         raise InputError(f"--requests: {arguments.closed} in flight need as many, not {count}")
     drawn = {prompt.spread, generate.spread} != {"fixed"}
     if "seed" in given and not drawn:
         raise InputError("--seed: a closed loop of fixed lengths draws nothing")
     asked = {"closed": arguments.closed, **lengths} | ({"seed": seed} if drawn else {})
-    return at_once(count, prompt, generate, seed, hits), asked
+    return at_once(count, prompt, generate, seed, hits), asked, ""
 
 
 def _limited(pool: Pool, limit: int | None, requests: Sequence[Request]) -> Pool:

@@ -24,6 +24,7 @@ from costgraph.asking.serving import (
     poisson,
     read_trace,
     simulate,
+    trace_of,
 )  # fmt: skip
 from costgraph.asking.serving.memory import WHOLE
 from costgraph.cli import main
@@ -288,6 +289,62 @@ def test_times_of_a_trace_count_from_its_start(tmp_path, times):
         rows = (f"{t},{7 + times.index(t)},3\n" for t in order)
         path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(rows))
         assert read_trace(path) == (Request(0.0, 7, 3), Request(3.5, 8, 3))
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "said"),
+    [
+        (("0", "0.004", "3.5"), ""),
+        (("0", "4", "19.9"), ""),
+        (("0", "4", "20.1"), "10.05 s on average, over 10 s"),
+        (("0", "250", "99000"), "milliseconds, divide them by 1000"),
+        (("1700000000000", "1700000000001", "1700000000004"), "first, 1.7e+12 s, is after"),
+        (("1700000000", "1700000000.25", "1700000001"), ""),
+        (("2023-11-16 18:15:46", "2023-11-16 18:15:47", "2023-11-17 18:15:47"), ""),
+        (("7", "7", "7"), ""),
+    ],
+)
+def test_a_trace_that_may_be_in_milliseconds_is_doubted(tmp_path, arrivals, said):
+    path = tmp_path / "t.csv"
+    path.write_text("time,input,output\n" + "".join(f"{a},9,3\n" for a in arrivals))
+    trace = trace_of(path)
+    assert said in trace.doubtful
+    assert bool(trace.doubtful) == bool(said)
+    assert (trace.rate is None) == (trace.span == 0)
+    if trace.rate is not None:
+        assert trace.rate * trace.span == pytest.approx(len(arrivals) - 1)
+
+
+def test_the_command_says_how_long_a_trace_is_and_how_fast(capsys, tmp_path):
+    path = tmp_path / "t.csv"
+    line = ["serve-simulate", "llama-3.2-1b", "--on", "h100", "--trace", str(path)]
+    path.write_text("time,input,output\n0,9,3\n500,9,3\n30000,9,3\n")
+    assert main([*line, "--limit", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "over 3e+04 s, requests/s 6.66667e-05, chunked 2048, 2 seqs" in told
+    assert "\narrivals of the trace are read as seconds, and from one request to the next" in told
+    assert "1 server busy below 0.1%" in told
+    assert main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["arrivals"]["trace_seconds"] == 30000
+    assert any("milliseconds" in x for x in found["cautions"])
+    path.write_text("time,input,output\n0,9,3\n")
+    assert main([*line, "--limit", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "over one moment, chunked 2048, 1 seq," in told
+    assert "\n1 request in " in told
+    assert "milliseconds" not in told
+
+
+def test_groups_of_one_pipeline_are_no_servers_of_their_own(capsys):
+    line = [
+        "serve-simulate", "llama-3.2-1b", "--on", "2xh100", "--passes", "parallel{pp=2}",
+        "--rate", "50", "--prompt", "90", "--generate", "3", "--requests", "9", "--limit", "4",
+    ]  # fmt: skip
+    for more, what in (([], "1 server"), (["--replicas", "2"], "2 servers")):
+        assert main([*line, *more]) == 0
+        groups = 2 * int(what[0])
+        assert f", {what} (groups of pipelines: {groups}) busy " in capsys.readouterr().out
 
 
 def by_hand(requests, times, limit):

@@ -15,10 +15,11 @@ from costgraph.asking.serving.policies import (
 )
 from costgraph.asking.serving.pools import Pool, Transfer
 from costgraph.asking.serving.queueing import Queue, Steady
-from costgraph.asking.serving.requests import Lengths, Request, at_once, poisson, read_trace
+from costgraph.asking.serving.requests import Lengths, Request, at_once, poisson
 from costgraph.asking.serving.served import Simulated
 from costgraph.asking.serving.simulate import simulate
 from costgraph.asking.serving.steps import StepTimes
+from costgraph.asking.serving.traces import Trace, read_trace, trace_of
 
 __all__ = [
     "POLICIES",
@@ -38,6 +39,7 @@ __all__ = [
     "StaticBatches",
     "Steady",
     "StepTimes",
+    "Trace",
     "Transfer",
     "WholePrompts",
     "at_once",
@@ -46,4 +48,5 @@ __all__ = [
     "read_trace",
     "shared_tpot",
     "simulate",
+    "trace_of",
 ]

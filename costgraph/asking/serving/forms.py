@@ -2,8 +2,8 @@
 
 :class:`.Queue` and :class:`.StepTimes` evaluate them, and pages do: this file keeps to the part of
 Python that ``costgraph/showing/export/code/functions.py`` prints as JavaScript. What they mean
-stands in :mod:`.queueing` and :mod:`.steps`; :mod:`.odds` and :mod:`.rooms` have those of prompts
-in a step and of memory.
+stands in :mod:`.queueing` and :mod:`.steps`; :mod:`.settled` has those of the steady state,
+:mod:`.odds` and :mod:`.rooms` those of prompts in a step and of memory.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import numpy as np
 
 from costgraph.asking.serving.odds import longest, shares
 
-#: Rounds in which the time of first tokens and the sequences that decode are made to agree.
-ROUNDS = 8
 #: Numbers of sequences at which steps are taken; those between are interpolated.
 SAMPLES = 25
 #: Points of a step's time over the prompts in it, and numbers of prompts at which it is taken.
@@ -59,9 +57,13 @@ class Server(Protocol):
     @property
     def decoding(self) -> float: ...
     @property
+    def largest(self) -> float: ...
+    @property
     def context(self) -> float: ...
     @property
     def moment(self) -> float: ...
+    @property
+    def varies(self) -> float: ...
     @property
     def parts(self) -> Any: ...
     @property
@@ -306,6 +308,11 @@ def stable(q: Server) -> tuple[float, float, float]:
     short of prompts ``c`` is far below the places.
     """
     m = q.limit
+    if m == 1 and q.times.lanes == 1:
+        # Alone from its first step to its last.
+        answer = q.rounds * q.step(1) if q.rounds > 0 else 0.0
+        rate = 1 / (q.through(0) + answer)
+        return rate, rate * answer, q.step(1) if q.rounds > 0 else 0.0
     if not mixes(q):
         taken = q.rounds * q.step(m) + m * extra(q, m)
         prompts = q.own(m)
@@ -389,134 +396,6 @@ def pace_at(found: Any, rate: float) -> Array:
 def rated(found: Any, rate: float, which: int) -> Array:
     """What :func:`speeds` has of the numbers of sequences that are sampled, at a rate."""
     return np.array([np.interp(rate, x[0], x[which]) for x in found])
-
-
-def steady(q: Server, rate: float) -> tuple[Any, Any]:
-    """The steady state at a rate below the largest, as ``places`` and ``first`` have it."""
-    k = q.servers
-    share = rate / k
-    sample, found, plains, fulls, most, numbers = q.tables
-    paces = pace_at(found, share)
-    each = np.maximum(numbers / k, 1)
-    pace = np.interp(each, sample, paces)
-    # Beside more sequences than leave room for the prompts that come, fewer come through.
-    come = np.interp(np.maximum((numbers - 1) / k, 1), sample, np.minimum(most / share, 1))
-    full = np.interp(each, sample, fulls)
-    crowded = mixes(q) and turned(q) >= RARE  # else hardly ever two in a step
-    more = [rated(found, share, i) for i in (3, 4)] if crowded else []
-    late = 0.0
-    # What a first token waits for depends on how many decode, and they on it.
-    for _ in range(ROUNDS):
-        many = places(q, rate * come, pace, np.minimum(q.rounds * pace + late, q.rounds * full))
-        inside = many[1] / k
-        mean = max(1, round(min(inside, q.decoding))) if inside >= 0.5 else 0
-        tau = np.interp(max(inside, 1), sample, paces)
-        plain = np.interp(max(inside, 1), sample, plains)
-        held = holding(q, max(mean, 1), share, tau, plain)
-        crowd = [share * tau * held**2, plain + held + share * tau * held]
-        if crowded:
-            crowd = [np.interp(max(inside, 1), sample, x) for x in more]
-        begun = first(q, share, mean, many[0], tau, held, crowd)
-        last = late
-        # Who has one token is gone when the prompt is done; in a step that all join, they wait.
-        stays = q.further > 0 or joins(q, mean)
-        late = share * begun[4] * held / max(1 - share * held, 1e-9) if stays else 0.0
-        if abs(late - last) <= 1e-12 * late:
-            break
-    return many, begun
-
-
-def holding(q: Server, c: int, rate: float, tau: float, plain: float) -> float:
-    """``X``: seconds for which a prompt keeps ``c`` sequences from decoding, on average: what
-    ``tau`` seconds of a step have more than one without prompts."""
-    if not joins(q, c) or turned(q) < RARE:
-        return extra(q, c)
-    return max((tau - plain) / (rate * tau), 0.0)
-
-
-def places(q: Server, rate: Array, pace: Array, stays: Array) -> tuple[float, ...]:
-    """How many sequences decode, and who waits for a place.
-
-    The share of time without any, their mean, the mean of those that wait, variance and mean of
-    the pace that a sequence sees, and how often all places are taken.
-    """
-    m = len(pace)
-    numbers = np.arange(1, m + 1)
-    ratios = rate * stays / numbers
-    last = min(rate[-1] * q.rounds * pace[-1] / m, 1 - 1e-9)
-    logs = np.concatenate(([0.0], np.cumsum(np.log(np.maximum(ratios, 1e-300)))))
-    weights = np.exp(logs - np.max(logs))
-    # The geometric queue above the limit, its number and its mean.
-    above = weights[-1] * last / (1 - last)
-    waiting = weights[-1] * last / (1 - last) ** 2
-    whole = np.sum(weights) + above
-    inside = (np.dot(weights, np.arange(0, m + 1)) + above * m) / whole
-    # What a sequence sees of the number there: as often as sequences are there.
-    seen = weights[1:] * numbers
-    seen = np.concatenate((seen[:-1], [seen[-1] + above * m]))
-    seen = seen / max(np.sum(seen), 1e-300)
-    mean = np.dot(seen, pace)
-    variance = max(np.dot(seen, pace**2) - mean**2, 0.0)
-    # Without others on a replica: of k, that with the fewest.
-    empty = np.sum(weights[: q.servers]) / whole
-    full = (weights[-1] + above) / whole
-    return empty, inside, waiting / whole, variance, mean, full
-
-
-def first(
-    q: Server, rate: float, mean: int, empty: float, tau: float, held: float, crowd: Array
-) -> tuple[float, ...]:
-    """What a first token waits for, with a place.
-
-    Its own steps, up to so much of the step in progress, for prompts in front with a probability,
-    and the time in which prompts come behind it; then sequences beside it, and seconds of their
-    steps. ``held`` is what each prompt adds to a step on average; ``crowd``: the variance of its
-    seconds, and those with one prompt more.
-    """
-    plain = q.step(max(mean, 1))
-    running = q.through(mean)
-    alone = q.own(mean)
-    if joins(q, mean):
-        varies, joined = crowd
-        varies = varies + rate * tau * held**2 * (q.moment - 1)
-        busy = min(rate * held, 1 - 1e-9)
-        length = (1 - empty) * (tau + varies / (1 - busy**2) / tau)
-        # Who comes in long steps finds more than the mean beside it.
-        again = running - reading(q, mean, q.S, q.fresh) - q.longer(mean)
-        mine = joined - busy * tau + again if mean > 0 else running
-        return mine + busy * length, length, 0.0, 0.0, mine + busy * length, mean, tau
-    busy = min(rate * alone, 1 - 1e-9)
-    queue = rate * q.squared(mean) / (2 * (1 - busy))
-    length = (1 - empty) * (plain if q.kind == "prefill-first" else tau)
-    return running, length, queue, busy, running + queue + length / 2, mean, tau
-
-
-def means(q: Server, rate: float) -> tuple[float, ...]:
-    """Means at a rate, as :func:`means_of` has them."""
-    many, begun = steady(q, rate)
-    return means_of(q, rate, many, begun)
-
-
-def means_of(q: Server, rate: float, many: Any, begun: Any) -> tuple[float, ...]:
-    """Of a steady state: seconds to the first token, per token after it, and of the first for a
-    place; sequences that decode."""
-    place = many[2] / rate
-    # Who comes to a server that only decodes waits for the step in progress, in no place yet.
-    late = begun[1] / 2 if q.kind == "decode-only" else 0.0
-    tpot = (many[1] / rate + late) / q.further if q.further > 0 else 0.0
-    return begun[0] + begun[1] / 2 + begun[2] + place, tpot, place, many[1]
-
-
-def batches(rate: float, seconds: float, batch: float) -> tuple[float, float, float]:
-    """A server that takes so many requests at a time, and no others until they are done.
-
-    The largest rate, the load, and the mean wait (M/D/1: of single requests; of more at a time
-    there is none, since it hangs on how a batch is filled).
-    """
-    largest = batch / seconds
-    load = rate / largest
-    wait = load * seconds / (2 * (1 - load)) if batch == 1 and load < 1 else np.nan
-    return largest, load, wait
 
 
 def chunk_of(prompt: int, budget: int) -> int:

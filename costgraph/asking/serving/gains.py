@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from math import log
+from math import inf, log
 from typing import TYPE_CHECKING, Any
 
 from sympy import Rational
@@ -215,7 +215,9 @@ def _larger(start: _State, i: int, name: str, size: int) -> _State:
     """With a larger size of a policy, which must fit in memory."""
     made = start.sized(i, **{name: size})
     if made.groups[i].policy.limit > made.room(i):
-        raise InputError(f"memory holds {made.room(i)} sequences beside such a step")
+        room = made.room(i)
+        more = "sequence" if room == 1 else "sequences"
+        raise InputError(f"memory holds {room} {more} beside such a step")
     return made
 
 
@@ -307,10 +309,11 @@ def _evaluated(planner: Planner, state: _State) -> _Found:
 
 
 def _loaded(planner: Planner, group: Group, traffic: Traffic) -> tuple[float, float, Steady | None]:
-    """The most of equal replicas, their stable rate, and their steady state at the rate; None
-    beyond it."""
+    """The most of equal replicas, the stable rate that :func:`.over_of` takes a share of (none
+    where waits are exact), and their steady state at the rate; None beyond it."""
     queue, lanes = planner.queue(group.way, group.policy, traffic), group.way.times.lanes
     many = lanes * group.replicas
     each = traffic.rate / many
     steady = queue.at(each) if each < queue.stable_rate else None
-    return planner.largest(queue, traffic)[0] * many, queue.stable_rate * many, steady
+    limit = inf if queue.exact else queue.stable_rate * many
+    return planner.largest(queue, traffic)[0] * many, limit, steady

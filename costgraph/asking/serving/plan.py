@@ -16,7 +16,7 @@ from costgraph.asking.serving.gains import MEANT, gains
 from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
 from costgraph.asking.serving.planner import CHUNKS, LIMITS, Planner
 from costgraph.asking.serving.plans import ServePlans
-from costgraph.asking.serving.queueing import BRIEF, CONDITIONS, LOW, OVER
+from costgraph.asking.serving.queueing import ALIKE, BRIEF, CONDITIONS, LOW, OVER
 from costgraph.asking.serving.requests import Lengths
 from costgraph.asking.serving.ways import Traffic, Wish, lengths_of, longest_of
 from costgraph.errors import InputError, clip
@@ -130,6 +130,8 @@ def serve_plan(
         setting = setting.warned(OVER)
     if any(p.brief for p in found) or any(p.steady.brief for p in points):
         setting = setting.warned(BRIEF)
+    if any(p.in_step for p in found) or any(p.steady.in_step for p in points):
+        setting = setting.warned(ALIKE)
     beyond = ways[0].times.compiled.program.beyond(longest_of(traffic))
     setting = setting.warned(beyond)
     return ServePlans(

@@ -111,6 +111,11 @@ class Plan:
         return any(g.steady.brief for g in self.groups)
 
     @property
+    def in_step(self) -> bool:
+        """Whether :attr:`most` is a lower estimate: see :data:`.ALIKE`."""
+        return any(g.steady.in_step for g in self.groups)
+
+    @property
     def most(self) -> float:
         """Requests per second that it could serve within the limits."""
         return min(self.carries, *(g.replicas * g.most for g in self.groups))
@@ -118,7 +123,7 @@ class Plan:
     @property
     def over(self) -> bool:
         """Whether :attr:`most` is mostly an upper estimate: waits there are lower ones."""
-        return over_of(self.most, [g.stable_rate for g in self.groups])
+        return over_of(self.most, [g.stable_rate for g in self.groups if not g.steady.exact])
 
     @property
     def binds(self) -> str:
@@ -136,7 +141,7 @@ class Plan:
             "devices": self.devices, "usd_per_hour": self.price, "ttft": self.ttft,
             "tpot": self.tpot, "lower_estimates": list(self.low), "brief_answers": self.brief,
             "most_requests_per_second": self.most, "upper_estimate": self.over,
-            "binds": self.binds,
+            "most_is_lower_estimate": self.in_step, "binds": self.binds,
             "groups": [g.to_dict() for g in self.groups],
         }  # fmt: skip
 

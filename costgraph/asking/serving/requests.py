@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from math import erf, floor, inf, log, log1p, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -16,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from costgraph.errors import InputError, clip, nearest
-from costgraph.number import is_number, parse_number, whole
+from costgraph.number import parse_number, whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -223,115 +218,3 @@ def same_prompt(requests: Iterable[Request]) -> int | None:
     """Tokens of every prompt; None where they differ."""
     found = {r.prompt for r in requests}
     return found.pop() if len(found) == 1 else None
-
-
-#: Byte of a trace.
-LARGEST = 256 * 1024 * 1024
-#: Names that columns of traces have; those that need not be there.
-OPTIONAL = {"cached": ("cached", "cached_tokens", "prefix_hit", "num_cached_tokens")}
-COLUMNS = {
-    "arrival": ("timestamp", "arrival", "arrived_at", "time"),
-    "prompt": ("input", "prompt", "input_length", "contexttokens", "num_prefill_tokens"),
-    "generate": ("output", "generate", "output_length", "generatedtokens", "num_decode_tokens"),
-}
-
-
-def read_trace(path: str | os.PathLike[str]) -> tuple[Request, ...]:
-    """Requests of a CSV file with columns ``timestamp,input,output``, by time.
-
-    A column ``cached`` says how many tokens of a prompt a cache of prefixes has.
-    Times are seconds from any start, or dates with a time of day; all of one kind.
-
-    Raises:
-        InputError: a column or a number is missing, or wrong, or times are of two kinds.
-    """
-    from costgraph.files import outside
-
-    where = clip(str(path))
-    # Lines end as their writer ended them.
-    reader = csv.reader(io.StringIO(outside.read_text(path, LARGEST, "a trace"), newline=""))
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise InputError(f"{where}, line {reader.line_num}: not a CSV table: {error}") from None
-    lines = [(i, row) for i, row in enumerate(rows, 1) if any(x.strip() for x in row)]
-    if len(lines) < 2:
-        raise InputError(f"{where}: a trace has a line of names and one per request")
-    names = [name.strip().lower() for name in lines[0][1]]
-    places = {}
-    for wanted, known in (COLUMNS | OPTIONAL).items():
-        found = [i for i, name in enumerate(names) if name in known]
-        if not found and wanted in OPTIONAL:
-            continue
-        if not found:
-            one = len(names) == 1 and any(x in names[0] for x in ";\t|")
-            hint = ": columns of a CSV are apart by commas" if one else ""
-            raise InputError(
-                f"{where}: no column {known[0]}; it has {clip(', '.join(names))}{hint}"
-            )
-        if len(found) > 1:
-            twice = " and ".join(names[i] for i in found)
-            raise InputError(f"{where}: which column is {known[0]}? It has {clip(twice)}")
-        places[wanted] = found[0]
-    called = {wanted: names[place] for wanted, place in places.items()}
-    for i, row in lines[1:]:
-        if any(x.strip() for x in row[len(names) :]):
-            raise InputError(
-                f"{where}, line {i}: {len(row)} columns, of which {len(names)} have names"
-            )
-    made = [_values(row, places, called, f"{where}, line {i}") for i, row in lines[1:]]
-    at = places["arrival"]
-    kinds = [(_kind(row[at]), i, row[at]) for i, row in lines[1:]]
-    for kind, i, text in kinds:
-        if kind != kinds[0][0]:
-            first_is = f"the first is {kinds[0][0]}"
-            raise InputError(
-                f"{where}, line {i}: arrival: {clip(text.strip())} is {kind}, {first_is}"
-            )
-    first = min(time for time, *_ in made)
-    # Exact until the start is taken off: seconds since 1970 leave a float few digits.
-    requests = (Request(float(time - first), *lengths) for time, *lengths in made)
-    return tuple(sorted(requests, key=lambda r: r.arrival))
-
-
-def _values(
-    row: Sequence[str], places: dict[str, int], called: dict[str, str], where: str
-) -> tuple[Fraction, int, int, int]:
-    """Seconds, tokens of the prompt, of the answer, and those that are cached."""
-    if len(row) <= max(places.values()):
-        raise InputError(f"{where}: too few columns: {len(row)} of {max(places.values()) + 1}")
-    prompt, answer = (
-        parse_number(row[places[k]], f"{where}: {called[k]}") for k in ("prompt", "generate")
-    )
-    if prompt.denominator != 1 or answer.denominator != 1 or min(prompt, answer) < 1:
-        raise InputError(f"{where}: lengths are whole tokens, at least one")
-    cached = Fraction(0)
-    if "cached" in places:
-        cached = parse_number(row[places["cached"]], f"{where}: {called['cached']}")
-    if cached.denominator != 1 or not 0 <= cached < prompt:
-        raise InputError(f"{where}: cached tokens are whole, from 0 to one less than the prompt's")
-    return _time(row[places["arrival"]].strip(), where), int(prompt), int(answer), int(cached)
-
-
-def _kind(arrival: str) -> str:
-    """What an arrival that is one is written as: a trace has one kind, or gaps are wrong."""
-    text = arrival.strip()
-    if is_number(text.removeprefix("-")):
-        return "seconds"
-    return "a date with a zone" if datetime.fromisoformat(text).tzinfo else "a date without a zone"
-
-
-def _time(text: str, where: str) -> Fraction:
-    """Seconds as a number, or since 1970 of a date with a time of day."""
-    sign = -1 if text.startswith("-") else 1
-    if is_number(text[1:] if sign < 0 else text):
-        return sign * parse_number(text[1:] if sign < 0 else text, f"{where}: arrival")
-    try:
-        date = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(
-            f"{where}: arrival: {clip(text)} is neither seconds nor a date such as "
-            "2024-05-12 00:00:00.250"
-        ) from None
-    since = date.replace(tzinfo=date.tzinfo or UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return Fraction(since // timedelta(microseconds=1), 10**6)

@@ -93,12 +93,13 @@ class Simulated:
         span: seconds from the first arrival to the last token.
         busy: seconds of steps, over all servers.
         steps: how many there were.
-        servers: how many servers there were.
+        servers: how many servers there were; of a pipeline each of its groups counts.
         in_system: mean number of requests there, over time, as counted on the way.
         halfway, at_last: requests there when half of them had come, and when the last came;
             of a closed loop none.
         preemptions: how often a sequence gave up its caches.
         spans: the steps, where they were asked for.
+        pipelined: servers that are further groups of a pipeline, not machines of their own.
     """
 
     served: tuple[Served, ...]
@@ -111,6 +112,12 @@ class Simulated:
     at_last: int = 0
     preemptions: int = 0
     spans: tuple[Span, ...] = ()
+    pipelined: int = 0
+
+    @property
+    def replicas(self) -> int:
+        """Servers, with all groups of a pipeline as one."""
+        return self.servers - self.pipelined
 
     @property
     def unsteady(self) -> str:

@@ -124,10 +124,11 @@ def simulate(
     served = tuple(sorted(tally.served, key=lambda s: s.request.arrival))
     span = env.now - served[0].request.arrival
     servers = len(first) + len(later)
+    pipelined = sum(x.servers * (x.times.lanes - 1) for x in (pool, decode) if x is not None)
     halfway, at_last = (seen[len(seen) // 2], seen[-1]) if seen else (0, 0)
     return Simulated(
         served, span, tally.busy, tally.steps, servers, tally.area / span, halfway, at_last,
-        tally.preemptions, tuple(tally.spans or ()),
+        tally.preemptions, tuple(tally.spans or ()), pipelined,
     )  # fmt: skip
 
 

@@ -9,11 +9,12 @@ make is that of the first token.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from costgraph.asking.serving import forms
+from costgraph.asking.serving import forms, settled
 from costgraph.asking.serving.odds import shares
 
 if TYPE_CHECKING:
@@ -55,12 +56,32 @@ class Waits:
     def drawn(self) -> Array:
         """Seconds to the first token of equally likely requests."""
         even = _spread()
+        if settled.alone(self.queue):
+            return self._single(even)
         waits = _seldom(self.place, self.full, even[0]) + _seldom(self.front, self.busy, even[1])
         if forms.joins(self.queue, self.beside):
             return waits + self._joined(even[2:])
+        return waits + _at(even[2], self._own()) + even[3] * self.running
+
+    def _own(self) -> Array:
+        """Seconds of the steps of equally likely prompts."""
         parts = self.queue.parts
-        own = np.array([forms.reading(self.queue, self.beside, *part) for part in parts])
-        return waits + _at(even[2], own) + even[3] * self.running
+        return np.array([forms.reading(self.queue, self.beside, *part) for part in parts])
+
+    def _single(self, even: Array) -> Array:
+        """One request at a time: a wait is a geometric number of what is left of requests in
+        service (M/G/1; Pollaczek and Khinchine). Their sum is taken as of a gamma distribution:
+        what is left of equal ones is evenly any part, of exponential ones exponential.
+        """
+        own, busy = _at(even[2], self._own()), self.full
+        if busy <= 0:
+            return own
+        many = np.floor(np.log1p(-even[0]) / np.log(busy))
+        shape = np.maximum(many, 1.0) * 3 / (1 + 2 * self.queue.varies)
+        normal = np.array([NormalDist().inv_cdf(x) for x in even[1]])
+        # The quantile of a gamma distribution (Wilson and Hilferty).
+        over = np.maximum(1 - 1 / (9 * shape) + normal / (3 * np.sqrt(shape)), 0.0) ** 3
+        return own + many * over * self.place * (1 - busy) / busy
 
     def _joined(self, even: Array) -> Array:
         """Where all that wait join the next step: the rest of the running one, and its own.

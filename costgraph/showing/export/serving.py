@@ -107,7 +107,17 @@ def _rate(value: float, over: bool) -> str:
 def policy_text(policy: Policy) -> str:
     """A policy with its sizes: ``chunked 2048, 128 seqs``."""
     chunk = getattr(policy, "budget", None)
-    return f"{policy.name}{'' if chunk is None else f' {chunk}'}, {policy.limit} seqs"
+    return f"{policy.name}{'' if chunk is None else f' {chunk}'}, {many(policy.limit, 'seq')}"
+
+
+def many(count: int, what: str) -> str:
+    """So many things: ``1 seq``, ``2 seqs``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def share(part: float) -> str:
+    """A share in percent, to a tenth; what is less is not shown as none."""
+    return f"{part:.1%}" if part >= 0.0005 or part <= 0 else "below 0.1%"
 
 
 def simulated_text(
@@ -133,17 +143,35 @@ def simulated_text(
             *(f"{name} {_plain(value) or 'none'}" for name, value in asked.items()),
             policy_text(policy),
         ),
-        f"{len(seen.served)} requests in {seconds(seen.span)}, {seen.steps} steps, "
-        f"{seen.servers} server{'s' if seen.servers > 1 else ''} busy {seen.utilisation:.1%}",
+        f"{many(len(seen.served), 'request')} in {seconds(seen.span)}, "
+        f"{many(seen.steps, 'step')}, {_servers(seen)} busy {share(seen.utilisation)}",
         f"{seen.rate:.4g} requests/s, {si(seen.throughput)} tokens/s, "
         f"{seen.in_system:.4g} requests there on average"
-        + (f", {seen.preemptions} times caches were given up" if seen.preemptions else ""),
+        + (f", {many(seen.preemptions, 'time')} caches were given up" if seen.preemptions else ""),
         "",
         plain_table(["", "mean", *(f"{p} %" for p in QUANTILES)], rows, width, ("99 %",)),
     ]
     if served is not None:
         lines += ["", f"ttft as servers were measured to have it: mean {seconds(served)}"]
     return "\n".join([*lines, *_foot(setting)])
+
+
+def told_of(asked: Mapping[str, object]) -> dict[str, object]:
+    """What was asked for as a reader is told it: a trace with its span and mean rate."""
+    told: dict[str, object] = dict(asked)
+    if "trace" in told:
+        span, rate = told.pop("trace_seconds"), told.pop("trace_requests_per_second")
+        told["over"] = seconds(span) if isinstance(span, float) and span else "one moment"
+        if isinstance(rate, float):
+            told["requests/s"] = rate
+    return told
+
+
+def _servers(seen: Simulated) -> str:
+    """Servers by what they are: the groups of a pipeline share one."""
+    if seen.replicas == seen.servers:
+        return many(seen.servers, "server")
+    return f"{many(seen.replicas, 'server')} (groups of pipelines: {seen.servers})"
 
 
 def _plain(value: object) -> str:

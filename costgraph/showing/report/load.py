@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr
 
-from costgraph.asking.serving import dealt, forms, odds, rooms
+from costgraph.asking.serving import dealt, forms, odds, rooms, settled
 from costgraph.asking.serving.caches import RESERVED
 from costgraph.asking.serving.memory import LIVE, MEMORY_SHARE
-from costgraph.asking.serving.queueing import BRIEF, CONDITIONS, LOW
+from costgraph.asking.serving.queueing import ALIKE, BRIEF, CONDITIONS, LOW
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.compiling.mixing import stepping
 from costgraph.errors import CostgraphError, InputError, clip
@@ -38,10 +38,10 @@ HELD = f"weights and caches have {MEMORY_SHARE:.0%} of memory; {LIVE}; {RESERVED
 
 @cache
 def queue_script() -> str:
-    """JavaScript that defines ``FORMS``, functions of ``forms``, ``odds``, ``rooms`` and ``dealt``
-    (of :mod:`costgraph.asking.serving`), and ``LOADED``, what the controls take."""
+    """JavaScript that defines ``FORMS``, functions of ``forms``, ``settled``, ``odds``, ``rooms``
+    and ``dealt`` (of :mod:`costgraph.asking.serving`), and ``LOADED``, what the controls take."""
     library = (files("costgraph.showing.report") / "assets" / "arrays.js").read_text("utf-8")
-    functions = javascript_functions(forms, odds, rooms, dealt, library=library)
+    functions = javascript_functions(forms, settled, odds, rooms, dealt, library=library)
     return f"const FORMS = {functions};\nconst LOADED = {json.dumps(ALLOWED)};\n"
 
 
@@ -96,7 +96,15 @@ def _queue(compiled: Compiled, scripts: Scripts) -> dict[str, Any]:
         "replicas": times.replicas,
         "gain": values.index(stepping(program).tokens),
         "memory": _memory(times, values),
-        "said": [CONDITIONS, LOW, BRIEF, HELD, *times.assumed],
+        # Requests of a page are all alike.
+        "said": [
+            CONDITIONS,
+            LOW,
+            BRIEF,
+            *((ALIKE,) if times.replicas > 1 else ()),
+            HELD,
+            *times.assumed,
+        ],
     }
     return found | {"values": scripts.add(values.formulas())}
 

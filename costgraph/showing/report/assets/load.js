@@ -62,7 +62,7 @@ function serverOf(one, device) {
   const further = FORMS.further_of(N), gain = listed(run(queue.values, { T: S + N, q: reads }, device))[queue.gain];
   const times = Object.assign(timesOf(queue, S + N, device), { gain });
   const q = {
-    kind: policy, budget: chunk, limit, S, fresh: S, servers: 1, moment: 1, parts: [[S, S]], times, further, rounds: further / gain, gain, room,
+    kind: policy, budget: chunk, limit, S, fresh: S, servers: 1, moment: 1, varies: 0, parts: [[S, S]], times, further, rounds: further / gain, gain, room,
     context: FORMS.context_of(S, N, 1), step: remembered((c) => (c ? times.decode(c, q.context) : 0)),
     through: remembered((c) => FORMS.through(q, c)), own: remembered((c) => FORMS.own(q, c)),
     longer: remembered((c) => FORMS.longer(q, c)), squared: remembered((c) => FORMS.squared(q, c)),
@@ -78,7 +78,7 @@ function serverOf(one, device) {
 function loadedAt(q, rate) {
   if (q.why || !(rate > 0 && rate < q.largest)) return null;
   const [ttft, tpot, place, decoding] = FORMS.means(q, rate), latency = ttft + q.further * tpot;
-  return { ttft, tpot, place, decoding, latency, there: rate * latency, load: rate / q.largest, low: rate / q.largest > FORMS.HONEST };
+  return { ttft, tpot, place, decoding, latency, there: rate * latency, load: rate / q.largest, low: rate / q.largest > FORMS.HONEST && !FORMS.alone(q) };
 }
 
 // One request, or a batch of B, after another: what every model has.
@@ -214,7 +214,7 @@ function drawStability(q, found) {
   put($("load-why"), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Limit of stability" }, formula),
     h("p", { class: "note" }, legend),
     h("p", {}, `What bounds: ${what}${bound ? `; its decode steps are ${percent(bound.share)} bound by ${bound.by}` : ""}.`),
-    found && found.low ? h("p", { class: "note" }, `~ above ${`${100 * FORMS.HONEST} %`} of λ* waits for the first token are mostly lower estimates, too long where few places are mostly taken: costgraph serve-simulate has them.`) : null);
+    found && found.low ? h("p", { class: "note" }, `~ above ${`${100 * FORMS.HONEST} %`} of λ* waits for the first token are mostly lower estimates: costgraph serve-simulate has them.`) : null);
 }
 
 // What bounds most of a decode step of m sequences.
@@ -277,7 +277,7 @@ function drawLoadChart(metric, lines, rate) {
   if (rate > 0 && rate <= most) parts.push(s("line", { class: "now", x1: x.place(rate), x2: x.place(rate), y1: box.top, y2: box.bottom }));
   const text = lines.map((l) => `${letter(l.p)}: from ${shown(l.points[0][metric], "s")} to ${shown(l.points.at(-1)[metric], "s")} at ${digits(l.points.at(-1).rate)} a second`).join("; ");
   place.replaceChildren(chart(wide, tall + below, { role: "img", "aria-label": `mean ${TITLES[metric]} over the rate. ${text}` }, ...parts),
-    h("p", { class: "note" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates, too long where few places are mostly taken` : ""}. Dotted: the rate that is set.`));
+    h("p", { class: "note" }, `${lines.map((l) => `${letter(l.p)}: ${DATA.pipelines[l.p]}`).join("; ")}${metric === "ttft" ? `. Pale: above ${`${100 * FORMS.HONEST} %`} of what it stands, mostly lower estimates` : ""}. Dotted: the rate that is set.`));
 }
 
 // What was simulated when the report was made: it does not follow the controls, and says so.
@@ -296,7 +296,7 @@ function drawSimulated() {
   const policy = `${seen.policy}${seen.policy === "chunked" ? ` ${digits(seen.chunk, 12)}` : ""}`;
   tabled(table, heads, rows);
   put($("simulated"), title,
-    h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated, fidelity ${seen.fidelity}, seed ${digits(seen.seed)}; the server is busy ${percent(seen.busy)} of the time; the first fifth does not count in times. These numbers do not follow the controls.${seen.closed ? " Quantiles of the closed form stand where it is honest." : " There is no closed form: more requests come than are served."}${seen.low ? ` ~ above ${`${100 * FORMS.HONEST} %`} of what the server stands: mostly lower estimates, too long where few places are mostly taken.` : ""}`),
+    h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated, fidelity ${seen.fidelity}, seed ${digits(seen.seed)}; the server is busy ${percent(seen.busy)} of the time; the first fifth does not count in times. These numbers do not follow the controls.${seen.closed ? " Quantiles of the closed form stand where it is honest." : " There is no closed form: more requests come than are served."}${seen.low ? ` ~ above ${`${100 * FORMS.HONEST} %`} of what the server stands: mostly lower estimates.` : ""}`),
     seen.unsteady ? h("p", { class: "warning" }, seen.unsteady) : null,
     h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "simulated-title" }, table),
     seen.picture === null ? h("p", { class: "note" }, seen.unpictured) : h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "timeline" }, text(seen.picture)()),
