@@ -86,6 +86,21 @@ def test_quantiles_of_one_place_are_simulated_alike(times, lengths):
         assert steady.quantile("ttft", percent) == pytest.approx(found, rel=0.15)
 
 
+@pytest.mark.parametrize("places", [2, 11, 12])
+def test_upper_quantiles_of_few_places_are_refused(times, places):
+    """Who waits for a place moves them: with 8 places the ninth decile was 45 % too short."""
+    queue = Queue(times, ChunkedPrefill(places, 2048), *LENGTHS["alike"])
+    steady = queue.at(0.6 * queue.stable_rate)
+    assert steady.quantile("ttft", 50) > 0
+    if places < 12:
+        with pytest.raises(InputError, match="one place and from 12 on"):
+            steady.quantile("ttft", 90)
+        return
+    policy = ChunkedPrefill(places, 2048)
+    seen = simulate(poisson(steady.rate, 9000, *LENGTHS["alike"], 3), Pool(times, policy))
+    assert steady.quantile("ttft", 90) == pytest.approx(seen.quantile("ttft", 90), rel=0.25)
+
+
 def test_one_place_that_only_decodes_waits_for_no_step(times):
     """Who comes finds the place taken or free: no step is in progress beside."""
     queue = Queue(times, DecodeOnly(1), Lengths(PROMPT), Lengths(ANSWER))

@@ -104,6 +104,9 @@ HONEST = forms.HONEST
 LENGTHS = 24
 #: The farthest quantile: tails beyond it are off by up to a third.
 FARTHEST = 90
+#: Places from which on quantiles of first tokens above the median are given (but for one place):
+#: with fewer who waits for one, and how long, moves them by up to half (docs/serving.md).
+SEVERAL = 12
 #: How far first tokens above that load were below simulated ones, at most (docs/serving.md).
 SHORT = 0.82
 #: How far they were above, at most.
@@ -451,7 +454,8 @@ class Steady:
 
         Raises:
             InputError: there is no form: of others, beyond :data:`FARTHEST`, and of first
-                tokens above :data:`HONEST` of the limit.
+                tokens above :data:`HONEST` of the limit, or above the median of fewer than
+                :data:`SEVERAL` places, but for one.
         """
         if not 0 < percent <= FARTHEST:
             raise InputError(
@@ -466,6 +470,11 @@ class Steady:
             raise InputError(
                 f"quantiles of ttft have a closed form up to {HONEST:.0%} of the limit, not at "
                 f"{self.load:.0%}: simulate"
+            )
+        if percent > 50 and self.further and not self.exact and self.waits.places < SEVERAL:
+            raise InputError(
+                f"quantiles of ttft above the median have a closed form for one place and from "
+                f"{SEVERAL} on, not for {self.waits.places}: simulate"
             )
         return float(np.quantile(self.waits.drawn(), percent / 100))
 

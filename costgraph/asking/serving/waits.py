@@ -53,6 +53,11 @@ class Waits:
     place: float
     full: float
 
+    @property
+    def places(self) -> int:
+        """Sequences that all replicas take at a time."""
+        return self.queue.limit * self.queue.servers
+
     def drawn(self) -> Array:
         """Seconds to the first token of equally likely requests."""
         even = _spread()
