@@ -64,7 +64,7 @@ class ByDistance(Op):
     """Numbers of distances ``(B, q, H, n)`` as numbers of pairs: ``(B, H, q, keys)``.
 
     Each pair takes the number of its distance, and zero beyond ``n``. Nothing is computed; the
-    numbers are read once, and those of computed pairs are written.
+    numbers are read once, and those of pairs are written, as scores are.
 
     Attributes:
         keys: keys of a query.

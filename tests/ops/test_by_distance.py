@@ -1,4 +1,4 @@
-"""Numbers of distances on pairs: what moves, and how devices share it."""
+"""Numbers of distances as numbers of pairs: what moves."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from sympy import Integer
 from costgraph.errors import VerifyError
 from costgraph.ir.dtypes import BF16
 from costgraph.ir.tensor import Tensor
-from costgraph.ops.pattern import CAUSAL
+from costgraph.ops.pattern import sliding
 from costgraph.ops.relative import ByDistance
 
 
-def test_numbers_are_read_once_and_those_of_computed_pairs_are_written():
+def test_numbers_are_read_once_and_those_of_pairs_are_written():
     x = Tensor("numbers", tuple(map(Integer, (2, 4, 3, 5))), BF16)
-    op = ByDistance(Integer(6), CAUSAL)
+    op = ByDistance(Integer(6), sliding(Integer(2)))
     (spec,) = op.infer((x,))
     assert spec.shape == (2, 3, 4, 6)
     outputs = (spec.named("pairs"),)
     assert op.work((x,), outputs) == {}
-    # Four queries behind two earlier positions see 3 + 4 + 5 + 6 of them.
+    # As scores do, pairs of a window stand in memory whole.
     moved = [access.bytes for access in op.accesses((x,), outputs)]
-    assert moved == [2 * 2 * 4 * 3 * 5, 2 * 2 * 3 * 18]
+    assert moved == [2 * 2 * 4 * 3 * 5, 2 * 2 * 3 * 24]
 
 
 def test_numbers_have_heads():
