@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import Block, Norm
+from costgraph.models.blocks import Block, Norm, Stack
+from costgraph.models.blocks.folding import Blocks, CodeEars, FoldedEyes, scales
 from costgraph.models.blocks.inkling import (
     ConvolvedBlock,
     DistanceAttention,
     ScaledFeed,
     SinkExperts,
 )
+from costgraph.models.blocks.projector import Acted, Beside, Normed, Product, Steps
+from costgraph.models.families.absent import part_of
 from costgraph.models.families.common import FULL, SLIDING, Family, Reading
 from costgraph.models.families.experts import (
     crossed,
@@ -27,6 +31,7 @@ from costgraph.models.families.experts import (
 )
 from costgraph.models.families.hybrid import words
 from costgraph.models.fields import Fields
+from costgraph.models.multimodal import RESTS, Seeing
 from costgraph.ops import Route
 from costgraph.ops.pattern import sliding
 
@@ -147,8 +152,66 @@ def _text(fields: Fields) -> Reading:
     return Reading(made.model, assumptions=(*made.assumptions, SAID))
 
 
+def _eyes(seen: Fields, d: Integer) -> FoldedEyes:
+    """Products that fold each patch into one row of ``d``."""
+    for key in ("text_hidden_size", "hidden_size", "num_attention_heads"):
+        seen.values.get(key)  # the language model's, and what no layer has
+    seen.require("num_channels", 3)  # the class breaks on some grids of other pictures
+    side = seen.size("patch_size", default=40)
+    frames = seen.size("temporal_patch_size", default=2)
+    layers = seen.size("num_hidden_layers", "n_layers", default=24)
+    if side > 4096 or frames > 4096 or layers > 4096:
+        raise ModelError(f"{seen.name}: patches of {side} pixels, {frames} frames, {layers} layers")
+    made: list[Steps] = []
+    found = scales(frames, side, 3, layers)
+    for i, ((t, h, _), (t_next, h_next, wide)) in enumerate(pairwise(found)):
+        if t_next % t or h_next % h:
+            raise ModelError(f"{seen.name}: cells of {h} pixels do not fold into {h_next}")
+        cells = (t_next // t) * (h_next // h) ** 2
+        last = i == layers - 1
+        folded: Steps = (Beside(Integer(cells), copied=True),) if cells > 1 else ()
+        behind: Steps = (Normed(Norm()),) if last else (Normed(Norm()), Acted("gelu"))
+        made.append((*folded, Product("proj", d if last else Integer(wide), False), *behind))
+    whole = Integer(frames * side * side)
+    return FoldedEyes(whole, Integer(3), tuple(made), Blocks(side))
+
+
+def _ears(heard: Fields, d: Integer) -> CodeEars:
+    heard.values.get("text_hidden_size")  # the language model's
+    bands = heard.size("n_mel_bins", "num_codebooks", default=80)
+    codes = heard.size("mel_vocab_size", "codebook_size", default=256)
+    return CodeEars(Integer(bands), Integer(codes), d)
+
+
+def _seeing(fields: Fields) -> Reading:
+    """Eyes and ears that look rows up, or fold them, in front of the language model."""
+    if fields.values.get("mtp_config"):
+        fields.tell("'mtp_config': modules that predict tokens further ahead are not counted")
+    text = part_of(fields, "inkling_text", tied=False)
+    reading = _text(text)
+    stack = reading.model
+    assert isinstance(stack, Stack)
+    d = Integer(int(stack.ends.d))
+    eyes = _eyes(_section(fields, "vision_config"), d)
+    ears = _ears(_section(fields, "audio_config"), d)
+    model = Seeing(eyes, stack, resting=(ears,))
+    return Reading(model, assumptions=(*reading.assumptions, RESTS))
+
+
+def _section(fields: Fields, key: str) -> Fields:
+    """A part of the file; the class has defaults for one that is not there."""
+    return fields.with_defaults(**{key: {}}).section(key)
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"inkling_text": _text})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"inkling_mm_model": _seeing, "inkling_text": _text}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
-ARCHITECTURES: Mapping[str, str] = MappingProxyType({"InklingForCausalLM": "inkling_text"})
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "InklingForCausalLM": "inkling_text",
+        "InklingForConditionalGeneration": "inkling_mm_model",
+    }
+)
