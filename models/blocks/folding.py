@@ -27,7 +27,9 @@ class Blocks(Processor):
     """
 
     side: int
-    said: str = "pictures are not scaled before they are cut into patches, as the processor's class"
+    said: str = (
+        "pictures are not scaled before they are cut into patches, as in the processor's class"
+    )
 
     def picture(self, height: int, width: int) -> Seen:
         return Seen(math.ceil(height / self.side) * math.ceil(width / self.side))
