@@ -57,3 +57,33 @@ class RelativeScores(Op):
         key = Engine.TENSOR, compute_type(query.dtype, rows.dtype)
         added = vector(b * h * products) if len(inputs) == 3 else {}
         return merged({key: 2 * b * h * dh * products}, added)
+
+
+@dataclass(frozen=True)
+class ByDistance(Op):
+    """Numbers of distances ``(B, q, H, n)`` as numbers of pairs: ``(B, H, q, keys)``.
+
+    Each pair takes the number of its distance, and zero beyond ``n``. Nothing is computed; the
+    numbers are read once, and those of pairs are written, as scores are.
+
+    Attributes:
+        keys: keys of a query.
+        pattern: what each position sees.
+    """
+
+    kind: ClassVar[str] = "by-distance"
+    keys: Expr
+    pattern: Pattern = FULL
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 1, self, "takes numbers of distances")
+        x = inputs[0]
+        require(len(x.shape) == 4, self, "{} has no numbers of distances for heads", x)
+        b, q, h, _ = x.shape
+        return (Spec((b, h, q, self.keys), x.dtype),)
+
+    def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
+        return compacted(self.pattern, super().accesses(inputs, outputs), outputs[0])
+
+    def work(self, inputs: Tensors, outputs: Tensors) -> Work:
+        return {}

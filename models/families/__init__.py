@@ -74,6 +74,7 @@ FILES = (
     "mistral_large",
     "qwen4",
     "glm_next",
+    "inkling",
     "llava",
     "shuffled",
     "glm_seeing",

@@ -41,7 +41,7 @@ from costgraph.ops.recurrent import (
     GatedLinearRecurrence,
     MatrixWKV,
 )
-from costgraph.ops.relative import RelativeScores
+from costgraph.ops.relative import ByDistance, RelativeScores
 from costgraph.ops.rotary import Turn
 from costgraph.ops.scan import SelectiveScan, StateSpaceDual
 from costgraph.ops.tokens import Concat, Embedding, Sample, SelectLast, Split
@@ -155,6 +155,7 @@ RULES: Mapping[type[Op], Rule] = {
     PairBias: pair_bias,
     ScoreBias: elementwise,
     RelativeScores: relative,
+    ByDistance: relative,
     ops.AttentionValues: values,
     FlashAttention: flash,
     ops.Route: by_row,

@@ -56,6 +56,11 @@ _LINES = (
         "patch_size",
     ),
     (
+        "inkling_mm_model",
+        "from which position a scale grows; the whole model's stands above it",
+        "text_config.log_scaling_n_floor text_config.tie_word_embeddings",
+    ),
+    (
         "kyutai_speech_to_text",
         "of a codec that rests in memory, and what follows from it",
         "codebook_size dilation_growth_rate frame_size layer_scale_initial_scale num_quantizers "
@@ -75,7 +80,7 @@ BESIDE: Mapping[tuple[str, str], str] = {
 NAMES = (
     "aria-small", "canary-small", "chameleon-small", "cohere-asr-small", "colmodernvbert-small",
     "cosmos3-edge-small", "deepseek-ocr2-small", "dia-small", "granite-speech-plus-small",
-    "kyutai-stt-small",
+    "inkling-small", "kyutai-stt-small",
     "minicpm-ocr-small", "modernvbert-labels-small", "musicgen-melody-small",
     "visualbert-answers-small",
 )  # fmt: skip

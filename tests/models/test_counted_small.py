@@ -31,7 +31,7 @@ STEPS = {"prefill_b2_s12": (12, 12), "decode_b2_l12": (1, 13)}
 SCANS = {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning", "matrix-memory"}
 ATTENTION = {"index-scores", "matmul", "qk-matmul", "split-qk-matmul", "sv-matmul"}
 #: The class multiplies parts of a matrix in batches: all products are compared together below.
-BATCHED = {"zamba", "deepseek_v4"}
+BATCHED = {"zamba", "deepseek_v4", "inkling"}
 #: The class keeps keys and values of positions that its local layers no longer see.
 KEEPS_ALL = {"gpt_neo"}
 #: Elements that only the class keeps: keys that are the values as well, in its window alone, a
@@ -95,6 +95,14 @@ def test_products_with_pooled_rows_are_equal(step):
     # The class weighs an index's heads element by element: two layers, two heads, rows of four.
     weighed = 2 * 2 * 2 * 2 * new * (context // 4)
     assert sum(made.values()) - weighed == counted["mm"] + counted["bmm"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_products_with_shared_experts_in_batches_are_equal(step):
+    counted = SMALL["inkling"]["flops"][step]["by_op"]
+    new, context = STEPS[step]
+    made = products(program("inkling").graph, {B: Integer(2), q: Integer(new), T: Integer(context)})
+    assert sum(made.values()) == counted["mm"] + counted["bmm"]
 
 
 @pytest.mark.parametrize("name", SMALL)
