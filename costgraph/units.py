@@ -101,7 +101,7 @@ def parse_quantity(text: object, dimension: str, where: str) -> Rational:
         raise InputError(f"{where}: {clip(text)} is not a number with a unit, such as {example}")
     number, unit = match.groups()
     if unit is None:
-        raise InputError(f"{where}: {clip(text)} has no unit; write {example}")
+        raise InputError(f"{where}: {clip(text)} has no unit; write one behind it, as in {example}")
     if unit not in UNITS:
         if _BITS.match(unit):
             raise InputError(f"{where}: {clip(unit)} means bits; bytes are written {example}")

@@ -118,6 +118,22 @@ def test_a_limit_binds_where_a_looser_one_serves_more(planner, ttft, tpot, binds
     assert best.binds == binds
 
 
+@pytest.mark.parametrize(("device", "binds"), [("l4", "memory"), ("h100", "throughput")])
+def test_memory_binds_where_room_for_more_sequences_serves_more(device, binds):
+    """Full it is on both: of an H100, steps are as many requests as the peak is good for."""
+    made = cg.compile("llama-3.1-8b", device, "fuse")
+    way = Way(device, 1, "native", StepTimes(made, 1280), 3.0)
+    traffic = Traffic(0.5, Lengths(1024), Lengths(256), 5, 0.2)
+    tried = Planner(traffic, [way], (512, 2048), (512,), 8, pools=False)
+    (group,) = tried.plans()[0].groups
+    had = group.policy.limit
+    assert had < 512  # what memory holds
+    more = Queue(way.times, replace(group.policy, limit=11 * had // 10 + 1),
+                 traffic.prompt, traffic.generate)  # fmt: skip
+    assert (tried.largest(more, traffic)[0] > GAIN * group.most) == (binds == "memory")
+    assert group.binds == binds
+
+
 def test_elasticities_above_one_are_those_of_tight_limits(planner, found):
     """Shorter steps are more of them, and each may hold more where a limit on times binds."""
     _, gained = found

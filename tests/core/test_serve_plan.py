@@ -275,6 +275,31 @@ def test_tokens_cost_what_an_hour_costs_over_those_of_an_hour(ways):
     assert cells == ["–" if x is None else f"{x:.4g}" for x in prices]
 
 
+def test_rates_of_replicas_add_up_in_pipelines_too():
+    """Requests of all groups that are in flight, in plans and on the front."""
+    traffic = Traffic(20, Lengths(900), Lengths(120), 0.5, 0.02)
+    shared = [w for n in (1, 2, 4)
+              for w in shared_ways("llama-3.1-8b", n, degrees_of(n, False), 1020)]  # fmt: skip
+    planner = Planner(traffic, shared, (512,), (64,), 8)
+    plans, front = planner.plans(), planner.front()
+    lanes = set()
+    for group in (g.to_dict() for p in plans for g in p.groups):
+        lanes.add(group["groups_in_flight"])
+        assert group["rate_per_replica"] * group["replicas"] == pytest.approx(traffic.rate)
+        assert group["rate_per_replica"] <= group["most_per_replica"]
+    for point in (p.to_dict() for p in front):
+        given = point["requests_per_second"] * 120 / point["devices_per_replica"]
+        assert given == pytest.approx(point["tokens_per_second_and_device"])
+    assert lanes == {1, 2, 4}
+    found = ServePlans(traffic, plans, front, {}, (), 1, shared[0].times.compiled.setting)
+    for plan in plans:
+        (group, *others) = plan.groups
+        told = f"{group.way.times.lanes} × {group.policy.limit} seqs"
+        assert others or (told in plan_text(replace(found, plans=(plan,)))) == (
+            group.way.times.lanes > 1
+        )
+
+
 def test_wrong_wishes_are_refused():
     asked = {"rate": 1, "prompt": 9, "generate": 9, "ttft": 1, "tpot": 1}
     for wrong in ({"rate": 0}, {"tpot": -1}, {"prompt": 0}, {"devices": 0}):
@@ -283,6 +308,9 @@ def test_wrong_wishes_are_refused():
     for on in ("8xh100", ["h100", "2x8xh100"]):
         with pytest.raises(InputError, match="name one device"):
             serve_plan("llama-3.2-1b", on, **asked)
+    for on in ("h100", "2xh100"):  # neither sends to the other
+        with pytest.raises(InputError, match="is the answer"):
+            serve_plan("llama-3.2-1b", on, **asked, passes="fuse,parallel{tp=2}")
     with pytest.raises(InputError, match="not empty"):
         serve_plan("llama-3.2-1b", "h100", **asked, precisions=("native", ""))
     with pytest.raises(InputError, match="preset"):

@@ -58,7 +58,7 @@ def test_a_decimal_is_not_rounded_through_a_float():
     ("text", "dimension", "words"),
     [
         ("768", "bandwidth", ["has no unit", "'768 GB/s'"]),
-        ("300", "power", ["has no unit", "'300 W'"]),
+        ("300", "power", ["has no unit", "behind it", "'300 W'"]),
         ("768 GFLOP/s", "bandwidth", ["is a rate", "'768 GB/s'"]),
         ("768 GB", "bandwidth", ["is a size", "'768 GB/s'"]),
         ("768 GB/s", "size", ["is a bandwidth", "'48 GB'"]),

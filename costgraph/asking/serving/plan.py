@@ -75,6 +75,8 @@ def serve_plan(
         CostgraphError: anything that is wrong with the input, in one line.
     """
     from costgraph.hardware import load_system
+    from costgraph.passes import PASSES
+    from costgraph.rewriting.pipeline import parse
 
     names = tuple(dict.fromkeys([on] if isinstance(on, str) else on))
     precisions = tuple(dict.fromkeys(precisions))
@@ -83,6 +85,10 @@ def serve_plan(
             raise InputError(
                 f"{clip(name)} is {count} devices: name one device, how many are used is the answer"
             )
+    if any(item.name == "parallel" for item in parse(passes, PASSES)):
+        raise InputError(
+            "parallel: how the devices of a replica share the model is the answer, no pass of it"
+        )
     if "" in precisions:
         raise InputError("a precision is native or a preset of the pass quantize, not empty")
     asked, first, then = (

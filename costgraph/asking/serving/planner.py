@@ -23,6 +23,7 @@ from costgraph.asking.serving.policies import (
 from costgraph.asking.serving.pools import Transfer
 from costgraph.asking.serving.queueing import Queue, Steady
 from costgraph.asking.serving.requests import Lengths
+from costgraph.asking.serving.rooms import MANY
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, between, held
 from costgraph.units import format_quantity
@@ -38,6 +39,8 @@ IDLE = 2.0**-HALVINGS
 LINES = 6
 #: Times as many requests that a limit a tenth looser lets a replica serve, where it binds.
 GAIN = 1.01
+#: Times as many sequences that more memory would hold, where it is full: does it bind?
+ROOMIER = 1.1
 #: A limit on times that none breaks, in seconds.
 ANY = 1e9
 #: Loads of a replica that the front shows.
@@ -248,15 +251,21 @@ class Planner:
     def _binds(self, group: Group, traffic: Traffic) -> str:
         """What keeps a replica from more: a limit on times only where a looser one buys something.
 
-        Near the stable rate times grow without end, and no limit is far from another.
+        Near the stable rate times grow without end, and no limit is far from another. Memory that
+        is full likewise: only where room for more sequences buys something.
         """
         queue = self.queue(group.way, group.policy, traffic)
         more = GAIN * group.most / group.way.times.lanes
         limit = group.binds
         if limit != "throughput" and not self.broken(queue, more, traffic.looser(limit))[0]:
             return limit
-        full = group.policy.limit == held(group.way, traffic, group.policy)
-        return "memory" if full else "throughput"
+        had = group.policy.limit
+        if had < held(group.way, traffic, group.policy):
+            return "throughput"
+        # A chunk has a token of each sequence, and one of a prompt at least.
+        roomier = min(ceil(ROOMIER * had), getattr(group.policy, "budget", MANY) - 1)
+        larger = self.queue(group.way, replace(group.policy, limit=roomier), traffic)
+        return "throughput" if self.broken(larger, more, traffic)[0] else "memory"
 
     def together(self, way: Way, traffic: Traffic) -> Plan | None:
         """The best plan whose replicas do prompts and decodes."""

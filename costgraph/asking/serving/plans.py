@@ -24,12 +24,12 @@ class Group:
 
     Attributes:
         way: how each runs the model.
-        policy: what it puts into steps.
+        policy: what it puts into steps; of a pipeline, what each group in flight does.
         replicas: how many.
         most: requests per second that one may be given.
-        steady: means at what it is given.
+        steady: means at what it is given; of a pipeline, at what each group in flight is.
         binds: what keeps one from more: ``ttft`` or ``tpot`` where a looser limit lets it serve
-            more, else ``throughput``, or ``memory`` where that is full.
+            more, else ``memory`` where that is full and more sequences would, or ``throughput``.
     """
 
     way: Way
@@ -60,7 +60,9 @@ class Group:
             **self.way.to_dict(), "policy": self.policy.name,
             "chunk": getattr(self.policy, "budget", None), "sequences": self.policy.limit,
             "replicas": self.replicas, "devices": self.devices,
-            "rate_per_replica": self.steady.rate, "most_per_replica": self.most,
+            "groups_in_flight": self.way.times.lanes,
+            "rate_per_replica": self.way.times.lanes * self.steady.rate,
+            "most_per_replica": self.most,
             "load": self.steady.load, "binds": self.binds,
         }  # fmt: skip
 
@@ -172,7 +174,9 @@ class FrontPoint:
         return {
             **self.way.to_dict(), "policy": self.policy.name,
             "chunk": getattr(self.policy, "budget", None), "sequences": self.policy.limit,
-            "requests_per_second": self.steady.rate, "load": self.steady.load,
+            "groups_in_flight": self.way.times.lanes,
+            "requests_per_second": self.way.times.lanes * self.steady.rate,
+            "load": self.steady.load,
             "ttft": self.steady.ttft, "lower_estimates": list(low_of([self.steady])),
             "brief_answers": self.steady.brief,
             "tokens_per_second_and_user": self.speed,

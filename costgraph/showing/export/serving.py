@@ -52,8 +52,8 @@ def plan_text(found: ServePlans, width: int | None = None) -> str:
         chosen = found.front[::step]
         points = [
             [
-                f"{p.speed:.4g}", f"{p.per_device:.4g}", str(p.way), policy_text(p.policy),
-                _time(p.steady.ttft, p.steady.low),
+                f"{p.speed:.4g}", f"{p.per_device:.4g}", str(p.way),
+                policy_text(p.policy, p.way.times.lanes), _time(p.steady.ttft, p.steady.low),
             ]
             for p in chosen
         ]  # fmt: skip
@@ -75,7 +75,8 @@ def _row(plan: Plan, token: float | None) -> list[str]:
 
     prices = ("–" if price is None else f"{price:.4g}" for price in (plan.price, token))
     return [
-        str(plan.devices), *prices, each(replicas), each(lambda g: policy_text(g.policy)),
+        str(plan.devices), *prices, each(replicas),
+        each(lambda g: policy_text(g.policy, g.way.times.lanes)),
         _time(plan.ttft, "ttft" in plan.low), _time(plan.tpot, "tpot" in plan.low),
         _rate(plan.most, plan.over), plan.binds,
     ]  # fmt: skip
@@ -104,10 +105,11 @@ def _rate(value: float, over: bool) -> str:
     return f"{'~' if over else ''}{value:.4g}"
 
 
-def policy_text(policy: Policy) -> str:
-    """A policy with its sizes: ``chunked 2048, 128 seqs``."""
+def policy_text(policy: Policy, lanes: int = 1) -> str:
+    """A policy with its sizes: ``chunked 2048, 128 seqs``; each of a pipeline's groups has them."""
     chunk = getattr(policy, "budget", None)
-    return f"{policy.name}{'' if chunk is None else f' {chunk}'}, {many(policy.limit, 'seq')}"
+    seqs = f"{f'{lanes} × ' if lanes > 1 else ''}{many(policy.limit, 'seq')}"
+    return f"{policy.name}{'' if chunk is None else f' {chunk}'}, {seqs}"
 
 
 def many(count: int, what: str) -> str:
