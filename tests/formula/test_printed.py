@@ -227,6 +227,15 @@ def test_documents_compile_and_fit_their_page(tmp_path, case):
         overfull(tmp_path, "plain", text)
 
 
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a LaTeX installation")
+def test_a_formula_of_many_symbols_fits_its_page(tmp_path):
+    found = cg.compile("deepseek-v3", "h100", symbolic_model=True)
+    assert len(found.latency.symbols) > 15
+    for metric in ("throughput", "latency"):
+        page = found.readable(metric).latex(document=True)
+        assert overfull(tmp_path, metric, page) == [], metric
+
+
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="needs poppler")
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a LaTeX installation")
 def test_long_formulas_begin_on_the_first_page_and_end_on_another(tmp_path):

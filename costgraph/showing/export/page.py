@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from costgraph.showing.export.bibtex import bibliography, citing
@@ -31,6 +32,8 @@ VALUES = 180.0
 COLUMN = 415.0
 #: How far lines that continue a formula stand in.
 INDENT = 22.0
+#: A left side that is wider has a line of its own: what it equals would be left a column.
+LEFT = 200.0
 _SIGNS = {"<=": r"\le"}
 _HEAD = r"""\documentclass{article}
 \usepackage[landscape,margin=15mm]{geometry}
@@ -62,11 +65,12 @@ def named_latex(
     if not document:
         lines = [f"{_left(row)}{to_latex(row.right)}" for row in rows]
         return _block("aligned", lines)
-    room = PAGE - max(measure(_left(row)) for row in rows)
+    heads = [_heads(row) for row in rows]
+    room = PAGE - max(measure(head[-1]) for head in heads)
     lines = []
-    for row in rows:
+    for row, head in zip(rows, heads, strict=True):
         first, *rest = broken(row.right, room, room - INDENT)
-        lines.append(f"{_left(row)}{first}")
+        lines += [*head[:-1], f"{head[-1]}{first}"]
         lines.extend(rf"&\qquad {part}" for part in rest)
         lines.extend([_source(row, room - INDENT)] if row.source else [])
     said = "\n".join(rf"\item {text_latex(_signs(sentence))}" for sentence in told(found))
@@ -103,6 +107,15 @@ def _left(row: Equation) -> str:
     if not row.left:
         return f"&{{}}{sign} "
     return r" \le ".join(map(to_latex, row.left)) + f" {sign}{{}}& "
+
+
+def _heads(row: Equation) -> list[str]:
+    """The left side as it stands on a page: in front of the first line, or above it."""
+    left = _left(row)
+    if measure(left) <= LEFT or not row.left:
+        return [left]
+    above = r" \le ".join(map(to_latex, row.left))
+    return [f"&{above}", _left(replace(row, left=()))]
 
 
 def _source(row: Equation, room: float) -> str:
