@@ -228,6 +228,20 @@ def test_a_limit_that_nothing_keeps_is_told_with_what_could_be_had(ways):
     assert float(least[1]) == pytest.approx(1e3 * ways[0].times.prompt(900), rel=0.01)
 
 
+def test_a_rate_that_nothing_stands_is_told_with_what_is_stood(ways):
+    """All devices at the largest stable rate; not where a limit on times is in the way."""
+    asked = Lengths(900), Lengths(120)
+    planner = Planner(Traffic(1e6, *asked, 10, 1), ways, (512,), (16, 64), 7)
+    assert not planner.plans()
+    for w in ways:
+        policies = [p for n in (16, 64) for p in (PrefillFirst(n), ChunkedPrefill(n, 512))]
+        most = (7 // w.devices) * max(Queue(w.times, p, *asked).stable_rate for p in policies)
+        assert f"throughput (at most {most:.4g} requests/s) not within" in planner.reasons[str(w)]
+    tight = Planner(Traffic(1, *asked, 1e-6, 1), ways, (512,), (16, 64), 7)
+    assert not tight.plans()
+    assert not any("at most" in why for why in tight.reasons.values())
+
+
 def test_looser_limits_never_take_more(ways):
     traffic = Traffic(100, Lengths(900), Lengths(128), 0.1, 0.006)
     planner = Planner(traffic, ways, (512, 2048), (16, 64, 512), 64, pools=False)

@@ -209,8 +209,10 @@ class Planner:
             self.reasons.setdefault(str(way), why)
             return None
         broken: dict[str, float] = {}
+        stood = 0.0
         for policy in self.policies(way, kinds, traffic):
             queue = self.queue(way, policy, traffic)
+            stood = max(stood, places * lanes * queue.stable_rate)
             # No limit makes it serve more than is stable.
             need = ceil(traffic.rate / (lanes * queue.stable_rate))
             if need > places or (best is not None and need > best.replicas):
@@ -238,11 +240,11 @@ class Planner:
         if best is None:
             devices = "one device" if self.most == 1 else f"{self.most} devices or fewer"
             live = "weights, one request and live activations of its prompt exceed memory"
-            told = (
-                f"{name} (at least {format_quantity(x, 's')})" if x else name
-                for name, x in broken.items()
-            )
-            why = f"{' and '.join(told)} not within limits on {devices}"
+            far = {name: f" (at least {format_quantity(x, 's')})" for name, x in broken.items() if x}
+            if stood < traffic.rate:  # whatever the limits on times
+                far["throughput"] = f" (at most {stood:.4g} requests/s)"
+            told = " and ".join(f"{name}{far.get(name, '')}" for name in broken)
+            why = f"{told} not within limits on {devices}"
             # Of servers that do all, which are tried first, not of one for prompts or decodes.
             self.reasons.setdefault(str(way), why if broken else live)
             return None
