@@ -240,7 +240,8 @@ class Planner:
         if best is None:
             devices = "one device" if self.most == 1 else f"{self.most} devices or fewer"
             live = "weights, one request and live activations of its prompt exceed memory"
-            far = {name: f" (at least {format_quantity(x, 's')})" for name, x in broken.items() if x}
+            least_of = ((name, format_quantity(x, "s")) for name, x in broken.items() if x)
+            far = {name: f" (at least {x})" for name, x in least_of}
             if stood < traffic.rate:  # whatever the limits on times
                 far["throughput"] = f" (at most {stood:.4g} requests/s)"
             told = " and ".join(f"{name}{far.get(name, '')}" for name in broken)
