@@ -339,7 +339,7 @@ _LINES = (
         "semantic_loss_ignore_index use_auxiliary_head",
     ),
     (
-        "depth_anything",
+        "depth_anything prompt_depth_anything",
         "a factor",
         "max_depth",
     ),
@@ -468,4 +468,5 @@ NAMES = (
     "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
     "aimv2-small", "focalnet-small", "levit-small", "cvt-small", "swiftformer-small",
     "vjepa2-small", "zoedepth-small", "swin2sr-small", "sam-hq-small",
+    "prompt-depth-anything-small",
 )  # fmt: skip
