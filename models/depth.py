@@ -1,7 +1,8 @@
 """Depth from an image: DPT (Ranftl et al., arXiv 2103.13413) and Depth Anything (arXiv 2401.10891).
 
 What some layers of a vision transformer make is brought to four grids and fused from the
-coarsest to the finest.
+coarsest to the finest. Prompt Depth Anything (arXiv 2412.14015) adds to each step what convolutions
+make of a coarse map of depths that is given.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sympy import Expr, Integer
 
 from costgraph.errors import InputError
 from costgraph.ir.graph import Graph
+from costgraph.ir.tensor import Tensor
 from costgraph.models.bit import Bit
 from costgraph.models.blocks import Maker, Style
 from costgraph.models.blocks.image import (
@@ -27,9 +29,9 @@ from costgraph.models.stages import Maps, TowerMaps
 from costgraph.models.vision import OnePass, Tower
 from costgraph.ops import Activation, Add, AsSequence, Concat, Scale
 from costgraph.ops.image import AsImage, Cut
-from costgraph.ops.maps import Map
+from costgraph.ops.maps import Map, Reduce
 from costgraph.ops.pool import Resize
-from costgraph.ops.views import Expand
+from costgraph.ops.views import Expand, Reshape
 from costgraph.symbols import B
 
 ONE, THREE = Integer(1), Integer(3)
@@ -82,6 +84,7 @@ class Depth(OnePass):
         exact: grids are enlarged to that of the next features, and in the end to the image's;
             else they are doubled.
         projected: a convolution more in front of the head.
+        last: the activation of the result.
     """
 
     seen: TowerMaps | Maps
@@ -93,6 +96,7 @@ class Depth(OnePass):
     head: Expr
     exact: bool
     projected: bool = False
+    last: str = "relu"
 
     def positions(self, style: Style) -> Expr:
         return self.seen.positions(style)
@@ -160,7 +164,7 @@ class Depth(OnePass):
                 for part in "12":
                     m.weight(f"{name}_idle{part}.weight", self.fused, self.fused, THREE, THREE)
                     m.vector(f"{name}_idle{part}.bias", self.fused)
-            x = self._residual(m, f"{name}_all", x)
+            x = self._given(m, name, self._residual(m, f"{name}_all", x))
             size = tuple(2 * n for n in m.shape(x)[2:])
             if self.exact and index + 1 < len(maps):
                 size = m.shape(maps[-index - 2])[2:]
@@ -168,6 +172,10 @@ class Depth(OnePass):
             x = conv(m, f"{name}_project", x, self.fused, 1)
             made.append(x)
         return made
+
+    def _given(self, m: Maker, name: str, x: str) -> str:
+        """Adds what is given beside the picture: here nothing."""
+        return x
 
     def _residual(self, m: Maker, name: str, x: str) -> str:
         """Adds two convolutions behind activations, and the residual."""
@@ -181,12 +189,41 @@ class Depth(OnePass):
         """Adds the head: features of each pixel, and a number."""
         if self.projected:
             x = act(m, "head_first_act", conv(m, "head_first", x, self.fused, 3, 1, 1), "relu")
-        x = conv(m, "head1", x, self.fused / 2, 3, 1, 1)
+        half = Integer(int(self.fused) // 2)
+        x = conv(m, "head1", x, half, 3, 1, 1)
         if self.exact and isinstance(self.seen, TowerMaps):
             patch = self.seen.tower.patches.patch
             size = tuple(n * p for n, p in zip(self.seen.grid(m.style), patch, strict=True))
         else:
             size = tuple(2 * n for n in m.shape(x)[2:])
-        x = m.add("head_enlarge", Resize((B, self.fused / 2, *size), "linear"), x)
+        x = m.add("head_enlarge", Resize((B, half, *size), "linear"), x)
         x = act(m, "head2_act", conv(m, "head2", x, self.head, 3, 1, 1), "relu")
-        return x, act(m, "depth_act", conv(m, "head3", x, ONE, 1), "relu")
+        return x, act(m, "depth_act", conv(m, "head3", x, ONE, 1), self.last)
+
+
+@dataclass(frozen=True)
+class PromptedDepth(Depth):
+    """Depth Anything beside a coarse map of depths, of ``given`` rows and columns."""
+
+    given: Sizes = (Integer(192), Integer(256))
+
+    def graph(self, name: str, style: Style) -> Graph:
+        m = Maker(name, style)
+        known = m.source(Tensor("given_depth", (B, ONE, *self.given), style.acts))
+        ends = [m.add(f"given_{end}", Reduce(end, (1, 2, 3)), known) for end in ("min", "max")]
+        low, high = (m.add(f"{end}_each", Reshape((B, ONE, ONE, ONE)), end) for end in ends)
+        span = m.add("given_span", Map("sub"), high, low)
+        m.add("given", Map("div"), m.add("given_above", Map("sub"), known, low), span)
+        maps, idle = self._maps(m)
+        depth = self._headed(m, self._fused(m, maps)[-1])[1]
+        depth = m.add("depth_scaled", Map("mul"), depth, span)
+        return m.build(m.add("depth", Map("add"), depth, low), *idle)
+
+    def _given(self, m: Maker, name: str, x: str) -> str:
+        shape = (B, ONE, *m.shape(x)[2:])
+        y = m.add(f"{name}_given_fit", Resize(shape, "linear"), "given")
+        for part in "12":
+            y = conv(m, f"{name}_given{part}", y, self.fused, 3, 1, 1)
+            y = act(m, f"{name}_given_act{part}", y, "relu")
+        y = conv(m, f"{name}_given3", y, self.fused, 3, 1, 1)
+        return m.add(f"{name}_given_add", Add(), x, y)

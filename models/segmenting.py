@@ -1,7 +1,8 @@
 """SAM: an image encoder, prompts of points and boxes, and a decoder of masks (arXiv 2304.02643).
 
 SAM 2 (arXiv 2408.00714) is the same behind another encoder, whose finer maps are added to the
-masks, on a picture or on a frame that no memory precedes.
+masks, on a picture or on a frame that no memory precedes. SAM-HQ (arXiv 2306.01567) adds to each
+mask a finer one, made of an early layer of the encoder as well.
 
 ``B`` images with ``S`` prompt tokens each: points, corners of boxes, and the empty point that
 follows points without a box.
@@ -101,6 +102,11 @@ class Segmenter(OnePass):
         """Tokens in front of those of masks."""
         return 2 if self.second else 1
 
+    @property
+    def beside(self) -> int:
+        """Tokens behind those of masks."""
+        return 0
+
     def positions(self, style: Style) -> Expr:
         return Integer(self.encoder.side**2)
 
@@ -121,7 +127,7 @@ class Segmenter(OnePass):
         prompt = self._placed(m, "prompt", prompt)
         kinds = m.source(Tensor("prompt_kinds", (B, S, d), style.acts))
         prompt = m.add("prompt_add", Add(), prompt, kinds)
-        count = Integer(self.lead + self.masks + 1)
+        count = Integer(self.lead + self.masks + 1 + self.beside)
         own = m.vector("output_tokens", count, d)
         own = m.add("output_rows", Expand((B, count, d)), own)
         tokens = y = m.add("tokens", Join(1), own, prompt)
@@ -154,9 +160,9 @@ class Segmenter(OnePass):
     def _resting(self, m: Maker) -> None:
         """Declares what rests in memory: kinds of points, and the part that reads a mask."""
         d, c = self.d, self.shown
-        kinds = Integer(self.points + 1)
+        first, kinds = Integer(int(c) // 4), Integer(self.points + 1)
         m.add("kinds_rest", Reshape((kinds * d,)), m.vector("kinds.weight", kinds, d))
-        kernels = ((c / 4, ONE, TWO), (c, c / 4, TWO), (d, c, ONE))
+        kernels = ((first, ONE, TWO), (c, first, TWO), (d, c, ONE))
         for index, (out, into, taps) in enumerate(kernels, start=1):
             name, count = f"mask{index}", out * into * taps**2
             kernel = m.weight(f"{name}.weight", out, into, taps, taps)
@@ -213,11 +219,7 @@ class Segmenter(OnePass):
             x = channel_norm(m, f"{name}_norm", x) if index == 1 else x
             x = act(m, f"{name}_act", x, "gelu")
         wide = m.add("mask_pixels", Reshape((B, d / 8, (4 * side) ** 2)), x)
-        rows = []
-        for index in range(self.masks + 1):
-            name = f"mask_row{index}"
-            token = m.add(f"{name}_token", Slice(1, Integer(self.lead + index), ONE), y)
-            rows.append(self._products(m, name, token, d, d / 8, 3))
+        rows = [self._row(m, index, y) for index in range(self.masks + 1)]
         masks = m.add("masks", MatMul(), m.add("mask_rows", Join(1), *rows), wide)
         token = m.add("rating_token", Slice(1, Integer(self.lead - 1), ONE), y)
         count = Integer(self.masks + 1)
@@ -227,9 +229,54 @@ class Segmenter(OnePass):
         token = m.add("object_token", Slice(1, Integer(0), ONE), y)
         return masks, rated, self._products(m, "object", token, d, ONE, 3)
 
+    def _row(self, m: Maker, index: int, y: str) -> str:
+        """Adds what the token of a mask multiplies pixels by: ``(B, 1, d / 8)``."""
+        name = f"mask_row{index}"
+        token = m.add(f"{name}_token", Slice(1, Integer(self.lead + index), ONE), y)
+        return self._products(m, name, token, self.d, self.d / 8, 3)
+
     def _products(self, m: Maker, name: str, x: str, inner: Expr, out: Expr, count: int) -> str:
         """Adds ``count`` products with activations between."""
         for index in range(1, count):
             x = m.linear(f"{name}_{index}", x, inner, m.shape(x)[-1], True)
             x = m.add(f"{name}_act{index}", Activation("relu"), x)
         return m.linear(f"{name}_{count}", x, out, m.shape(x)[-1], True)
+
+
+@dataclass(frozen=True)
+class FinerSegmenter(Segmenter):
+    """SAM-HQ: a token of its own makes a finer mask, which is added to each of the others.
+
+    Its pixels are those of the others behind two convolutions, and what is made of the encoder's
+    result and of its first layer that sees the whole grid.
+    """
+
+    @property
+    def beside(self) -> int:
+        return 1
+
+    def _masks(
+        self, m: Maker, y: str, x: str, side: Expr, fine: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        d, (early, image) = self.d, fine
+        masks, rated = super()._masks(m, y, x, side, ())
+        kept = self._twice(m, "late", image, d / 4)
+        size = (side, side)
+        seen = self._twice(m, "early", m.add("early_image", AsImage(size), early), d)
+        kept = m.add("early_add", Add(), kept, seen)
+        pixels = conv(m, "finer1", "enlarge2_act", d / 4, 3, 1, 1)
+        pixels = act(m, "finer_act", channel_norm(m, "finer_norm", pixels), "gelu")
+        pixels = m.add("finer_add", Add(), conv(m, "finer2", pixels, d / 8, 3, 1, 1), kept)
+        pixels = m.add("finer_pixels", Reshape((B, d / 8, (4 * side) ** 2)), pixels)
+        row = self._row(m, self.masks + 1, y)
+        finer = m.add("finer_mask", MatMul(), row, pixels)
+        count = Integer(self.masks)
+        taken = m.add("masks_taken", Slice(1, ONE, count), masks)
+        finer = m.add("finer_masks", Expand((B, count, (4 * side) ** 2)), finer)
+        return m.add("masks_add", Add(), taken, finer), rated
+
+    def _twice(self, m: Maker, name: str, x: str, inner: Expr) -> str:
+        """Adds two enlargements with a norm and an activation between: ``d / 8`` channels."""
+        x = enlarge(m, f"{name}_enlarge1", x, inner, TWO)
+        x = act(m, f"{name}_act", channel_norm(m, f"{name}_norm", x), "gelu")
+        return enlarge(m, f"{name}_enlarge2", x, self.d / 8, TWO)

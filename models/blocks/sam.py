@@ -118,6 +118,7 @@ class SamEncoder:
         window: side of the windows of the others.
         out: channels behind the neck.
         table: positions are learned; ``placed``: scores get biases.
+        early: what the first layer that sees the whole grid makes is answered as well (SAM-HQ).
     """
 
     at: Heads
@@ -131,6 +132,7 @@ class SamEncoder:
     out: Expr
     table: bool = True
     placed: bool = True
+    early: bool = False
 
     @property
     def side(self) -> int:
@@ -143,22 +145,36 @@ class SamEncoder:
         return (((self.side + 1) // 2 + 1) // 2) ** 2
 
     def maps(self, m: Maker, batch: Expr) -> tuple[str, ...]:
-        """Adds the encoder: one map."""
-        return (self.add(m, batch),)
+        """Adds the encoder: rows of an early layer and the map where asked for, then the map."""
+        if not self.early:
+            return (self.add(m, batch),)
+        first = min(self.whole) + 1
+        early = x = self._through(m, "early_", range(first), self._patched(m, batch))
+        x = self._through(m, "", range(first, self.layers), x)
+        made = self._neck(m, x)
+        return early, made, made
 
     def add(self, m: Maker, batch: Expr) -> str:
         """Adds the encoder over ``batch`` images: ``(batch, out, side, side)``."""
+        return self._neck(m, self._through(m, "", range(self.layers), self._patched(m, batch)))
+
+    def _patched(self, m: Maker, batch: Expr) -> str:
+        """Adds the rows of patches."""
         d, side = self.at.d, Integer(self.side)
         x = picture(m, batch, self.channels, (Integer(self.size),) * 2)
         x = conv(m, "patch_embed", x, d, self.patch, self.patch)
         x = m.add("patch_rows", AsSequence(), x)
-        if self.table:
-            x = m.add("position_add", Add(), x, m.weight("positions.weight", side**2, d))
+        if not self.table:
+            return x
+        return m.add("position_add", Add(), x, m.weight("positions.weight", side**2, d))
+
+    def _through(self, m: Maker, lead: str, numbers: range, x: str) -> str:
+        """Adds layers of these numbers."""
         kinds = (
             (
-                "whole_layers" if i in self.whole else "window_layers",
+                lead + ("whole_layers" if i in self.whole else "window_layers"),
                 SamLayer(
-                    batch,
+                    m.shape(x)[0],
                     self.side,
                     self.at,
                     self.feed,
@@ -166,10 +182,13 @@ class SamEncoder:
                     self.placed,
                 ),
             )
-            for i in range(self.layers)
+            for i in numbers
         )
-        x = run(m, gathered(kinds), x)
-        x = m.add("as_image", AsImage((side, side)), x)
+        return run(m, gathered(kinds), x)
+
+    def _neck(self, m: Maker, x: str) -> str:
+        """Adds two convolutions behind the layers."""
+        x = m.add("as_image", AsImage((Integer(self.side),) * 2), x)
         x = channel_norm(m, "neck_norm1", conv(m, "neck1", x, self.out, 1, bias=False))
         x = conv(m, "neck2", x, self.out, 3, 1, 1, bias=False)
         return channel_norm(m, "neck_norm2", x)

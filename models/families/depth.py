@@ -1,4 +1,4 @@
-"""Depth from an image: DPT, Depth Anything."""
+"""Depth from an image: DPT, Depth Anything and its prompted kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.bit import Bit
-from costgraph.models.depth import Depth, StemTower
+from costgraph.models.depth import Depth, PromptedDepth, StemTower
 from costgraph.models.families import FAMILIES as READERS
 from costgraph.models.families.bit import STANDARDISED, bit
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
@@ -77,9 +77,21 @@ def encoder_of(seen: Fields, *known: str) -> TowerMaps | Maps:
     return made
 
 
+#: What is given to Prompt Depth Anything (arXiv 2412.14015, section 4.1).
+GIVEN = "beside each picture a map of 192 x 256 depths is given, as telephones measure it"
+
+
 def _depth_anything(fields: Fields) -> Reading:
-    seen = fields.section("backbone_config").with_defaults(image_size=518)
-    maps = encoder_of(seen, *_DINO)
+    return Reading(_anything(fields, Depth))
+
+
+def _prompted(fields: Fields) -> Reading:
+    return Reading(_anything(fields, PromptedDepth), assumptions=(GIVEN,))
+
+
+def _anything(fields: Fields, made: type[Depth]) -> Depth:
+    """Depth Anything, or a class that adds to it."""
+    maps = encoder_of(fields.section("backbone_config"), *_DINO)
     assert isinstance(maps, TowerMaps)
     tower, taken = maps.tower, maps.taken
     widths = sizes(fields, "neck_hidden_sizes", (48, 96, 192, 384))
@@ -94,7 +106,7 @@ def _depth_anything(fields: Fields) -> Reading:
     if kind not in ("relative", "metric"):
         raise ModelError(f"{fields.name}: 'depth_estimation_type' = {clip(kind)} is not known")
     fields.values.get("max_depth")
-    model = Depth(
+    return made(
         maps,
         "ignore",
         "gelu",
@@ -103,8 +115,8 @@ def _depth_anything(fields: Fields) -> Reading:
         Integer(fields.size("fusion_hidden_size", default=64)),
         Integer(fields.size("head_hidden_size", default=32)),
         exact=True,
+        last="relu" if kind == "relative" else "sigmoid",
     )
-    return Reading(model)
 
 
 def _stem(fields: Fields) -> Bit:
@@ -210,12 +222,15 @@ def _dpt(fields: Fields) -> Reading:
 
 
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"depth_anything": _depth_anything, "dpt": _dpt})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"depth_anything": _depth_anything, "prompt_depth_anything": _prompted, "dpt": _dpt}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "DepthAnythingForDepthEstimation": "depth_anything",
+        "PromptDepthAnythingForDepthEstimation": "prompt_depth_anything",
         "DPTForDepthEstimation": "dpt",
         "DPTModel": "dpt",
     }

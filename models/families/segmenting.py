@@ -1,8 +1,9 @@
-"""Models that cut pictures into parts: SAM 1 and 2, and image encoders of SAM 1 to 3."""
+"""Models that cut pictures into parts: SAM 1 and 2, SAM-HQ, and image encoders of SAM 1 to 3."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields as fields_of
 from dataclasses import replace
 from fractions import Fraction
 from types import MappingProxyType
@@ -17,7 +18,7 @@ from costgraph.models.blocks.sam3 import TurnedEncoder
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.vision import pixels, sizes, stages, tower_of
 from costgraph.models.fields import Fields, divided
-from costgraph.models.segmenting import ImageEncoder, Pyramids, Segmenter
+from costgraph.models.segmenting import FinerSegmenter, ImageEncoder, Pyramids, Segmenter
 
 MEMORY = (
     "a picture, or the first frame of a video: what remembers earlier frames is left out, in time "
@@ -74,12 +75,32 @@ def sam_encoder(seen: Fields) -> SamEncoder:
     )
 
 
-def _sam(fields: Fields) -> Reading:
+def _prompted(fields: Fields) -> Segmenter:
+    """SAM 1 as a whole."""
     encoder = sam_encoder(fields.section("vision_config"))
     waves = fields.section("vision_config").size("num_pos_feats", default=128)
     if encoder.out != 2 * waves:
         raise ModelError(f"{fields.name}: 'num_pos_feats' = {waves} of channels {encoder.out}")
-    return Reading(_decoder(fields, encoder, second=False), assumptions=(PROMPTS,))
+    return _decoder(fields, encoder, second=False)
+
+
+def _sam(fields: Fields) -> Reading:
+    return Reading(_prompted(fields), assumptions=(PROMPTS,))
+
+
+def _sam_hq(fields: Fields) -> Reading:
+    """SAM-HQ (arXiv 2306.01567)."""
+    model = _prompted(fields)
+    encoder = model.encoder
+    assert isinstance(encoder, SamEncoder)
+    if not encoder.whole:
+        raise ModelError(f"{fields.name}: finer masks need a layer that sees the whole grid")
+    masked = fields.with_defaults(mask_decoder_config={}).section("mask_decoder_config")
+    masked = masked.with_defaults(vit_dim=768)
+    masked.require("vit_dim", int(encoder.at.d))
+    shown = {f.name: getattr(model, f.name) for f in fields_of(model)}
+    finer = FinerSegmenter(**{**shown, "encoder": replace(encoder, early=True)})
+    return Reading(finer, assumptions=(PROMPTS,))
 
 
 def _decoder(fields: Fields, encoder: SamEncoder | Neck, second: bool) -> Segmenter:
@@ -100,13 +121,13 @@ def _decoder(fields: Fields, encoder: SamEncoder | Neck, second: bool) -> Segmen
         if encoder.size != encoder.side * asked.size("patch_size", default=16):
             raise ModelError(f"{asked.name}: 'patch_size' must be {encoder.size // encoder.side}")
     else:
-        asked.require("image_embedding_size", encoder.side)
+        side = asked.size("image_size", default=1024) // asked.size("patch_size", default=16)
+        asked.with_defaults(image_embedding_size=side).require("image_embedding_size", encoder.side)
     asked.require("image_size", encoder.size)
     act = activation_of(masked, "hidden_act", default="relu")
     act = "relu" if second else act  # the published code does not read the key
     inner = Integer(masked.size("mlp_dim", default=2048))
     asked.values.get("hidden_act")
-    asked.values.get("patch_size")
     return Segmenter(
         encoder=encoder,
         d=Integer(d),
@@ -311,6 +332,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "sam": _sam,
         "sam_vision_model": _sam_alone,
+        "sam_hq": _sam_hq,
+        "sam_hq_vision_model": _sam_alone,
         "sam2": _sam2,
         "sam2_video": _sam2_video,
         "sam2_vision_model": _neck_alone,
@@ -325,6 +348,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "SamModel": "sam",
         "SamVisionModel": "sam_vision_model",
+        "SamHQModel": "sam_hq",
+        "SamHQVisionModel": "sam_hq_vision_model",
         "Sam2Model": "sam2",
         "Sam2VideoModel": "sam2_video",
         "Sam2VisionModel": "sam2_vision_model",

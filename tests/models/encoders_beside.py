@@ -339,7 +339,7 @@ _LINES = (
         "semantic_loss_ignore_index use_auxiliary_head",
     ),
     (
-        "depth_anything",
+        "depth_anything prompt_depth_anything",
         "a factor",
         "max_depth",
     ),
@@ -407,6 +407,12 @@ _LINES = (
         "pad_mode sampling_rate target_bandwidths trim_right_ratio use_causal_conv",
     ),
     (
+        "sam_hq",
+        "of masks that are given; other keys stand above the ratios; a first value",
+        "prompt_encoder_config.hidden_act prompt_encoder_config.patch_size "
+        "vision_config.mlp_ratio vision_config.scale",
+    ),
+    (
         "sam2",
         "which mask is returned; the class does not read it",
         "dynamic_multimask_stability_delta dynamic_multimask_stability_thresh "
@@ -461,5 +467,6 @@ NAMES = (
     "dinov2-stages-small", "dinov3-stages-small", "beit-stages-small", "dpt-beit-small",
     "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
     "aimv2-small", "focalnet-small", "levit-small", "cvt-small", "swiftformer-small",
-    "vjepa2-small", "zoedepth-small", "swin2sr-small",
+    "vjepa2-small", "zoedepth-small", "swin2sr-small", "sam-hq-small",
+    "prompt-depth-anything-small",
 )  # fmt: skip
