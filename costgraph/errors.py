@@ -109,6 +109,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return ""
 
 
+def many(count: int, what: str) -> str:
+    """So many things: ``1 layer``, ``2 layers``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def clip(text: object, limit: int = 60) -> str:
     """``repr`` of an untrusted value, shortened so that a message stays one line.
 

@@ -175,10 +175,7 @@ class ConformerLayer:
 
     def _convolved(self, m: Maker, x: str) -> str:
         d, bias = self.at.d, self.bias
-        y = conv(m, "widen", as_channels(m, "channels", x), 2 * d, 1, bias=bias)
-        first = m.add("kept", Slice(1, ZERO, d), y)
-        gate = m.add("gate", Activation("sigmoid"), m.add("gates", Slice(1, d, d), y))
-        y = m.add("gated", Multiply(), first, gate)
+        y = gated_channels(m, x, d, bias)
         if self.back:
             y = m.add("earlier", Copy((B, d, q + self.kernel - 1)), y)
             y = conv(m, "dwconv", y, d, self.kernel, 1, 0, d, bias)
@@ -189,6 +186,14 @@ class ConformerLayer:
         y = act(m, "conv_act", y, self.activation)
         y = conv(m, "mix", y, d, 1, bias=bias)
         return m.add("conv_rows", AsSequence(), y)
+
+
+def gated_channels(m: Maker, x: str, d: Expr, bias: bool) -> str:
+    """Adds a product to twice the width, of which one half gates the other: ``(B, d, n)``."""
+    y = conv(m, "widen", as_channels(m, "channels", x), 2 * d, 1, bias=bias)
+    first = m.add("kept", Slice(1, ZERO, d), y)
+    gate = m.add("gate", Activation("sigmoid"), m.add("gates", Slice(1, d, d), y))
+    return m.add("gated", Multiply(), first, gate)
 
 
 def near_bias(m: Maker, query: str, rows: str) -> str:

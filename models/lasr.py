@@ -12,11 +12,11 @@ from costgraph.models.blocks import FeedForward, Maker, Norm, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import act, batch_norm, conv
+from costgraph.models.conformer import gated_channels
 from costgraph.models.waves import as_channels, samples_for
-from costgraph.ops import Activation, Add, AsSequence, Multiply, Scale
+from costgraph.ops import Activation, Add, AsSequence, Scale
 from costgraph.ops.arrays import Copy
 from costgraph.ops.pattern import FULL
-from costgraph.ops.views import Slice
 from costgraph.symbols import B, q
 
 ZERO = Integer(0)
@@ -101,10 +101,7 @@ class WeighedLayer:
 
     def _convolved(self, m: Maker, x: str) -> str:
         d, bias = self.at.d, self.bias
-        y = conv(m, "widen", as_channels(m, "channels", x), 2 * d, 1, bias=bias)
-        first = m.add("kept", Slice(1, ZERO, d), y)
-        gate = m.add("gate", Activation("sigmoid"), m.add("gates", Slice(1, d, d), y))
-        y = m.add("gated", Multiply(), first, gate)
+        y = gated_channels(m, x, d, bias)
         pad = self.kernel // 2
         if self.kernel % 2 == 0:  # one row more in front than behind: it is copied beside zeros
             y, pad = m.add("padded", Copy((B, d, q + self.kernel - 1)), y), 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from costgraph.cli import vocabulary
 from costgraph.cli.showing import Answer, show
 from costgraph.cli.values import real, whole
-from costgraph.errors import InputError, clip
+from costgraph.errors import InputError, clip, many
 from costgraph.progress import tell
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _this_machine(arguments: argparse.Namespace) -> int:
     library = _library(arguments.library or "numpy", arguments.threads)
     with _steps() as step:
         made = measure.measure(library, 0.8 * seconds, step)
-    what = f"{made.library}, {_count(made.threads, 'thread')}"
+    what = f"{made.library}, {many(made.threads, 'thread')}"
     rates = ", ".join(f"{t} {rate / 1e9:.1f} GFLOP/s" for t, rate in made.sheet.peaks.items())
     about = f"{what}: {rates}, memory {made.sheet.bandwidth / 1e9:.2f} GB/s (best reached)"
     studies = [study(t, {made.name: made.sheet}) for t in made.tables]
@@ -219,10 +219,6 @@ def _library(name: str, threads: int | None) -> Library:
     from costgraph.timing.fidelity.kernels import NumPy
 
     return NumPy(threads)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 @contextmanager

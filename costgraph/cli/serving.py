@@ -10,7 +10,7 @@ from costgraph.cli import vocabulary
 from costgraph.cli.progress import bar
 from costgraph.cli.showing import Answer, show
 from costgraph.cli.values import real, remark, whole
-from costgraph.errors import InputError
+from costgraph.errors import InputError, many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -276,7 +276,6 @@ def _write(path: str, value: dict[str, Any]) -> None:
     from costgraph.files.writing import write_whole
     from costgraph.showing.export.plain_json import json_text
     from costgraph.showing.export.records import records_csv
-    from costgraph.showing.export.serving import many
 
     text = records_csv(value, "served") if path.lower().endswith(".csv") else json_text(value)
     write_whole(path, text.encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sympy import Expr, Integer
 
 from costgraph.models.blocks.style import Maker
@@ -38,6 +40,7 @@ def attended(
     bias: str = "",
     prefix: str = "",
     capped: bool = False,
+    index: Sequence[str] = (),
 ) -> str:
     """Adds scores, softmax and weighted values; ``(B, q, H, dh)`` in and out.
 
@@ -48,14 +51,15 @@ def attended(
         bias: a tensor ``(H, q, T)`` added to the scores, or an empty string.
         prefix: of node names, where a layer attends twice.
         capped: scores pass through a soft cap.
+        index: which rows a query sees, where the pattern leaves that to one.
     """
-    scores = m.add(f"{prefix}qk_matmul", AttentionScores(pattern), query, keys)
+    scores = m.add(f"{prefix}qk_matmul", AttentionScores(pattern), query, keys, *index)
     if capped:
         scores = m.add(f"{prefix}score_cap", SoftCap(), scores)
     if bias:
         scores = m.add(f"{prefix}bias_add", Add(), scores, bias)
     probabilities = m.add(f"{prefix}softmax", Softmax(pattern), scores)
-    return m.add(f"{prefix}sv_matmul", AttentionValues(pattern), probabilities, values)
+    return m.add(f"{prefix}sv_matmul", AttentionValues(pattern), probabilities, values, *index)
 
 
 def gated(

@@ -8,10 +8,10 @@ from sympy import Expr, Integer, ceiling
 
 from costgraph.formula.least import least
 from costgraph.ir.tensor import Tensor
-from costgraph.models.blocks.attend import cached
+from costgraph.models.blocks.attend import attended, cached
 from costgraph.models.blocks.attention import Attention
 from costgraph.models.blocks.style import Maker, Norm, Style
-from costgraph.ops import AttentionScores, AttentionValues, KVAppend, Rope, Softmax, Split
+from costgraph.ops import AttentionScores, KVAppend, Rope, Split
 from costgraph.ops.index import BlockBest, Choose
 from costgraph.ops.pattern import CAUSAL, Pattern, SelectedBlocks, Summaries, counted
 from costgraph.symbols import T, q
@@ -66,9 +66,7 @@ class BlockAttention:
         else:
             apart = self.heads / at.kv_heads if self.heads != at.kv_heads else ONE
             pattern, index = SelectedBlocks(self.block, self.most, apart), (best,)
-        scores = m.add("qk_matmul", AttentionScores(pattern), query, keys, *index)
-        shares = m.add("softmax", Softmax(pattern), scores)
-        mixed = m.add("sv_matmul", AttentionValues(pattern), shares, values, *index)
+        mixed = attended(m, query, keys, values, pattern, index=index)
         wide = at.heads * at.head_dim
         return m.linear("o_proj", mixed, at.d, wide, at.out_bias, contract=2)
 

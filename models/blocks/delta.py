@@ -12,14 +12,11 @@ from costgraph.models.blocks.scan import short_conv
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import (
     Activation,
-    AttentionScores,
-    AttentionValues,
     GatedDelta,
     KVAppend,
     Multiply,
     RMSNorm,
     Rope,
-    Softmax,
     Split,
 )
 from costgraph.ops.index import BlockMeans, Choose, PageScores
@@ -168,9 +165,7 @@ class IndexedGatedAttention(GatedAttention):
             pattern: Pattern = counted(m.style.mask)
         else:
             pattern, index = SelectedBlocks(self.block, self.most, over=True), (chosen,)
-        scores = m.add("qk_matmul", AttentionScores(pattern), query, keys, *index)
-        shares = m.add("softmax", Softmax(pattern), scores)
-        return m.add("sv_matmul", AttentionValues(pattern), shares, values, *index)
+        return attended(m, query, keys, values, pattern, index=index)
 
     def _chosen(self, m: Maker, x: str) -> str:
         """Adds the index."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sympy import Expr
+from sympy import Expr, factorint
 
 from costgraph.errors import ModelError
 from costgraph.ir.dtypes import INT64
@@ -120,11 +120,11 @@ def scales(frames: int, side: int, channels: int, layers: int) -> tuple[Scale, .
     """
     found = [(1, 1, channels)]
     grown = 1
-    for factor in reversed(_factors(side)):
+    for factor in reversed(factorint(side, multiple=True)):
         grown *= factor
         found.append((1, grown, math.ceil(grown**2 * channels / 64) * 64))
     grown = 1
-    for factor in reversed(_factors(frames)):
+    for factor in reversed(factorint(frames, multiple=True)):
         grown *= factor
         found.append((grown, side, side**2 * channels * grown * 64))
     sizes = [math.log(t * h * h) for t, h, _ in found]
@@ -158,14 +158,3 @@ def _apart(ideal: list[float], sizes: list[float]) -> list[int]:
             after[j] = min(after[j - 1], (taken, [*places, j - 1]), key=lambda pair: pair[0])
         best = after
     return best[-1][1]
-
-
-def _factors(number: int) -> list[int]:
-    """Prime factors, the smallest first."""
-    found, prime = [], 2
-    while prime * prime <= number:
-        while number % prime == 0:
-            found.append(prime)
-            number //= prime
-        prime += 1
-    return [*found, number] if number > 1 else found

@@ -6,42 +6,29 @@ from dataclasses import dataclass
 
 from sympy import Expr, Integer
 
+from costgraph.models.blocks.hyper import Connections
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.style import Maker, Norm
 from costgraph.ops import Activation, Add
 from costgraph.ops.maps import Map, Reduce
-from costgraph.ops.views import Expand, Reshape
+from costgraph.ops.views import Reshape
 from costgraph.symbols import B, q
 
 ONE = Integer(1)
 
 
 @dataclass(frozen=True)
-class GatedStreams:
+class GatedStreams(Connections):
     """Streams ``(B, q, n, d)``; blocks read a mean of them that each element is gated for.
 
     A block's result is added to every stream by a gate of its own. Gates are made of all
     streams, each normalised.
 
     Attributes:
-        d: hidden size.
-        count: streams ``n``.
         rank: width between the two matrices of what is read.
     """
 
-    d: Expr
-    count: Expr
     rank: Expr
-
-    @property
-    def shape(self) -> tuple[Expr, ...]:
-        """That of the hidden state."""
-        return (B, q, self.count, self.d)
-
-    def opened(self, m: Maker, hidden: str) -> str:
-        """Adds the streams of embeddings ``(B, q, d)``, all alike."""
-        one = m.add("one_stream", Reshape((B, q, ONE, self.d)), hidden)
-        return m.add("streams", Expand(self.shape), one)
 
     def closed(self, m: Maker, streams: str) -> str:
         """Adds the gated mean of them: ``(B, q, d)``."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 from sympy import Expr, Integer
 
@@ -23,23 +23,16 @@ ONE = Integer(1)
 
 
 @dataclass(frozen=True)
-class Hyper:
-    """Streams of a hidden state ``(B, q, n, d)``.
+class Connections(ABC):
+    """Streams of a hidden state ``(B, q, n, d)``, and how blocks read and write them.
 
     Attributes:
         d: hidden size.
         count: streams ``n``.
-        rounds: of Sinkhorn's iterations.
-        apart: streams are not mixed with one another, and the root mean square of all of them
-            divides the products instead of the streams (Hunyuan 4).
-        mean: what is read last is their mean, without gates (GLM 5.3).
     """
 
     d: Expr
     count: Expr
-    rounds: Expr = Integer(0)
-    apart: bool = False
-    mean: bool = False
 
     @property
     def shape(self) -> tuple[Expr, ...]:
@@ -50,6 +43,33 @@ class Hyper:
         """Adds the streams of embeddings ``(B, q, d)``, all alike."""
         one = m.add("one_stream", Reshape((B, q, ONE, self.d)), hidden)
         return m.add("streams", Expand(self.shape), one)
+
+    @abstractmethod
+    def closed(self, m: Maker, streams: str) -> str:
+        """Adds one hidden state of them, ``(B, q, d)``."""
+
+    @abstractmethod
+    def around(self, m: Maker, name: str, streams: str, block: Block, norm: Norm) -> str:
+        """Adds a block that reads the streams, and the streams with what it made.
+
+        ``norm`` is of what the block reads, where the streams are not normalised themselves.
+        """
+
+
+@dataclass(frozen=True)
+class Hyper(Connections):
+    """Blocks read a weighted sum of the streams, which a matrix mixes (arXiv 2512.24880).
+
+    Attributes:
+        rounds: of Sinkhorn's iterations.
+        apart: streams are not mixed with one another, and the root mean square of all of them
+            divides the products instead of the streams (Hunyuan 4).
+        mean: what is read last is their mean, without gates (GLM 5.3).
+    """
+
+    rounds: Expr = Integer(0)
+    apart: bool = False
+    mean: bool = False
 
     def closed(self, m: Maker, streams: str) -> str:
         """Adds their sum, weighted by gates, or their mean: ``(B, q, d)``."""
@@ -100,23 +120,6 @@ class Hyper:
     def _collapsed(self, m: Maker, name: str, streams: str, gates: str) -> str:
         x = m.add(f"{name}_weighed", Map("mul"), streams, gates)
         return m.add(f"{name}_read", Reduce("sum", (2,)), x)
-
-
-class Connections(Protocol):
-    """How streams are made, read and written: :class:`Hyper`, or another way."""
-
-    @property
-    def shape(self) -> tuple[Expr, ...]:
-        """That of the hidden state."""
-
-    def opened(self, m: Maker, hidden: str) -> str:
-        """Adds the streams of embeddings ``(B, q, d)``."""
-
-    def closed(self, m: Maker, streams: str) -> str:
-        """Adds one hidden state of them, ``(B, q, d)``."""
-
-    def around(self, m: Maker, name: str, streams: str, block: Block, norm: Norm) -> str:
-        """Adds a block that reads the streams, and the streams with what it made."""
 
 
 @dataclass(frozen=True)

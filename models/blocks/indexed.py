@@ -74,28 +74,9 @@ class IndexedAttention(SelectedAttention):
     def chosen(self, m: Maker, x: str, low: str) -> Names:
         """Adds the indexer: it reads the hidden state and the latent queries."""
         sizes = (self.index_heads, self.index_dim)
-        if self.block is not None:
-            return (self._blocks(m, low, x, self.block),)
+        table = None if self.rope_dim == 0 else self.table
         seen = counted(m.style.mask)
-        return (lightning_index(m, low, x, *sizes, self.table, self.most, seen),)
-
-    def _blocks(self, m: Maker, low: str, x: str, block: Expr) -> str:
-        """Adds an indexer of blocks: one key each, a mean that gates of its own weigh."""
-        d, h, w = self.d, self.index_heads, self.index_dim
-        query = m.linear("index_q_proj", low, h * w, m.shape(low)[-1], split=(h, w))
-        key = m.norm("index_k_norm", m.linear("index_k_proj", x, w, d), w, Norm("layer", True))
-        kept = []
-        for name, row in (("keys", key), ("gates", m.linear("index_gate_proj", x, w, d))):
-            row = m.add(f"index_{name}_row", Split(((ONE, w),)), row)
-            kept.append(
-                m.add(f"index_{name}", KVAppend(), m.cache(f"index_{name}_cache", ONE, w), row)
-            )
-        places = m.vector("index_places", block, w)
-        means = m.add("index_means", GatedMeans(block), *kept, places)
-        weights = m.linear("index_weights_proj", x, h, d)
-        seen = counted(m.style.mask, Summaries(block))
-        scores = m.add("index_scores", IndexScores(seen), query, means, weights)
-        return m.add("index_choose", Choose(self.most / block, seen), scores)
+        return (lightning_index(m, low, x, *sizes, table, self.most, seen, block=self.block),)
 
 
 def lightning_index(
@@ -108,11 +89,13 @@ def lightning_index(
     most: Expr,
     pattern: Pattern = CAUSAL,
     tempered: Callable[[str], str] | None = None,
+    block: Expr | None = None,
 ) -> str:
-    """Adds a lightning indexer, and returns the rows that it chooses.
+    """Adds a lightning indexer, and returns the rows, or blocks of them, that it chooses.
 
     ``heads`` queries of ``width`` are made of ``low``, one key per position and a weight per
-    head of ``x``; both ``(B, q, …)``. Keys have a cache of their own.
+    head of ``x``; both ``(B, q, …)``. Keys have a cache of their own. A block has one key: the
+    mean of its keys, weighed by gates that are made of ``x`` and kept beside them.
 
     Args:
         m: what it is added to.
@@ -123,6 +106,7 @@ def lightning_index(
         most: rows that each query gets.
         pattern: which of them it may choose from.
         tempered: adds what multiplies its queries ``(B, q, heads, width)``, if something does.
+        block: rows that are chosen together, once all of them are there; None: one by one.
     """
     wide, deep = m.shape(low)[-1], m.shape(x)[-1]
     query = m.linear("index_q_proj", low, heads * width, wide, split=(heads, width))
@@ -135,6 +119,13 @@ def lightning_index(
         query = m.add("index_q_rope", Rope(), query, table)
         key = m.add("index_k_rope", Rope(), key, table)
     keys = m.add("index_append", KVAppend(), m.cache("index_cache", ONE, width), key)
+    if block is not None:
+        gate = m.linear("index_gate_proj", x, width, deep)
+        gate = m.add("index_gate_row", Split(((ONE, width),)), gate)
+        gates = m.add("index_gates", KVAppend(), m.cache("index_gates_cache", ONE, width), gate)
+        places = m.vector("index_places", block, width)
+        keys = m.add("index_means", GatedMeans(block), keys, gates, places)
+        most, pattern = most / block, counted(m.style.mask, Summaries(block))
     weights = m.linear("index_weights_proj", x, heads, deep)
     scores = m.add("index_scores", IndexScores(pattern), query, keys, weights)
     return m.add("index_choose", Choose(most, pattern), scores)

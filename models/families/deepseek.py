@@ -30,14 +30,17 @@ from costgraph.models.fields import Fields, divided
 from costgraph.ops import Route
 
 
-def latent_attention_of(fields: Fields) -> LatentAttention:
-    """Latent attention; without ``q_lora_rank`` queries are projected at once."""
+def latent_attention_of(fields: Fields, rotated: bool = True) -> LatentAttention:
+    """Latent attention; without ``q_lora_rank`` queries are projected at once.
+
+    Not ``rotated``: the family has no rotary keys.
+    """
     rank = fields.values.get("q_lora_rank")
     return LatentAttention(
         d=Integer(fields.size("hidden_size")),
         heads=Integer(fields.size("num_attention_heads")),
         kv_rank=Integer(fields.size("kv_lora_rank")),
-        rope_dim=Integer(fields.size("qk_rope_head_dim")),
+        rope_dim=Integer(fields.size("qk_rope_head_dim") if rotated else 0),
         nope_dim=Integer(fields.size("qk_nope_head_dim")),
         v_dim=Integer(fields.size("v_head_dim")),
         q_rank=None if rank is None else Integer(fields.size("q_lora_rank")),
@@ -99,9 +102,9 @@ def _mistral4(fields: Fields) -> Reading:
     return shared_stack(fields, attention, dense, route)
 
 
-def indexed_of(fields: Fields) -> IndexedAttention:
+def indexed_of(fields: Fields, rotated: bool = True) -> IndexedAttention:
     """Latent attention with an indexer; it needs latent queries."""
-    plain = latent_attention_of(fields)
+    plain = latent_attention_of(fields, rotated)
     if plain.q_rank is None:
         raise ModelError(f"{fields.name}: 'q_lora_rank' is null: the indexer reads latent queries")
     return IndexedAttention(

@@ -75,20 +75,15 @@ def _text(fields: Fields) -> Reading:
     fields.require("index_kpool_always_select_tail", True)
     if fields.values.get("qk_rope_head_dim", 0) != 0:
         raise ModelError(f"{fields.name}: 'qk_rope_head_dim': nothing is rotated in this family")
-    plain = latent_attention_of(fields.with_values(qk_rope_head_dim=1))
-    still = {"rope_dim": Integer(0), "rotary": False}
+    plain = latent_attention_of(fields, rotated=False)
     pool, most = fields.size("index_kpool", default=16), fields.size("index_topk", default=2048)
     if most % pool:
         raise ModelError(
             f"{fields.name}: 'index_topk' = {most} is no multiple of 'index_kpool' = {pool}"
         )
-    indexed = replace(
-        indexed_of(fields.with_values(qk_rope_head_dim=1, index_topk=most)),
-        block=Integer(pool), **still,
-    )  # fmt: skip
-    shared = SelectedAttention(
-        **vars(replace(plain, **still)), most=indexed.most, block=indexed.block
-    )
+    indexed = indexed_of(fields.with_values(index_topk=most), rotated=False)
+    indexed = replace(indexed, block=Integer(pool))
+    shared = SelectedAttention(**vars(plain), most=indexed.most, block=indexed.block)
     mixers: dict[str, Block] = {DELTA: _delta(fields), "full": indexed, "shared": shared}
     if fields.values.get("layer_types") is None:
         kinds = [FULL if i % 4 == 3 else DELTA for i in range(count)]

@@ -18,7 +18,7 @@ from costgraph.models.families.chosen import FAMILIES as CHOSEN
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.dense import FAMILIES as DENSE
 from costgraph.models.families.language import before, language
-from costgraph.models.families.multimodal import stack_of
+from costgraph.models.families.multimodal import fitting, stack_of
 from costgraph.models.families.pooled import Streamed
 from costgraph.models.fields import Fields, divided
 from costgraph.models.multimodal import Seeing
@@ -101,15 +101,6 @@ def hunyuan4_tower(seen: Fields) -> PatchTower:
     return _tower(seen, steps, out)
 
 
-def _fitting(fields: Fields, eyes: PatchTower, d: Expr) -> PatchTower:
-    if eyes.out != d:
-        raise ModelError(
-            f"{fields.name}: the vision tower makes rows of {eyes.out}, the language model takes "
-            f"{d}"
-        )
-    return eyes
-
-
 def _hunyuan_vl(fields: Fields) -> Reading:
     if fields.values.get("text_config") is None:  # the publisher's file has no such part
         named = fields.renamed(head_dim="attention_head_dim", vocab_size="org_vocab_size")
@@ -118,14 +109,14 @@ def _hunyuan_vl(fields: Fields) -> Reading:
     else:
         stack, reading = language(fields, "hunyuan_v1_dense", tied=True)
     eyes = ocr_tower(fields.section("vision_config"))
-    return before(stack, reading, _fitting(fields, eyes, stack.ends.d))
+    return before(stack, reading, fitting(fields, eyes, stack.ends.d))
 
 
 def _hunyuan4(fields: Fields) -> Reading:
     reading = CHOSEN["hy_v4_vl_text"](part_of(fields, "hy_v4_vl_text", tied=False))
     model = reading.model
     assert isinstance(model, Streamed)
-    eyes = _fitting(fields, hunyuan4_tower(fields.section("vision_config")), model.ends.d)
+    eyes = fitting(fields, hunyuan4_tower(fields.section("vision_config")), model.ends.d)
     return Reading(Seeing(eyes, model), assumptions=reading.assumptions)
 
 

@@ -119,13 +119,23 @@ def _common(seen: Fields, out: int) -> dict[str, Any]:
     }
 
 
+def fitting(fields: Fields, eyes: PatchTower, d: Expr) -> PatchTower:
+    """The tower, whose rows are as wide as the language model takes them.
+
+    Raises:
+        ModelError: they are not ``d`` wide.
+    """
+    if eyes.out != d:
+        raise ModelError(
+            f"{fields.name}: the vision tower makes rows of {eyes.out}, the language model takes "
+            f"{d}"
+        )
+    return eyes
+
+
 def _seeing(fields: Fields, eyes: PatchTower, reading: Reading) -> Reading:
     text = stack_of(fields, reading)
-    if text.ends.d != eyes.out:
-        raise ModelError(
-            f"{fields.name}: the vision tower makes rows of {eyes.out}, "
-            f"the language model takes {text.ends.d}"
-        )
+    fitting(fields, eyes, text.ends.d)
     if eyes.deep > int(text.segments[0].count):
         raise ModelError(f"{fields.name}: more places of deepstack than equal first layers")
     return replace(reading, model=Seeing(eyes, text, reading.scans))

@@ -20,7 +20,7 @@ from costgraph.models.families.common import Family, Reading, heads_of, rotary_o
 from costgraph.models.families.deltas import net_of
 from costgraph.models.families.experts import ends_of, experts_of, feed_forward_of, numbers_of
 from costgraph.models.families.hybrid import GATHERED, words
-from costgraph.models.families.multimodal import qwen3_tower
+from costgraph.models.families.multimodal import fitting, qwen3_tower
 from costgraph.models.families.pooled import Streamed
 from costgraph.models.families.state_space import require_silu
 from costgraph.models.fields import Fields
@@ -160,13 +160,9 @@ def _seeing(fields: Fields) -> Reading:
     if fields.values.get("vision_config") is None:
         return reading
     seen = fields.section("vision_config").with_defaults(deepstack_visual_indexes=[])
-    eyes, model = qwen3_tower(seen), reading.model
+    model = reading.model
     assert isinstance(model, Streamed)
-    if eyes.out != model.ends.d:
-        raise ModelError(
-            f"{fields.name}: the tower makes rows of {eyes.out}, the language model takes "
-            f"{model.ends.d}"
-        )
+    eyes = fitting(fields, qwen3_tower(seen), model.ends.d)
     return Reading(Seeing(eyes, model, True), scans=True, assumptions=reading.assumptions)
 
 

@@ -21,7 +21,7 @@ from costgraph.asking.serving.queueing import Steady
 from costgraph.asking.serving.rooms import MANY
 from costgraph.asking.serving.steps import StepTimes
 from costgraph.asking.serving.ways import Traffic, Way, held
-from costgraph.errors import CostgraphError, InputError
+from costgraph.errors import CostgraphError, InputError, many
 
 if TYPE_CHECKING:
     from costgraph.hardware.machine import Machine
@@ -215,9 +215,7 @@ def _larger(start: _State, i: int, name: str, size: int) -> _State:
     """With a larger size of a policy, which must fit in memory."""
     made = start.sized(i, **{name: size})
     if made.groups[i].policy.limit > made.room(i):
-        room = made.room(i)
-        more = "sequence" if room == 1 else "sequences"
-        raise InputError(f"memory holds {room} {more} beside such a step")
+        raise InputError(f"memory holds {many(made.room(i), 'sequence')} beside such a step")
     return made
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from costgraph.errors import many
 from costgraph.showing.draw.repeats import SHORTEST, find_runs
 from costgraph.showing.draw.scene import Cluster, Scene, Vertex, joined
 
@@ -187,8 +188,8 @@ def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
     # A part stands for all that was folded into it.
     operations = sum(len(m.operations) if m.kind == "part" else not m.is_source for m in members)
     weights = sum(1 for m in members if m.role == "weight")
-    line = _counted(operations, "operation")
-    line += f", {_counted(weights, 'weight')}" if weights else ""
+    line = many(operations, "operation")
+    line += f", {many(weights, 'weight')}" if weights else ""
     parts = tuple(name for m in members for name in m.operations)
     counted = tuple(row for m in members for row in m.counted)
     vertex = replace(vertex, lines=(*vertex.lines, line), parts=parts, counted=counted)
@@ -205,10 +206,6 @@ def _summed(vertex: Vertex, members: list[Vertex]) -> Vertex:
         bytes=sum(m.bytes or 0 for m in timed),
         bound=max(sorted(by_bound), key=lambda b: by_bound[b]),
     )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def layers(scene: Scene) -> Scene:
@@ -361,9 +358,7 @@ def _without_alike(scene: Scene) -> Scene:
     gone = len(scene.vertices) - len(kept)
     if not gone:
         return scene
-    return _only(scene, kept).noting(
-        f"not drawn: {_counted(gone, 'tensor')} alike before and after"
-    )
+    return _only(scene, kept).noting(f"not drawn: {many(gone, 'tensor')} alike before and after")
 
 
 def _only(scene: Scene, kept: Collection[str]) -> Scene:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sympy import Expr, Integer, Mul, StrictLessThan, oo, sstr
 
+from costgraph.errors import many
 from costgraph.showing.export.atoms import number_text
 from costgraph.showing.export.table import value_text
 from costgraph.showing.export.text import expr_text, norm_text, ratio_text
@@ -48,7 +49,7 @@ def regimes_text(regimes: Regimes) -> str:
     """One block per regime: interval, closed form, operations by their bound."""
     x = regimes.symbol.name
     lines = about_lines(regimes.setting)
-    lines.append(f"{regimes.name} [{regimes.unit}] along {x}: {_count(len(regimes), 'regime')}")
+    lines.append(f"{regimes.name} [{regimes.unit}] along {x}: {many(len(regimes), 'regime')}")
     form: Expr | None = None
     ends = end_texts(e for piece in regimes.pieces for e in (piece.lower, piece.upper))
     for piece in regimes.pieces:
@@ -75,10 +76,6 @@ def about_lines(setting: Setting | None) -> list[str]:
 def foot_lines(setting: Setting | None) -> list[str]:
     """What a result rests on; nothing where that is not known."""
     return [] if setting is None else setting.foot()
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def setting_object(setting: Setting | None, *more: str) -> dict[str, Any]:
@@ -162,7 +159,7 @@ def region_map_text(found: RegionMap) -> str:
     """One block per region: its cells, closed form and operations by bound."""
     x, y = found.x.name, found.y.name
     lines = about_lines(found.setting)
-    lines.append(f"{found.name} [{found.unit}] over {x} and {y}: {_count(len(found), 'region')}")
+    lines.append(f"{found.name} [{found.unit}] over {x} and {y}: {many(len(found), 'region')}")
     form: Expr | None = None
     cells = [cell for region in found.regions for cell in region.cells]
     ends = end_texts(e for cell in cells for e in (cell.left, cell.right))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from costgraph.errors import many
 from costgraph.quoting import visible
 from costgraph.showing.export.table import plain_table, seconds, si
 
@@ -110,11 +111,6 @@ def policy_text(policy: Policy, lanes: int = 1) -> str:
     chunk = getattr(policy, "budget", None)
     seqs = f"{f'{lanes} × ' if lanes > 1 else ''}{many(policy.limit, 'seq')}"
     return f"{policy.name}{'' if chunk is None else f' {chunk}'}, {seqs}"
-
-
-def many(count: int, what: str) -> str:
-    """So many things: ``1 seq``, ``2 seqs``."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def share(part: float) -> str:
