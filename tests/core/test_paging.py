@@ -25,7 +25,6 @@ from costgraph.asking.serving import (
     WholePrompts,
     at_once,
     poisson,
-    read_trace,
     simulate,
 )  # fmt: skip
 from costgraph.asking.serving.caches import AHEAD, WATERMARK
@@ -186,15 +185,6 @@ def test_a_cached_prefix_is_not_read_again(times, policy):
         Request(0, 10, 1, 10)
 
 
-def test_traces_say_what_is_cached(tmp_path):
-    path = tmp_path / "t.csv"
-    path.write_text("timestamp,input,output,cached_tokens\n0,100,20,64\n1,50,3,0\n")
-    assert read_trace(path) == (Request(0.0, 100, 20, 64), Request(1.0, 50, 3))
-    path.write_text("timestamp,input,output,cached\n0,100,20,100\n")
-    with pytest.raises(InputError, match="line 2: cached tokens"):
-        read_trace(path)
-
-
 def test_drafted_tokens_come_several_at_a_step():
     passes = "fuse,speculative{draft=llama-3.2-1b,gamma=3,alpha=0.7}"
     made = cg.compile("llama-3.1-8b", "h100", passes, fidelity="calibrated")
@@ -224,59 +214,6 @@ def test_who_is_let_in_has_room_for_a_step_of_drafted_tokens(swap):
             requests, Pool(times, PrefillFirst(5), positions=room, paging=Paging(16, swap))
         )
         assert len(seen.served) == len(sizes)
-
-
-def test_groups_of_a_pipeline_share_a_memory():
-    made = cg.compile("llama-3.1-70b", "4xh100", "fuse,parallel{pp=4}")
-    whole, four = StepTimes(made, 1024), StepTimes(made, 1024, lanes=4, stretch=1.25)
-    assert four.room(1000) == whole.room(1000) // 4
-    assert four.step(4, 500, ((64, 512),)) == pytest.approx(1.25 * whole.step(4, 500, ((64, 512),)))
-    pool = Pool(four, ChunkedPrefill(8, 512))
-    assert pool.lanes == 4
-    seen = simulate(at_once(64, Lengths(256), Lengths(32)), pool, closed=16)
-    assert seen.servers == 4
-    assert 0.5 < seen.utilisation < 1
-    # What stages take is told apart by nothing else: equal ones, of steps without a stretch.
-    assert (four.passed, whole.passed) == ((0.25,) * 4, ())
-
-
-@pytest.mark.parametrize("polls", [1, 3])
-def test_groups_of_a_pipeline_queue_at_each_stage_behind_prompts_of_others(polls):
-    """Against a row of stages by hand: steps pass it in the order in which they come."""
-    times = StepTimes.of(cg.compile("llama-3.1-70b", "4xh100", "fuse,parallel{pp=4}"), 2100)
-    made = [Request(0.0, 50 + 190 * i, 3 + 7 * (i % 5)) for i in range(11)]
-    seen = simulate(made, Pool(times, PrefillFirst(1), polls=polls), spans=True)
-    # Of each group the steps to come, and whose last token each makes.
-    steps = [
-        [(times.prompt(r.prompt) if i == 0 else times.decode(1, r.prompt + i),
-          r if i == r.generate - 1 else None) for r in made[lane::4] for i in range(r.generate)]
-        for lane in range(4)
-    ]  # fmt: skip
-    whole, free, ready, done = 0.0, [0.0] * len(times.passed), [0.0] * 4, {}
-    while any(steps):
-        lane = min((i for i in range(4) if steps[i]), key=lambda i: ready[i])
-        seconds, last = steps[lane].pop(0)
-        for stage, share in enumerate(times.passed):
-            work = share * seconds / times.stretch
-            ready[lane] = free[stage] = max(ready[lane], free[stage]) + work
-            whole += work
-        done[last] = ready[lane]
-    ends = {s.request: s.done for s in seen.served}
-    assert [ends[r] for r in made] == pytest.approx([done[r] for r in made], rel=1e-9)
-    assert seen.busy == pytest.approx(whole, rel=1e-9)  # waits for stages are no work
-
-
-def test_the_slowest_stage_sets_the_pace_of_a_pipeline():
-    """Against a decode step of as many groups as stages, which the pass itself prices."""
-    one, four = (
-        cg.compile("llama-3.1-70b", "4xh100", f"fuse,parallel{{pp=4{more}}}")
-        for more in ("", ",micro=4")
-    )
-    times = StepTimes.of(one, 1200)
-    assert times.lanes == 4
-    assert times.decode(32, 1000) == pytest.approx(four.interval(B=128, T=1000), rel=2e-3)
-    plain = StepTimes.of(cg.compile("llama-3.1-8b", "h100", "fuse"), 1200)
-    assert (plain.lanes, plain.stretch) == (1, 1)
 
 
 @pytest.mark.parametrize("spread", ["512", "uniform:512:0.5", "lognormal:512:1"])

@@ -22,9 +22,7 @@ from costgraph.asking.serving import (
     Transfer,
     at_once,
     poisson,
-    read_trace,
     simulate,
-    trace_of,
 )  # fmt: skip
 from costgraph.asking.serving.memory import WHOLE
 from costgraph.cli import main
@@ -140,28 +138,6 @@ def test_a_closed_loop_is_the_formula_of_one(compiled, times):
     assert seen.in_system == pytest.approx(c, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("policy", "off"),
-    [(PrefillFirst(16), 0.06), (ChunkedPrefill(16, 512), 0.06), (Continuous(16), 0.1)],
-    ids=lambda x: getattr(x, "name", ""),
-)
-def test_closed_forms_have_groups_of_a_pipeline_follow_one_another(policy, off):
-    """Prompts hold up all groups: what each has of its own alone was half as much again."""
-    made = cg.compile("llama-3.1-70b", "4xh100", "fuse,parallel{pp=4}")
-    times, answers = StepTimes.of(made, 2200, 1024), Lengths(64, "lognormal", 0.8)
-    queue = Queue(times, policy, Lengths(1024), answers)
-    pool = Pool(times, policy, positions=10**9)
-    most = simulate(poisson(1e4, 800, Lengths(1024), answers, 1), pool)
-    ends = np.sort([s.done for s in most.served])
-    served = (len(ends) * 0.6) / (ends[int(0.8 * len(ends))] - ends[int(0.2 * len(ends))])
-    assert times.lanes * queue.stable_rate == pytest.approx(served, rel=off)
-    rate = times.lanes * queue.stable_rate / 2
-    seen = simulate(poisson(rate, 800, Lengths(1024), answers, 2), pool).after(0.2)
-    tokens = sum(s.request.generate - 1 for s in seen.served)
-    tpot = sum(s.done - s.first for s in seen.served) / tokens
-    assert queue.at(rate / times.lanes).tpot == pytest.approx(tpot, rel=off)
-
-
 def test_static_batches_wait_for_the_longest(times):
     """Useful steps: E[N] over E[max of B], for uniform lengths a + (b − a)·B/(B + 1)."""
     B, mean, width = 16, 200, 0.5
@@ -233,118 +209,6 @@ def test_beyond_the_stable_rate_queues_grow_without_end(times, policy):
     # Above it the wait grows with the requests, below it does not.
     assert late(1.15, 6000) > 2.5 * late(1.15, 2000)
     assert late(0.85, 6000) < 1.6 * late(0.85, 2000)
-
-
-def test_traces_are_read_and_wrong_ones_refused(tmp_path):
-    path = tmp_path / "t.csv"
-    path.write_text("timestamp,input,output\n10.5,100,20\n10,50,3\n")
-    assert read_trace(path) == (Request(0.0, 50, 3), Request(0.5, 100, 20))
-    for text, what in (
-        ("timestamp,input\n1,2\n", "no column output; it has 'timestamp, input'$"),
-        ("timestamp;input;output\n1;2;3\n", "columns of a CSV are apart by commas"),
-        ("timestamp,input,output\n1,x,3\n", "line 2"),
-        ("timestamp,input,output\n1,2.5,3\n", "whole tokens"),
-        ("timestamp,input,output\n1,2\n", "too few"),
-        ("timestamp,input,output\n", "one per request"),
-        ("timestamp,input,output\n\n  \n", "one per request"),
-        ("", "one per request"),
-        ("timestamp,input,output\n1,-2,3\n", "line 2: lengths are whole tokens, at least one"),
-        ("timestamp,input,output\n1,2,0\n", "line 2: lengths are whole tokens, at least one"),
-        ("timestamp,input,output\n\n1,inf,3\n", "line 3: input: 'inf' is not a number"),
-        ("timestamp,input,output\nnan,2,3\n", "line 2: arrival: 'nan' is neither"),
-        ("timestamp,input,output\n2024-13-01 00:00,2,3\n", "line 2: arrival"),
-        ("timestamp,input,output,prompt\n1,2,3,4\n", "which column is input"),
-        ("timestamp,input,output\n1,2,3\n2024-05-12 00:00,2,3\n", "line 3.*the first is seconds"),
-        (
-            "timestamp,input,output\n2024-05-12 00:00,2,3\n2024-05-12T00:01Z,2,3\n",
-            "line 3.*a date with a zone, the first is a date without",
-        ),
-        (f"timestamp,input,output\n1,2,3,{'x' * 200_000}\n", "line 2: not a CSV table: field"),
-    ):
-        path.write_text(text)
-        with pytest.raises(InputError, match=what):
-            read_trace(path)
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_lines_of_a_trace_end_as_their_writer_ends_them(tmp_path, end):
-    path = tmp_path / "t.csv"
-    path.write_bytes(end.join(("timestamp,input,output", "1,100,20", "2,50,3", "")).encode())
-    assert read_trace(path) == (Request(0.0, 100, 20), Request(1.0, 50, 3))
-
-
-@pytest.mark.parametrize(
-    "times",
-    [
-        ("-5", "-1.5"),
-        ("1700000000000.25", "1700000000003.75"),
-        ("2023-11-16 18:15:46.25", "2023-11-16 18:15:49.75"),
-        ("2023-11-16T18:15:46.2500000Z", "2023-11-16T18:15:49.7500000Z"),
-    ],
-)
-def test_times_of_a_trace_count_from_its_start(tmp_path, times):
-    """Whatever the start, and exactly."""
-    path = tmp_path / "t.csv"
-    for order in (times, times[::-1]):
-        rows = (f"{t},{7 + times.index(t)},3\n" for t in order)
-        path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(rows))
-        assert read_trace(path) == (Request(0.0, 7, 3), Request(3.5, 8, 3))
-
-
-@pytest.mark.parametrize(
-    ("arrivals", "said"),
-    [
-        (("0", "0.004", "3.5"), ""),
-        (("0", "4", "19.9"), ""),
-        (("0", "4", "20.1"), "10.05 s on average, over 10 s"),
-        (("0", "250", "99000"), "milliseconds, divide them by 1000"),
-        (("1700000000000", "1700000000001", "1700000000004"), "first, 1.7e+12 s, is after"),
-        (("1700000000", "1700000000.25", "1700000001"), ""),
-        (("2023-11-16 18:15:46", "2023-11-16 18:15:47", "2023-11-17 18:15:47"), ""),
-        (("7", "7", "7"), ""),
-    ],
-)
-def test_a_trace_that_may_be_in_milliseconds_is_doubted(tmp_path, arrivals, said):
-    path = tmp_path / "t.csv"
-    path.write_text("time,input,output\n" + "".join(f"{a},9,3\n" for a in arrivals))
-    trace = trace_of(path)
-    assert said in trace.doubtful
-    assert bool(trace.doubtful) == bool(said)
-    assert (trace.rate is None) == (trace.span == 0)
-    if trace.rate is not None:
-        assert trace.rate * trace.span == pytest.approx(len(arrivals) - 1)
-
-
-def test_the_command_says_how_long_a_trace_is_and_how_fast(capsys, tmp_path):
-    path = tmp_path / "t.csv"
-    line = ["serve-simulate", "llama-3.2-1b", "--on", "h100", "--trace", str(path)]
-    path.write_text("time,input,output\n0,9,3\n500,9,3\n30000,9,3\n")
-    assert main([*line, "--limit", "2"]) == 0
-    told = capsys.readouterr().out
-    assert "over 3e+04 s, requests/s 6.66667e-05, chunked 2048, 2 seqs" in told
-    assert "\narrivals of the trace are read as seconds, and from one request to the next" in told
-    assert "1 server busy below 0.1%" in told
-    assert main([*line, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["arrivals"]["trace_seconds"] == 30000
-    assert any("milliseconds" in x for x in found["cautions"])
-    path.write_text("time,input,output\n0,9,3\n")
-    assert main([*line, "--limit", "1"]) == 0
-    told = capsys.readouterr().out
-    assert "over one moment, chunked 2048, 1 seq," in told
-    assert "\n1 request in " in told
-    assert "milliseconds" not in told
-
-
-def test_groups_of_one_pipeline_are_no_servers_of_their_own(capsys):
-    line = [
-        "serve-simulate", "llama-3.2-1b", "--on", "2xh100", "--passes", "parallel{pp=2}",
-        "--rate", "50", "--prompt", "90", "--generate", "3", "--requests", "9", "--limit", "4",
-    ]  # fmt: skip
-    for more, what in (([], "1 server"), (["--replicas", "2"], "2 servers")):
-        assert main([*line, *more]) == 0
-        groups = 2 * int(what[0])
-        assert f", {what} (groups of pipelines: {groups}) busy " in capsys.readouterr().out
 
 
 def by_hand(requests, times, limit):
