@@ -137,6 +137,7 @@ FILES = (
     "swin2sr",
     "embedding",
     "pages",
+    "eomt",
 )
 
 V = TypeVar("V")

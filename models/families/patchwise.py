@@ -16,7 +16,7 @@ from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.models.families.common import Family, Reading, activation_of, class_of, labels_of
 from costgraph.models.families.stages import is_backbone, tower_maps
 from costgraph.models.families.vision import patches_of, pixels, swiglu, tower_of
-from costgraph.models.fields import Fields
+from costgraph.models.fields import Fields, divided
 from costgraph.models.vision import Tower, VisionTransformer
 
 #: ViT's base size, which classes fill in.
@@ -179,7 +179,7 @@ def _videomae(fields: Fields) -> Reading:
     return Reading(VisionTransformer(tower, Integer(labels_of(fields)), mean=True, back_last=True))
 
 
-def _dino(fields: Fields, rotary: bool) -> Reading:
+def dino(fields: Fields, rotary: bool) -> Reading:
     """DINOv2 with registers (arXiv 2309.16588), and DINOv3 (arXiv 2508.10104), which rotates."""
     named = fields.with_defaults(**BASE)
     act = activation_of(named, "hidden_act")
@@ -194,6 +194,7 @@ def _dino(fields: Fields, rotary: bool) -> Reading:
     at, feed = tower_of(named, act)
     feed = feed if rotary else swiglu(fields, feed)
     if rotary:
+        divided(fields, int(at.head_dim), 4, "a rotated head by two axes")
         bias = named.flag("mlp_bias", True)
         feed = FeedForward(at.d, feed.width, act, named.flag("use_gated_mlp", False), bias)
         at = replace(
@@ -231,11 +232,11 @@ def _dino(fields: Fields, rotary: bool) -> Reading:
 
 
 def _dinov2(fields: Fields) -> Reading:
-    return _dino(fields, rotary=False)
+    return dino(fields, rotary=False)
 
 
 def _dinov3(fields: Fields) -> Reading:
-    return _dino(fields, rotary=True)
+    return dino(fields, rotary=True)
 
 
 #: ``model_type`` to what it is.

@@ -225,6 +225,11 @@ _LINES = (
         "pool_scales semantic_loss_ignore_index use_auxiliary_head vocab_size",
     ),
     (
+        "eomt eomt_dinov3",
+        "a first value, and of training",
+        "layerscale_value pos_embed_jitter pos_embed_rescale pos_embed_shift",
+    ),
+    (
         "swin2sr zoedepth",
         "factors",
         "attractor_alpha attractor_gamma img_range max_temp min_temp",
@@ -468,5 +473,5 @@ NAMES = (
     "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
     "aimv2-small", "focalnet-small", "levit-small", "cvt-small", "swiftformer-small",
     "vjepa2-small", "zoedepth-small", "swin2sr-small", "sam-hq-small",
-    "prompt-depth-anything-small",
+    "prompt-depth-anything-small", "eomt-small", "eomt-dinov3-small",
 )  # fmt: skip
