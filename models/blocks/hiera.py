@@ -1,17 +1,20 @@
-"""Hiera, the encoder of SAM 2 (Ryali et al., arXiv 2306.00989; arXiv 2408.00714): a pyramid whose
+"""Hiera (Ryali et al., arXiv 2306.00989), also as SAM 2 has it (arXiv 2408.00714): a pyramid whose
 queries are pooled where a stage begins."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sympy import Expr, Integer
 
 from costgraph.ir.graph import Graph
+from costgraph.ir.op import Op
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.feedforward import FeedForward
-from costgraph.models.blocks.image import conv, picture
+from costgraph.models.blocks.image import conv, picture, positions_of
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.stack import run
 from costgraph.models.blocks.style import Maker, Style
@@ -37,6 +40,7 @@ class HieraLayer:
         feed: the feed-forward block.
         window: side of the windows, or None for the whole grid.
         pools: queries are the largest of squares of two by two, and so are the rows beside them.
+        ready: rows stand window by window already.
     """
 
     batch: Expr
@@ -47,6 +51,7 @@ class HieraLayer:
     feed: FeedForward
     window: int | None
     pools: bool = False
+    ready: bool = False
 
     @property
     def after(self) -> tuple[int, int]:
@@ -90,7 +95,7 @@ class HieraLayer:
             y = m.add(f"{prefix}pad", Resize(whole), y) if padded else y
             near, size = self.batch * tall * wide, (side, side)
             shape = (near, Integer(side**2), self.source)
-            y = m.add(f"{prefix}windows", Rearrange(shape), y)
+            y = m.add(f"{prefix}windows", self._moved(shape), y)
         split = (self.heads, self.d / self.heads)
         packed = m.linear(f"{prefix}qkv_proj", y, 3 * self.d, self.source, True)
         query, key, value = m.add_many(f"{prefix}qkv_split", Split((split,) * 3), packed)
@@ -105,21 +110,24 @@ class HieraLayer:
             return mixed
         count = Integer(self.after[0] * self.after[1])
         whole = (self.batch, m.shape(mixed)[1] * near / self.batch, self.d)
-        mixed = m.add(f"{prefix}whole", Rearrange(whole), mixed)
+        mixed = m.add(f"{prefix}whole", self._moved(whole), mixed)
         if not padded:
             return mixed
         return m.add(f"{prefix}crop", Resize((self.batch, count, self.d)), mixed)
 
 
+    def _moved(self, shape: tuple[Expr, ...]) -> Op:
+        """Rows in another order, unless they stand so."""
+        return Reshape(shape) if self.ready else Rearrange(shape)
+
+
 @dataclass(frozen=True)
-class Hiera:
-    """Overlapping patches, positions from two tables, and stages of layers.
+class HieraStages(ABC):
+    """Overlapping patches, positions, and stages of layers.
 
     Attributes:
         channels, size: of the image.
         kernel, stride, padding: of the convolution in front.
-        background: rows of the table of positions that is resampled, down and across.
-        tile: side of the table that is repeated over the grid.
         widths, depths, heads, windows: of each stage.
         whole: layers, counted from zero, that see the whole grid.
         pooling: stages behind the first one that halve the grid.
@@ -132,8 +140,6 @@ class Hiera:
     kernel: int
     stride: int
     padding: int
-    background: tuple[int, int]
-    tile: int
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     heads: tuple[int, ...]
@@ -142,6 +148,13 @@ class Hiera:
     pooling: int
     ratio: Expr
     activation: str
+
+    #: Rows stand window by window.
+    ready: ClassVar[bool] = False
+
+    @abstractmethod
+    def placed(self, m: Maker, x: str) -> str:
+        """Adds positions to the rows of patches ``x``."""
 
     @property
     def grids(self) -> tuple[tuple[int, int], ...]:
@@ -159,14 +172,7 @@ class Hiera:
         d = Integer(self.widths[0])
         x = picture(m, batch, self.channels, tuple(map(Integer, self.size)))
         x = conv(m, "patch_embed", x, d, self.kernel, self.stride, self.padding)
-        count = Integer(self.grids[0][0] * self.grids[0][1])
-        x = m.add("patch_rows", AsSequence(), x)
-        rows = Integer(self.background[0] * self.background[1])
-        table = m.weight("positions.weight", rows, d)
-        table = m.add("position_resample", Interpolate(count, 16), table)
-        tile = m.weight("tile.weight", Integer(self.tile**2), d)
-        tile = m.add("tile_copies", Copy((count, d)), tile)
-        x = m.add("position_add", Add(), x, m.add("tile_add", Add(), table, tile))
+        x = self.placed(m, m.add("patch_rows", AsSequence(), x))
         made, index = [], 0
         for stage, depth in enumerate(self.depths):
             layers = []
@@ -197,7 +203,47 @@ class Hiera:
             FeedForward(d, self.ratio * d, self.activation, gated=False, bias=True),
             window,
             begins and stage <= self.pooling,
+            self.ready,
         )
+
+
+@dataclass(frozen=True)
+class Hiera(HieraStages):
+    """SAM 2's encoder: positions come from two tables.
+
+    Attributes:
+        background: rows of the table of positions that is resampled, down and across.
+        tile: side of the table that is repeated over the grid.
+    """
+
+    background: tuple[int, int]
+    tile: int
+
+    def placed(self, m: Maker, x: str) -> str:
+        _, count, d = m.shape(x)
+        rows = Integer(self.background[0] * self.background[1])
+        table = m.weight("positions.weight", rows, d)
+        table = m.add("position_resample", Interpolate(count, 16), table)
+        tile = m.weight("tile.weight", Integer(self.tile**2), d)
+        tile = m.add("tile_copies", Copy((count, d)), tile)
+        return m.add("position_add", Add(), x, m.add("tile_add", Add(), table, tile))
+
+
+@dataclass(frozen=True)
+class UnrolledHiera(HieraStages):
+    """Hiera as it was published first: one table of ``rows`` positions; rows are ordered once.
+
+    Each stage's rows stand window by window, and what is pooled stands apart.
+    """
+
+    rows: Expr
+
+    ready: ClassVar[bool] = True
+
+    def placed(self, m: Maker, x: str) -> str:
+        _, count, d = m.shape(x)
+        x = m.add("position_add", Add(), x, positions_of(m, self.rows, count, d))
+        return m.add("unrolled", Rearrange(m.shape(x)), x)
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,7 @@ FILES = (
     "embedding",
     "pages",
     "eomt",
+    "hiera",
 )
 
 V = TypeVar("V")

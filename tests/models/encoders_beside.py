@@ -230,6 +230,12 @@ _LINES = (
         "layerscale_value pos_embed_jitter pos_embed_rescale pos_embed_shift",
     ),
     (
+        "hiera",
+        "of the decoder that only training has, of training, and a first value",
+        "decoder_depth decoder_hidden_size decoder_num_heads layer_norm_init mask_ratio "
+        "normalize_pixel_loss",
+    ),
+    (
         "swin2sr zoedepth",
         "factors",
         "attractor_alpha attractor_gamma img_range max_temp min_temp",
@@ -473,5 +479,6 @@ NAMES = (
     "dpt-hybrid-bare-small", "hgnet-small", "d-fine-small", "dab-detr-small", "rf-detr-small",
     "aimv2-small", "focalnet-small", "levit-small", "cvt-small", "swiftformer-small",
     "vjepa2-small", "zoedepth-small", "swin2sr-small", "sam-hq-small",
-    "prompt-depth-anything-small", "eomt-small", "eomt-dinov3-small",
+    "prompt-depth-anything-small", "eomt-small", "eomt-dinov3-small", "hiera-small",
+    "hiera-stages-small",
 )  # fmt: skip
