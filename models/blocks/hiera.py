@@ -115,7 +115,6 @@ class HieraLayer:
             return mixed
         return m.add(f"{prefix}crop", Resize((self.batch, count, self.d)), mixed)
 
-
     def _moved(self, shape: tuple[Expr, ...]) -> Op:
         """Rows in another order, unless they stand so."""
         return Reshape(shape) if self.ready else Rearrange(shape)

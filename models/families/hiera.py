@@ -113,9 +113,7 @@ def _pyramid(fields: Fields) -> UnrolledHiera:
 def _hiera(fields: Fields) -> Reading:
     pyramid = _pyramid(fields)
     if is_backbone(fields):
-        return Reading(
-            HieraModel(pyramid, None, taken_of(fields, len(pyramid.depths), stem=True))
-        )
+        return Reading(HieraModel(pyramid, None, taken_of(fields, len(pyramid.depths), stem=True)))
     return Reading(HieraModel(pyramid, classes_of(fields)))
 
 
