@@ -27,8 +27,9 @@ from costgraph.models.catalog import config_of, find
 from costgraph.showing.report.code import Scripts
 from costgraph.showing.report.contents import Contents, formulas, metrics_of, pictures
 from costgraph.showing.report.load import load_of
-from costgraph.showing.report.page import bundle, json_text, start
+from costgraph.showing.report.page import bundle, json_text
 from costgraph.showing.report.plans import plans_of
+from costgraph.showing.report.starting import start
 
 #: What a page shows at once, what it prints and draws when that is to be seen, and what it
 #: writes to be copied.

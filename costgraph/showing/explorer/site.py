@@ -32,8 +32,9 @@ from costgraph.showing.explorer.parts import Asked, received, source, written
 from costgraph.showing.report.code import Scripts
 from costgraph.showing.report.contents import Contents, formulas, pictures
 from costgraph.showing.report.load import load_of
-from costgraph.showing.report.page import bundle, headed, start
+from costgraph.showing.report.page import bundle, headed
 from costgraph.showing.report.plans import plans_of
+from costgraph.showing.report.starting import start
 
 #: What a site holds unless something else is said.
 PIPELINES = ("", "fuse", "fuse,quantize{weights=int4}")

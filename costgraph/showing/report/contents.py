@@ -27,7 +27,7 @@ from costgraph.timing import roofline
 from costgraph.units import format_quantity
 
 #: Sizes, with the end of the slider.
-SIZES = {"B": 1024, "S": 131072, "N": 32768, "T": 131072, "K": 1024}
+SIZES = {"B": 1024, "S": 131072, "N": 32768, "T": 131072, "K": 1024, "G": 65536}
 #: Where symbolic options of passes start that have no number as their default.
 _STARTS = {"bits": 4.0, "group": 128.0, "kv_group": 128.0, "scale_bits": 16.0, "outliers": 0.01}
 #: What pages need not carry, and inline styles, which their policy does not let in.
@@ -343,8 +343,12 @@ def controls(
     devices: Sequence[dict[str, Any]],
     point: Mapping[str, int | float],
     meanings: Mapping[str, tuple[str, str, float]],
+    unit: int = 1,
 ) -> list[dict[str, Any]]:
-    """Sliders for what is no figure of a device: sizes, and symbols in pipelines."""
+    """Sliders for what is no figure of a device: sizes, and symbols in pipelines.
+
+    ``unit`` image tokens are a whole image: the slider of ``G`` steps through multiples.
+    """
     figures = {name for device in devices for name in device["figures"]}
     made = []
     for name in sorted(symbols - figures, key=_control_order):
@@ -359,6 +363,7 @@ def controls(
                 "kind": kind,
                 "meaning": meaning,
                 "largest": largest,
+                "step": unit if name == "G" else 1,
                 # Nothing is made up: without a stated price the field stays empty.
                 "value": None if name == "price" else point.get(name, value),
             }

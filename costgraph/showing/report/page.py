@@ -20,8 +20,6 @@ from costgraph.compiling.compiled import Compiled
 from costgraph.compiling.options import devices_of, pipelines_of, split_options
 from costgraph.errors import InputError, unknown
 from costgraph.files.writing import suffix_of, write_whole
-from costgraph.formula.formula import exact
-from costgraph.formula.terms import Limit
 from costgraph.hardware import load_system
 from costgraph.ir.workload import checked, plain
 from costgraph.progress import counted
@@ -38,7 +36,7 @@ from costgraph.showing.report.load import START as LOAD
 from costgraph.showing.report.load import queue_script, starting
 from costgraph.showing.report.plans import plans_of
 from costgraph.showing.report.simulated import USUAL, simulated
-from costgraph.symbols import symbol
+from costgraph.showing.report.starting import image_unit, start
 
 if TYPE_CHECKING:
     from costgraph.compiling.options import Passes
@@ -49,8 +47,6 @@ SCRIPTS = (
     "charts.js", "curve.js", "detail.js", "minimap.js", "load.js", "plans.js", "main.js",
 )  # fmt: skip
 OWN = "report.js"
-#: Where the controls start unless something else is said.
-START = {"B": 1, "S": 1024, "N": 256, "T": 2048, "K": 32}
 #: A page with more would be slow to make and to open.
 MOST_VARIANTS = 24
 
@@ -120,7 +116,7 @@ def report(
         pipelines: a pipeline, or a list; the empty text is the unmodified model. Speed-ups are
             against the first.
         B, S, N, T: where the controls start: by default 1, 1024, 256 and 2048, or less
-            where the model has no positions for so many.
+            where the model has no positions for so many; 77 prompt tokens where it makes pictures.
         rate, limit, chunk, policy: where the load of a server starts: requests per second (by
             default half of what it stands), sequences at a time (64, or what memory holds), tokens
             of a step (2048), and ``chunked``, ``continuous`` or ``prefill-first``.
@@ -128,7 +124,8 @@ def report(
             served, 400 where a rate is given.
         plans: also every way to share the model among the devices of each system.
         options: how the model is read, and where other symbols start, such as ``K``
-            denoising steps and those of passes.
+            denoising steps (32), ``G`` image tokens (256, or those of whole images; 4096 of a
+            picture that is made) and those of passes.
 
     Raises:
         CostgraphError: anything that is wrong with the input, in one line.
@@ -227,35 +224,6 @@ def _lengths(controls: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     return int(begun["S"]), int(begun["N"])
 
 
-def start(variants: Sequence[Compiled], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the controls start.
-
-    What is not given is halved until every variant has it, and made less by one where the
-    values that a variant allows stand apart (whole shares of an answer).
-    """
-    free = {k: v for k, v in START.items() if k not in given}
-    limits = {x: None for c in variants for x in c.latency.limits}
-    limits |= {
-        x: None for c in variants for p in c.program.phases if p.span for x in _of(c, p.name)
-    }
-    while True:
-        values = {symbol(k): exact(v) for k, v in (START | dict(given) | free).items()}
-        broken = [x for x in limits if x.broken(values) is not None]
-        smaller: dict[str, int] = {}
-        for k in ("S", "N", "T"):
-            beyond = [x for x in broken if symbol(k) in x.expr.free_symbols]
-            if k in free and beyond:
-                apart = all(x.apart for x in beyond)
-                smaller[k] = max(1, free[k] - 1 if apart else free[k] // 2)
-        if all(free[k] == v for k, v in smaller.items()):
-            return START | dict(given) | free
-        free |= smaller
-
-
-def _of(compiled: Compiled, phase: str) -> tuple[Limit, ...]:
-    return compiled.time(phase).limits
-
-
 def bundle(
     grid: Sequence[Sequence[Compiled]], point: Mapping[str, Any], contents: Contents | None = None
 ) -> tuple[Contents, dict[str, Any], Setting]:
@@ -275,7 +243,7 @@ def bundle(
     meanings = option_symbols(c for row in grid for c in row)
     data = {
         **headed(setting),
-        "controls": controls(contents.symbols, devices, plain(point), meanings),
+        "controls": controls(contents.symbols, devices, plain(point), meanings, image_unit(every)),
         "devices": devices,
         "pipelines": [pipeline_label(c) for c in grid[0]],
         "variants": variants,

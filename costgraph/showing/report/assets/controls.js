@@ -9,7 +9,7 @@ function stopsUpTo(largest) {
 }
 
 function stopsOf(control) {
-  if (control.kind === "size") return stopsUpTo(control.largest);
+  if (control.kind === "size") return stopsUpTo(Math.max(control.largest / control.step, 1)).map((x) => x * control.step);
   if (control.kind === "probability") return Array.from({ length: 19 }, (_, i) => (i + 1) / 20);
   return [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, ...stopsUpTo(1024)];
 }
@@ -84,7 +84,7 @@ function buildControls() {
   $("sizes").replaceChildren(...DATA.controls.map((c) => control({
     id: `value-${c.name}`,
     label: SHORT[c.name] || `${c.name}: ${c.meaning}`,
-    unit: ["S", "N", "T"].includes(c.name) ? "tokens" : c.name === "B" ? "sequences" : "",
+    unit: ["S", "N", "T", "G"].includes(c.name) ? "tokens" : c.name === "B" ? "sequences" : "",
     scale: 1, stops: stopsOf(c), allowed: allowedValue(c),
     get: () => state.values[c.name], set: (v) => { state.values[c.name] = v; state.given[c.name] = v; },
   })));
