@@ -8,7 +8,7 @@ of them. Prefixes that only say which class wraps the layers are left out of bot
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -179,12 +179,11 @@ class Module:
         """Its names without wrapping prefixes, in a layer."""
         return _paths(self, layer)
 
-    def full(self, layer: int | None, shortest: bool = False) -> Iterator[str]:
-        """Its names as checkpoints write them, prefixes included; with one of these only."""
-        prefixes = _EYES_PREFIXES if self.eyes else _TEXT_PREFIXES
-        for prefix in prefixes[:1] if shortest and not self.eyes else prefixes:
-            for path in self.paths(layer):
-                yield prefix + path
+    def full(self, layer: int | None, shortest: bool = False) -> str:
+        """Its names as checkpoints write them, line by line, prefixes included; with one of
+        these only.
+        """
+        return _full(self, layer, shortest)
 
 
 @lru_cache(maxsize=100_000)
@@ -196,6 +195,13 @@ def _paths(module: Module, layer: int | None) -> tuple[str, ...]:
         stacks = ("layers", "blocks") if module.eyes else ("layers", "h")
         return tuple(f"{s}.{layer}.{name}" for s in stacks for name in names)
     return names
+
+
+@lru_cache(maxsize=100_000)
+def _full(module: Module, layer: int | None, shortest: bool) -> str:
+    prefixes = _EYES_PREFIXES if module.eyes else _TEXT_PREFIXES
+    among = prefixes[:1] if shortest and not module.eyes else prefixes
+    return "\n".join(prefix + path for prefix in among for path in _paths(module, layer))
 
 
 @dataclass(frozen=True)
@@ -315,7 +321,9 @@ class Names:
         key = (index, module, at)
         if key not in self._matched:
             names = module.full(at, shortest=wild.open_start)
-            self._matched[key] = any(wild.matches(name) for name in names)
+            self._matched[key] = wild.may_match_in(names) and any(
+                wild.matches(name) for name in names.splitlines()
+            )
         return self._matched[key]
 
     def experts(self, index: int) -> int | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
+from functools import cached_property
+from itertools import groupby, product
 
 #: Alternatives that the groups of one expression may multiply to.
 MOST_WAYS = 64
@@ -44,50 +44,80 @@ class Wildcards:
 
     def matches(self, text: str) -> bool:
         """Whether the whole text is as one of the ways says."""
-        return any(_runs_through(way, text) for way in self.ways)
+        return any(needle in text and way.runs_through(text) for needle, way in self._read)
 
-    @property
+    def may_match_in(self, texts: str) -> bool:
+        """Whether one of several texts, written one after another, can match.
+
+        Lists of what stays wide name hundreds of modules, and most of them are told apart here.
+        """
+        return any(needle in texts for needle in self._needles)
+
+    @cached_property
+    def _needles(self) -> frozenset[str]:
+        return frozenset(needle for needle, _ in self._read)
+
+    @cached_property
+    def _read(self) -> tuple[tuple[str, _Places], ...]:
+        """Each way with the longest piece that every text of it holds as it stands."""
+        return tuple((_needle(way), _Places.of(way)) for way in self.ways)
+
+    @cached_property
     def open_start(self) -> bool:
         """It begins with anything: what stands in front of a name makes no difference."""
         return all(way and way[0] == EVERYTHING for way in self.ways)
 
-    @property
+    @cached_property
     def tells_numbers(self) -> bool:
         """It has digits of its own, and may tell layers apart."""
         return any(t.among < _DIGITS for way in self.ways for t in way)
 
 
-@lru_cache(maxsize=1024)
-def _places(tokens: Tokens) -> tuple[dict[str, int], int, int]:
+@dataclass(frozen=True)
+class _Places:
     """Sets of places in a pattern, bit by bit: those that take each character, those that
     may be absent, those that may come again.
     """
-    taking: dict[str, int] = {}
-    absent = again = 0
-    for place, token in enumerate(tokens):
-        for char in token.among:
-            taking[char] = taking.get(char, 0) | 1 << place
-        absent |= token.absent << place
-        again |= token.again << place
-    return taking, absent, again
 
+    length: int
+    taking: dict[str, int]
+    absent: int
+    again: int
 
-def _runs_through(tokens: Tokens, text: str) -> bool:
-    """All places in the pattern at once, character by character."""
-    taking, absent, again = _places(tokens)
+    @classmethod
+    def of(cls, tokens: Tokens) -> _Places:
+        taking: dict[str, int] = {}
+        absent = again = 0
+        for place, token in enumerate(tokens):
+            for char in token.among:
+                taking[char] = taking.get(char, 0) | 1 << place
+            absent |= token.absent << place
+            again |= token.again << place
+        return cls(len(tokens), taking, absent, again)
 
-    def closed(places: int) -> int:
-        while (more := places | (places & absent) << 1) != places:
+    def runs_through(self, text: str) -> bool:
+        """All places in the pattern at once, character by character."""
+        places = self._closed(1)
+        for char in text:
+            taken = places & self.taking.get(char, 0)
+            if not taken:
+                return False
+            places = self._closed(taken << 1 | taken & self.again)
+        return bool(places >> self.length & 1)
+
+    def _closed(self, places: int) -> int:
+        while (more := places | (places & self.absent) << 1) != places:
             places = more
         return places
 
-    places = closed(1)
-    for char in text:
-        taken = places & taking.get(char, 0)
-        if not taken:
-            return False
-        places = closed(taken << 1 | taken & again)
-    return bool(places >> len(tokens) & 1)
+
+def _needle(tokens: Tokens) -> str:
+    """The longest run of characters that a pattern says one by one."""
+    runs = (
+        "".join(char for t in run for char in t.among) if plain else ""
+        for plain, run in groupby(tokens, lambda t: len(t.among) == 1 and not t.absent | t.again)
+    )
+    return max(runs, key=len, default="")
 
 
 def glob(text: str) -> Wildcards:

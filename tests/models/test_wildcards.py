@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from costgraph.models.checkpoint import wildcards
+from costgraph.models.checkpoint.names import Module, Names, patterns_of
 from costgraph.models.checkpoint.wildcards import expression, glob
 
 PIECES = ("a", "b", r"\.", ".", ".*", ".+", r"\d+", "[ab]*", "[^a]", "a?", "b?", "(a|ba|)", r"\d?")
@@ -23,6 +25,7 @@ def test_expressions_match_as_pythons_do(seed):
             name = "".join(rng.choices("ab.1", k=rng.randint(0, 7)))
             seen.add(pattern.matches(name))
             assert pattern.matches(name) == bool(pythons.match(name)), (text, name)
+            assert pattern.may_match_in(f"b\n{name}\na.b") or not pattern.matches(name)
     assert seen == {True, False}
 
 
@@ -32,3 +35,18 @@ def test_names_with_stars_mean_themselves_and_what_is_below():
         assert pattern.matches(name), name
     for name in ("layers.0.q", "mylayers.0.qa", "layers.0.qabc", ""):
         assert not pattern.matches(name), name
+
+
+def test_a_list_that_names_every_layer_reads_only_what_may_match(monkeypatch):
+    # ModelOpt writes such lists; every name through every pattern took minutes.
+    read = []
+    whole = wildcards._Places.runs_through
+    monkeypatch.setattr(
+        wildcards._Places, "runs_through", lambda way, text: read.append(text) or whole(way, text)
+    )
+    layers = range(48)
+    names = Names(patterns_of([f"model.layers.{i}.self_attn*" for i in layers], "ignore"))
+    for layer in layers:
+        assert names.naming(Module("q_proj", layered=True), layer) == {layer}
+        assert names.naming(Module("down_proj", layered=True), layer) == set()
+    assert 0 < len(read) < 10 * len(layers)
