@@ -253,6 +253,15 @@ def _minimax_m2(fields: Fields) -> Reading:
     # Its modules for multi-token prediction (num_mtp_modules) are no part of the decoder.
     if fields.values.get("shared_intermediate_size"):
         raise ModelError(f"{fields.name}: 'shared_intermediate_size': shared experts are unknown")
+    fields.require("qk_norm_type", "per_layer")
+    fields.require("scoring_func", "sigmoid")
+    fields.require("use_routing_bias", True)
+    kinds = fields.values.get("attn_type_list") or [1]
+    if not isinstance(kinds, list) or any(kind != 1 for kind in kinds):
+        raise ModelError(
+            f"{fields.name}: 'attn_type_list' = {clip(kinds)}: only 1, attention over all "
+            "positions, is supported"
+        )
     normed = fields.flag("use_qk_norm", True)
     attention = attention_of(
         fields, qk_norm=RMS if normed else None, qk_norm_over="all" if normed else "head"

@@ -9,7 +9,7 @@ from typing import Any
 
 from sympy import Integer
 
-from costgraph.errors import ModelError
+from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Attention, Layer, Stack
 from costgraph.models.blocks.blockwise import BlockAttention
 from costgraph.models.blocks.differential import DifferentialAttention
@@ -168,6 +168,21 @@ def _per_layer(
     return found
 
 
+def _as_read(inner: Mapping[str, Any], key: str) -> bool:
+    """Whether the index that a file describes is the one that is counted: the greatest score of
+    a block tells, and no layer that has an index reads values through it.
+    """
+    value = inner[key]
+    if key == "sparse_score_type":
+        return bool(value == "max")
+    without, has = value, inner.get("sparse_attention_freq")
+    if key != "sparse_disable_index_value" or not isinstance(without, list):
+        return False
+    if not isinstance(has, list) or len(has) != len(without):
+        return False
+    return all(bool(w) for w, h in zip(without, has, strict=True) if h)
+
+
 def _minimax_m3(fields: Fields) -> Reading:
     """Blocks of positions that an index chooses in some layers; clamped gates, shared experts."""
     nested = fields.values.get("sparse_attention_config")
@@ -176,8 +191,14 @@ def _minimax_m3(fields: Fields) -> Reading:
         head_dim=128, **{k: inner[old] for k, old in _INDEX.items() if old in inner}
     )
     for key, value in inner.items():
-        if value and key not in (*_INDEX.values(), *_UNCOUNTED):
-            raise ModelError(f"{fields.name}: 'sparse_attention_config': {key!r} is not understood")
+        if value and key not in (*_INDEX.values(), *_UNCOUNTED) and not _as_read(inner, key):
+            said = f"{key!r} = {clip(value)} is not understood"
+            raise ModelError(f"{fields.name}: 'sparse_attention_config': {said}")
+    fields.require("qk_norm_type", "per_head")
+    fields.require("scoring_func", "sigmoid")
+    fields.require("use_routing_bias", True)
+    fields.require("n_shared_experts", 1)
+    fields.refuse("attention_output_gate", "gates of what attention gives are not read here")
     attention = attention_of(
         fields,
         qk_norm=RMS if fields.flag("use_qk_norm", True) else None,
@@ -327,6 +348,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "jetmoe": _jetmoe,
         "beam": _beam,
         "minimax_m3_vl_text": _minimax_m3,
+        "minimax_m3": _minimax_m3,
         "minimax_m3_vl": _minimax_m3_vl,
         "diffllama": _diffllama,
     }
@@ -344,6 +366,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "JetMoEForCausalLM": "jetmoe",
         "BeamForCausalLM": "beam",
         "MiniMaxM3VLForCausalLM": "minimax_m3_vl_text",
+        "MiniMaxM3ForCausalLM": "minimax_m3",
         "MiniMaxM3SparseForConditionalGeneration": "minimax_m3_vl",
         "DiffLlamaForCausalLM": "diffllama",
     }
