@@ -324,26 +324,33 @@ def ratio(run: Run) -> str:
     return "below 1/2" if x < 0.5 else "1/2 to 2" if x <= 2 else "2 to 8" if x <= 8 else "above 8"
 
 
-def host(s: Scored, base: np.ndarray | None = None) -> tuple[np.ndarray, dict[str, float]]:
-    """Host seconds per step by framework, for runs of the half that did not fit them.
+def suite(run: Run) -> str:
+    """A framework in one of the suites that measured it: those had other versions of it."""
+    return f"{run.framework}, {'InferenceMAX' if run.drawn else 'others'}"
+
+
+def host(
+    s: Scored, base: np.ndarray | None = None, of: Callable[[Run], str] = lambda r: r.framework
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Host seconds per step by framework (or what ``of`` says), for the half that did not fit them.
 
     The value that makes the median absolute relative error least, on each half;
     every run takes the other half's. Runs whose caches limit c do not fit.
     """
     if base is None:
         base = s.values("framework", lambda p: p.tpot())
-    half, framework = s.column(lambda r: r.half), s.column(lambda r: r.framework)
+    half, labels = s.column(lambda r: r.half), s.column(of)
     out, found = np.zeros(len(base)), {}
     grid = np.arange(-2e-3, 10e-3, 2e-5)
-    for name in np.unique(framework):
+    for name in np.unique(labels):
         for h in (0, 1):
-            m = (framework == name) & (half == h) & ~s.limited
+            m = (labels == name) & (half == h) & ~s.limited
             if not m.any():
                 continue
             error = [np.median(np.abs((base[m] + t) / s.tpot[m] - 1)) for t in grid]
             best = float(grid[int(np.argmin(error))])
             found[f"{name}, half {h}"] = best
-            out[(framework == name) & (half != h)] = best
+            out[(labels == name) & (half != h)] = best
     return out, found
 
 

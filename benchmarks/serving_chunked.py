@@ -5,8 +5,8 @@
 
 Those with attention split, not in replicas. Each is a closed loop of its ``c`` requests, up to
 ten for each place, with lengths drawn as benchmarks/serving.py says, served in steps of at most
-8192 tokens (the frameworks' default). Nothing is fitted but one host time per step and framework,
-in a column of its own.
+8192 tokens (the frameworks' default). Nothing is fitted but one host time per step for each
+framework in each of the two suites that measured it, in a column of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from functools import cache
 
 import numpy as np
-from serving import Groups, Run, Scored, band, experts, grouped, host, pair, runs
+from serving import Groups, Run, Scored, band, experts, grouped, host, pair, runs, suite
 from serving_model import Layout, server
 
 from costgraph.asking.serving import (
@@ -77,8 +77,8 @@ def main() -> None:
     first, token, whole = found.T
     ttft = scored.column(lambda r: r.ttft).astype(float)
     latency = scored.column(lambda r: r.whole).astype(float)
-    # One number a framework, fitted on the other half of the runs.
-    busy, numbers = host(scored, token)
+    # One number for each framework and suite, fitted on the other half of the runs.
+    busy, numbers = host(scored, token, suite)
     before = scored.values("framework", lambda p: p.tpot())
     groups: Groups = (
         ("all", lambda r: ""),
@@ -87,6 +87,7 @@ def main() -> None:
         ("experts", experts),
         ("c", lambda r: band(r.c)),
         ("lengths", lambda r: "drawn" if r.drawn else "equal"),
+        ("framework, suite", suite),
         ("model", lambda r: f"{r.model} {r.precision or 'bf16'} {r.device}"),
     )
     rows = []
