@@ -14,7 +14,9 @@ from costgraph.asking.serving import (
     Continuous,
     Lengths,
     Pool,
+    PrefillFirst,
     StepTimes,
+    at_once,
     poisson,
     simulate,
 )
@@ -27,6 +29,12 @@ pytest.importorskip("simpy")
 @cache
 def _times() -> StepTimes:
     return StepTimes(cg.compile("llama-3.1-8b", "h100", "fuse"), 4096)
+
+
+@cache
+def _long() -> StepTimes:
+    made = cg.compile("llama-3.1-8b", "h100", "fuse", fidelity="calibrated")
+    return StepTimes(made, 40_000)
 
 
 def _completed(queue: Queue) -> float:
@@ -61,6 +69,40 @@ def test_the_largest_rate_is_what_is_completed_in_a_rush(
     lengths = Lengths(prompt, "uniform", 0.3), Lengths(generate, "uniform", 0.5)
     queue = Queue(_times(), policy, *lengths)
     assert queue.stable_rate == pytest.approx(_completed(queue), rel=within)
+
+
+def _full(queue: Queue) -> float:
+    """Requests a second of a server whose places are always taken, as if lengths were mean ones."""
+    places = queue.limit
+    come = at_once(3000, queue.prompt, queue.generate, 2)
+    seen = simulate(come, Pool(queue.times, queue.policy, positions=10**9), closed=places).served
+    done = sorted(seen, key=lambda s: s.done)[400 : 3000 - 2 * places]
+    rate = (len(done) - 1) / (done[-1].done - done[0].done)
+    steps = np.mean([s.request.generate - 1 for s in done]) / (queue.generate.mean - 1)
+    tokens = np.mean([s.request.prompt for s in done]) / queue.prompt.mean
+    prompts = queue.stable_rate * queue.own(round(queue.decoding))
+    return float(rate * (prompts * tokens + (1 - prompts) * steps))
+
+
+@pytest.mark.parametrize(
+    ("policy", "prompt", "generate"),
+    [
+        # Each place has a prompt in one step of a request: how many do is binomial, others decode.
+        (PrefillFirst(16), Lengths(200, "lognormal", 0.8), 40),
+        (Continuous(16), Lengths(200, "lognormal", 0.8), 40),
+        (Continuous(4), Lengths(400), 3),
+        (ChunkedPrefill(16, 2048), Lengths(200, "lognormal", 0.8), 40),
+        # Long prompts have further steps: as many as theirs, not as a mean one's.
+        (ChunkedPrefill(16, 512), Lengths(1024, "lognormal", 0.8), 256),
+        (ChunkedPrefill(16, 2048), Lengths(2048, "lognormal", 0.8), 64),
+    ],
+)
+def test_the_largest_rate_is_that_of_a_server_whose_places_are_always_taken(
+    policy: Policy, prompt: Lengths, generate: int
+) -> None:
+    queue = Queue(_long(), policy, prompt, Lengths(generate, "uniform", 0.5))
+    within = 0.01 if isinstance(policy, PrefillFirst | Continuous) else 0.015
+    assert queue.stable_rate == pytest.approx(_full(queue), rel=within)
 
 
 @pytest.mark.parametrize("load", [0.5, 0.8])

@@ -155,11 +155,14 @@ def own(q: Server, c: int) -> float:
         return extra(q, c)
     # Steps are full: each takes so many tokens of prompts in a row.
     room = free(q, c)
-    ends = [*range(q.S - q.fresh + room, q.S, room), q.S]
     total = 0.0
-    for end in ends:
-        total += q.times.step(c, q.context, ((room, max(room, end)),))
-    return total / len(ends) * q.fresh / room
+    for tokens, fresh in q.parts:
+        ends = [*range(tokens - fresh + room, tokens, room), tokens]
+        one = 0.0
+        for end in ends:
+            one += q.times.step(c, q.context, ((room, max(room, end)),))
+        total += one / len(ends) * fresh / room
+    return total / len(q.parts)
 
 
 def longer(q: Server, c: int) -> float:
@@ -339,7 +342,7 @@ def stable(q: Server) -> tuple[float, float, float]:
     x = many / q.rounds
     if fits(q, c) >= 1:
         mean = min(fits(q, c), x)
-        each, taken = crowds(q, c, mean)
+        each, taken = turns(q, many + x, mean)
         tau = np.dot(longest(shares(q.limit, mean, each), q.times.lanes), taken)
     else:
         tau = read(q, c, x)
@@ -350,13 +353,47 @@ def stable(q: Server) -> tuple[float, float, float]:
     return rate, many, x / rate
 
 
+def turns(q: Server, taking: float, mean: float) -> tuple[Array, Array]:
+    """As :func:`crowds`, of steps in which so many places take part: those that have no prompt in
+    it decode."""
+    end = min(fits(q, max(round(taking - mean), 0)), taking, mean + FAR * mean**0.5 + 2)
+    last = int(np.ceil(end))
+    asked = np.arange(0, last + 1)
+    if last > FEW:
+        asked = np.concatenate(([0.0], np.unique(np.rint(np.geomspace(1, last, FEW)))))
+    numbers = np.minimum(asked, end)
+    seconds = np.array([varied(q, max(round(taking - n), 0), n) for n in numbers])
+    each = np.minimum(np.arange(0, last + 1), end)
+    return each, np.interp(each, numbers, seconds)
+
+
+def varied(q: Server, c: int, prompts: float) -> float:
+    """:func:`beside`, over lengths of prompts: where steps turn from memory to compute a mean over
+    tokens is more than what mean tokens take. Of several their spread is that of one by the root
+    of how many there are."""
+    found = beside(q, c, prompts)
+    if prompts == 0 or len(q.parts) == 1 or q.times.overlaps or q.times.replicas > 1:
+        return found
+    mean = prompts * q.fresh
+    total = 0.0
+    for _, fresh in q.parts:
+        tokens = max(round(mean + prompts**0.5 * (fresh - q.fresh)), 1)
+        total += q.times.shared(c, tokens, tokens) if c > 0 else q.times.alone(tokens, tokens)
+    even = max(round(mean), 1)
+    plain = q.times.shared(c, even, even) if c > 0 else q.times.alone(even, even)
+    return found + total / len(q.parts) - plain
+
+
 def read(q: Server, c: int, x: float) -> float:
     """Mean seconds of a step of ``c`` sequences where prompts take several steps: those that are
     alone have the steps of one, and the more there are the more steps are full."""
     room = free(q, c) / q.fresh
     full = min(x / room, 1.0)
     plain = q.step(c)
-    single = plain + x * (q.through(c) - np.ceil(1 / room) * plain)
+    steps = 0.0
+    for _, fresh in q.parts:
+        steps += np.ceil(fresh / free(q, c)) / len(q.parts)
+    single = plain + x * (q.through(c) - steps * plain)
     seconds: float = (1 - full) * single + full * ((1 - full) * plain + full * q.own(c) * room)
     return seconds
 
@@ -373,8 +410,11 @@ def held_places(q: Server, c: float) -> float:
     load = x * q.fresh / room
     if load >= 1:
         return np.inf
-    others = 1 - 1 / q.limit
-    return c + x * max(1.0, q.fresh / room) * (1 + others * load / (2 * (1 - load)))
+    others = (1 - 1 / q.limit) * q.moment
+    steps = 0.0
+    for _, fresh in q.parts:
+        steps += max(1.0, fresh / room) / len(q.parts)
+    return c + x * (steps + others * max(1.0, q.fresh / room) * load / (2 * (1 - load)))
 
 
 def sampled(q: Server) -> tuple[Array, Any, Array, Array, Array, Array]:

@@ -29,7 +29,12 @@ law
 
 at the ``c`` that leaves places for the prompts that are being read: each is read in ``s`` steps (a
 whole prompt in one, chunks in ``S/(budget − c)`` and those in front, M/D/1), so
-``c + s·x = m`` with ``x = c/(N − 1)``. Sequences are taken in all phases of their answers; requests
+``c + s·x = m`` with ``x = c/(N − 1)``. Where prompts run **whole** nothing of that is approximate:
+every place has one prompt's step and ``N − 1`` others for a request, whatever the rest do, so
+``j`` prompts beside ``m − j`` sequences are binomial with ``1/N`` each, and ``λ* = m/(N·E[t])``;
+prompts in steps of their own leave ``m`` to decode, ``λ* = m/((N − 1)·t(m) + m·E[Q])`` (renewal
+and reward). What is left are contexts, taken at their mean, and tokens of several prompts, whose
+spread is that of one by the root. Sequences are taken in all phases of their answers; requests
 all alike that begin together stay in step, and a server may stand fewer. Where it only decodes,
 the wait for the step in progress, half of one if there is any, comes to ``tpot``, in no place.
 
