@@ -241,6 +241,9 @@ def _simulate(arguments: argparse.Namespace) -> int:
         served = first_tokens(compiled, requests, arguments.closed / arguments.replicas)
     if served is not None:
         setting = setting.assuming(served[1])
+    full = None
+    if decode is None and (arguments.closed or 0) >= policy.limit * pool.lanes:
+        full = seen.full(arguments.closed)
     if arguments.timeline is not None:
         from costgraph.showing.plot import save, timeline
 
@@ -262,10 +265,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
         more |= {"paging": arguments.paging} if arguments.paging else {}
         more |= {"polls": arguments.polls} if arguments.polls > 1 else {}
         first = None if served is None else served[0]
-        print(simulated_text(seen, policy, setting, told_of(asked) | more, width(), first))
+        print(simulated_text(seen, policy, setting, told_of(asked) | more, width(), first, full))
 
     def data() -> dict[str, Any]:
         more = {} if served is None else {"ttft_served": served[0]}
+        if full is not None:
+            more |= {"full_requests_per_second": full[0], "full_standard_error": full[1]}
         return setting.to_dict() | said | more | seen.to_dict()
 
     return show(arguments, Answer(text, data, "", setting))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from costgraph.asking.serving import (
     Lengths,
     Pool,
     PrefillFirst,
+    StaticBatches,
     StepTimes,
     at_once,
     poisson,
@@ -22,6 +24,7 @@ from costgraph.asking.serving import (
 )
 from costgraph.asking.serving.policies import DecodeOnly, Policy
 from costgraph.asking.serving.queueing import Queue
+from costgraph.cli import main
 
 pytest.importorskip("simpy")
 
@@ -103,6 +106,29 @@ def test_the_largest_rate_is_that_of_a_server_whose_places_are_always_taken(
     queue = Queue(_long(), policy, prompt, Lengths(generate, "uniform", 0.5))
     within = 0.01 if isinstance(policy, PrefillFirst | Continuous) else 0.015
     assert queue.stable_rate == pytest.approx(_full(queue), rel=within)
+
+
+def test_a_closed_loop_of_all_places_says_what_is_stood(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["serve-simulate", "llama-3.1-8b", "--on", "h100", "--passes", "fuse", "-S", "400",
+            "-N", "uniform:40:0.5", "--limit", "8", "--requests", "900", "--policy", "continuous",
+            ]  # fmt: skip
+    assert main([*line, "--closed", "8"]) == 0
+    assert "always full, so the most that is stood: " in capsys.readouterr().out
+    assert main([*line, "--closed", "8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    most, error = found["full_requests_per_second"], found["full_standard_error"]
+    lengths = Lengths(400), Lengths(40, "uniform", 0.5)
+    queue = Queue(_times(), Continuous(8), *lengths)
+    assert 0 < error < 0.03
+    assert queue.stable_rate == pytest.approx(most, rel=3 * error)
+    # The whole run begins together and ends with few: it is less than that.
+    assert found["requests_per_second"] < most
+    # Of fewer requests than places nothing is said, nor of parts that end in one moment.
+    assert main([*line, "--closed", "7", "--json"]) == 0
+    assert "full_requests_per_second" not in json.loads(capsys.readouterr().out)
+    alike = at_once(200, Lengths(50), Lengths(4))
+    seen = simulate(alike, Pool(_times(), StaticBatches(64)), closed=64)
+    assert seen.full(64) is None
 
 
 @pytest.mark.parametrize("load", [0.5, 0.8])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Quantiles that tables show, in per cent.
 SHOWN = (50, 90, 99)
+#: Parts of a run whose rates tell how far their mean is off.
+PARTS = 10
 #: Requests at the end over those halfway from which a server is called unsteady, and how many
 #: more that takes at least.
 GROWTH, FEW = 1.5, 8
@@ -166,6 +168,31 @@ class Simulated:
     def throughput(self) -> float:
         """Generated tokens per second."""
         return sum(s.request.generate for s in self.served) / self.span
+
+    def full(self, closed: int) -> tuple[float, float] | None:
+        """What servers complete whose places are always taken: their largest rate, by simulation.
+
+        Of a closed loop of as many requests as there are places, or more. The first quarter,
+        which began together, and those that end without others behind them are left out.
+
+        Args:
+            closed: requests in flight.
+
+        Returns:
+            Requests per second, and the standard error as a share of it, by ten parts of the
+            time; None where too few are left, or parts end in one moment.
+        """
+        ends = np.sort(self._column(lambda s: s.done))[len(self.served) // 4 :]
+        ends = ends[: max(len(ends) - closed, 0)]
+        if len(ends) < 2 * PARTS:
+            return None
+        edges = np.linspace(0, len(ends) - 1, PARTS + 1).astype(int)
+        spans = np.diff(ends[edges])
+        if (spans <= 0).any():
+            return None
+        rate = float((len(ends) - 1) / (ends[-1] - ends[0]))
+        rates = np.diff(edges) / spans
+        return rate, float(rates.std(ddof=1)) / PARTS**0.5 / rate
 
     def quantile(self, of: str, percent: float) -> float:
         """A quantile of ``ttft``, ``tpot`` or ``latency``."""

@@ -125,10 +125,14 @@ def simulated_text(
     asked: Mapping[str, object],
     width: int | None = None,
     served: float | None = None,
+    full: tuple[float, float] | None = None,
 ) -> str:
     """Means and quantiles of a simulation; ``asked`` says which requests it had.
 
-    ``served``: mean seconds to the first token as servers were measured, where that is known.
+    Args:
+        served: mean seconds to the first token as servers were measured, where that is known.
+        full: requests per second of servers whose places are always taken, and the standard
+            error as a share of it; of others nothing.
     """
     rows = []
     for name in ("ttft", "tpot", "latency"):
@@ -149,6 +153,10 @@ def simulated_text(
         "",
         plain_table(["", "mean", *(f"{p} %" for p in QUANTILES)], rows, width, ("99 %",)),
     ]
+    if full is not None:
+        rate, error = full
+        most = f"always full, so the most that is stood: {rate:.4g} requests/s"
+        lines += ["", f"{most} (by simulation, standard error {error:.1%})"]
     if served is not None:
         lines += ["", f"ttft as servers were measured to have it: mean {seconds(served)}"]
     return "\n".join([*lines, *_foot(setting)])
