@@ -32,6 +32,7 @@ bench:              ## speed, as ratios measured in one run
 	python benchmarks/importing.py
 	python benchmarks/fidelity.py
 	python benchmarks/serving.py
+	python benchmarks/serving_forms.py
 	python benchmarks/layer_gpt3.py
 
 bench-quick:        ## the same with few repetitions, to see that they run
@@ -43,6 +44,7 @@ bench-quick:        ## the same with few repetitions, to see that they run
 	python benchmarks/drawing.py --runs 1
 	python benchmarks/importing.py --layers 40
 	python benchmarks/fidelity.py --quick
+	python benchmarks/serving_forms.py --quick
 	python benchmarks/layer_gpt3.py
 
 FUZZ ?= 10000
