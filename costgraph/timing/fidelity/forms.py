@@ -133,8 +133,22 @@ def _gemm(f: Values, v: Values) -> Parts:
     )
 
 
+#: Query positions that a block of threads works through together (FlashAttention 2 and 3 take 128
+#: for heads of 128): what is masked inside of one takes its time as well.
+BLOCK = 128
+
+
+def masked(f: Values, v: Values) -> Any:
+    """What attention over a prompt works through over what it attends.
+
+    A query attends to ``T − (q − 1)/2`` positions on average, behind a cache to more than in a
+    whole prompt of as many queries; what is masked inside of blocks is the smaller share of them.
+    """
+    return 1 + v["q0"] / (2 * f["T"] - f["q"] + BLOCK)
+
+
 def _prefill(f: Values, v: Values) -> Parts:
-    ramp = (1 + v["d0"] / f["dh"]) * (1 + v["q0"] / f["q"])
+    ramp = (1 + v["d0"] / f["dh"]) * masked(f, v)
     return Parts(
         v["t0"] + v["tt"] * f["T"],
         f["C"] / v["ec"] * ramp + v["tw"] * f["heads"] / f["sm"],
@@ -187,7 +201,7 @@ def further_queries(f: Values, prefill: Values) -> Any:
     cache is read once. So many queries over nothing cached compute as long as a prefill.
     """
     each = f["C"] / f["q"]
-    ramp = (1 + prefill["d0"] / f["dh"]) * (1 + prefill["q0"] / f["T"])
+    ramp = (1 + prefill["d0"] / f["dh"]) * masked(f, prefill)
     return each * (f["q"] - 1) / prefill["ec"] * ramp
 
 
@@ -203,7 +217,8 @@ def _mla(f: Values, v: Values) -> Parts:
 
 
 def _moe(f: Values, v: Values) -> Parts:
-    ramp = (1 + v["k0"] / f["inner"]) * (1 + v["m0"] / f["rows"])
+    # Products into an expert sum over the model's width, the one out of it over the expert's.
+    ramp = (1 + v["k0"] / f["inner"]) * (1 + v["k0"] / f["d"]) * (1 + v["m0"] / f["rows"])
     return Parts(
         v["t0"] + v["tn"] * f["tokens"] + v["tk"] * f["d"],
         f["C"] / v["ec"] * ramp,
@@ -271,14 +286,14 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "prefill",
-            "t0 + tt·T + ‖C/ec·(1 + d0/dh)(1 + q0/q) + tw·B·H/SM, M/em‖_p",
+            "t0 + tt·T + ‖C/ec·(1 + d0/dh)(1 + q0/(2·T − q + 128)) + tw·B·H/SM, M/em‖_p",
             (
                 _t0(9e-6),
                 _ec(0.5),
                 _em(0.7, "device"),
                 _norm(1.5, "shared"),
                 Parameter("d0", 40, 0.1, 500, "elements", "ramp in head size (softmax)"),
-                Parameter("q0", 100, 0.1, 3000, "tokens", "ramp in query positions"),
+                Parameter("q0", 100, 0.1, 3000, "tokens", "ramp in attended positions"),
                 replace(_TT, scope="device"),
                 _TW,
                 _l2(),
@@ -333,13 +348,13 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "moe",
-            "t0 + tn·tokens + tk·d + ‖C/ec·(1 + k0/inner)(1 + m0/rows), M/em‖_p",
+            "t0 + tn·tokens + tk·d + ‖C/ec·(1 + k0/inner)(1 + k0/d)(1 + m0/rows), M/em‖_p",
             (
                 _t0(3e-5),
                 _ec(0.4),
                 _em(0.7, "device"),
                 _norm(1.5, "shared"),
-                Parameter("k0", 100, 0.1, 3000, "elements", "ramp in the expert width"),
+                Parameter("k0", 100, 0.1, 3000, "elements", "ramp in widths of expert and model"),
                 Parameter("m0", 32, 0.1, 500, "tokens", "ramp in tokens per touched expert"),
                 _TN,
                 Parameter("tk", 3e-9, 1e-11, 1e-7, "s", "latency per element of a token", "device"),
