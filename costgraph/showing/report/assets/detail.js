@@ -152,12 +152,14 @@ function drawGraph() {
   $("graph-found").textContent = "";
   const nodes = [...$("graph").querySelectorAll("g.node")];
   let highest = Infinity;
+  for (const node of nodes) node.parentNode.append(node); // above the lines, which would run through what is written under a box
   nodes.forEach((node, i) => {
     node.setAttribute("tabindex", i ? -1 : 0); // one stop for Tab; arrows move inside
     const box = node.getBBox();
     for (const line of node.querySelectorAll("text")) line.after(" "); // so that lines are words apart
     if (node.classList.contains("op") && box.y < highest) { highest = box.y; start = node; }
-    if (node.classList.contains("op")) node.append(s("text", { class: "badge", x: box.x + box.width + 3, y: box.y + 9 }));
+    // Under its box and no wider than that needs: beside it the next box of the row would hide it.
+    if (node.classList.contains("op")) node.append(s("text", { class: "badge", x: box.x + box.width / 2, y: box.y + box.height + 8 }));
     else node.setAttribute("aria-label", seen(node));
     node.addEventListener("click", () => { focusNode(nodes, i); openVertex(Number(node.dataset.vertex)); });
     node.addEventListener("keydown", (e) => {
