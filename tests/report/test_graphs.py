@@ -21,17 +21,20 @@ pytestmark = [
 
 #: Pairs of a share and what touches it: another box, another share, what is written at a line.
 TOUCHING = """() => {
-  const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-  const nodes = [...document.querySelectorAll("#graph g.node")], rect = (e) => e.getBoundingClientRect();
-  const shares = nodes.map((n) => [n, n.querySelector(".badge")]).filter(([, b]) => b && b.textContent);
-  const texts = [...document.querySelectorAll("#graph g.edge text")];
+  const touch = (a, b) =>
+    a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  const all = (at, what) => [...at.querySelectorAll(what)], rect = (e) => e.getBoundingClientRect();
+  const nodes = all(document, "#graph g.node"), texts = all(document, "#graph g.edge text");
+  const name = (e) => e.textContent || e.closest("g.node").textContent;
+  const shares = nodes.map((n) => [n, n.querySelector(".badge")]);
+  const told = shares.filter(([, b]) => b && b.textContent);
   const found = [];
-  for (const [own, share] of shares) {
-    const others = nodes.filter((n) => n !== own).flatMap((n) => [...n.querySelectorAll("path, polygon, ellipse, text")]);
-    for (const other of [...others, ...texts])
-      if (touch(rect(share), rect(other))) found.push([share.textContent, other.textContent || other.closest("g.node").textContent]);
+  for (const [own, share] of told) {
+    const boxes = nodes.filter((n) => n !== own);
+    for (const other of [...boxes.flatMap((n) => all(n, "path, polygon, ellipse, text")), ...texts])
+      if (touch(rect(share), rect(other))) found.push([share.textContent, name(other)]);
   }
-  return { shares: shares.length, found };
+  return { shares: told.length, found };
 }"""
 
 
