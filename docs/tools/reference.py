@@ -258,8 +258,16 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+#: As Pygments marks the prompt of a console.
+PROMPT = '<span class="gp">$ </span>'
+
+
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Code as it is typed, in tables and with options whole; docstrings without Sphinx's roles."""
+    """Code as it is typed, in tables and with options whole; docstrings without Sphinx's roles.
+
+    The prompt of a shell is drawn by the style sheet alone: who copies a command has no ``$`` in it.
+    """
+    html = html.replace(PROMPT, '<span class="gp"></span>')
     html = re.sub(r"<td[^>]*>.*?</td>", _typed, html, flags=re.DOTALL)
     html = re.sub(r"<code[^>]*>.*?</code>", _unbroken, html, flags=re.DOTALL)
     made = page is not None and page.url.startswith("reference/")

@@ -11,6 +11,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
 
 import costgraph
 from costgraph.cli import main
@@ -87,6 +90,16 @@ def test_the_reference_has_everything():
     assert option == '<code><b>a</b> <span class="whole">--on</span> x-- -T</code> --on'
     listed = set(re.findall(r"^## \[.+\]\((.+)\)$", pages["reference/index.md"], re.MULTILINE))
     assert {f"reference/{page}" for page in listed} == set(pages) - {"reference/index.md"}
+
+
+def test_a_copied_command_has_no_prompt():
+    console = highlight("$ costgraph models\n", get_lexer_by_name("console"), HtmlFormatter())
+    assert "$ " in console
+    shown = page_tool("reference").on_page_content(console, *[None] * 3)
+    text = re.sub(r"<[^>]*>", "", shown)  # what the button copies
+    assert text.strip() == "costgraph models"
+    style = (DOCS / "assets" / "site.css").read_text(encoding="utf-8")
+    assert re.search(r'\.gp:empty::before \{\s*content: "\$ "', style)
 
 
 def test_links_between_pages_lead_on():
