@@ -265,7 +265,7 @@ PROMPT = '<span class="gp">$ </span>'
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     """Code as it is typed, in tables and with options whole; docstrings without Sphinx's roles.
 
-    The prompt of a shell is drawn by the style sheet alone: who copies a command has no ``$`` in it.
+    The prompt of a shell is drawn by the style sheet alone: a copied command has no ``$`` in it.
     """
     html = html.replace(PROMPT, '<span class="gp"></span>')
     html = re.sub(r"<td[^>]*>.*?</td>", _typed, html, flags=re.DOTALL)
