@@ -226,7 +226,7 @@ class Comparison:
     def __repr__(self) -> str:
         many = len(self.columns)
         what = "pipeline" if many == 1 else "pipelines"
-        return f"<Comparison of {many} {what}: {self.setting.text()}>"
+        return f"<Comparison of {many} {what}: {self.setting.text(without=('passes',))}>"
 
     def __str__(self) -> str:
         return view_text("comparison_text", self)

@@ -136,7 +136,7 @@ def _plot_command(commands: Any) -> None:
     command.add_argument("--phase", help="prefill or decode; by what is given")
     command.add_argument("--dtypes", default="", help="further roofs, e.g. int8,fp8 (roofline)")
     command.add_argument("--width", default="slide", help="slide (16:9, default) or column")
-    vocabulary.add_values(command, "B=1", dict.fromkeys("BSNTG", "X[:Y]"))
+    vocabulary.add_values(command, "B=1", dict.fromkeys("BSNTG", vocabulary.SPAN))
     _output(command)
     command.set_defaults(run=_plot)
 
@@ -168,10 +168,10 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _ranged(arguments: argparse.Namespace) -> None:
-    """Sizes from one value to another, ``-T 128:8192``, are what the figure runs over.
+    """Symbols from one value to another, ``-T 128:8192``, are what the figure runs over.
 
     Raises:
-        InputError: the kind runs over none, or over another number of them.
+        InputError: the kind runs over none, or over another number of them; one is given twice.
     """
     most = {"curve": 1, "breakdown": 1, "map": 2}.get(arguments.kind, 0)
     found = {}
@@ -180,8 +180,16 @@ def _ranged(arguments: argparse.Namespace) -> None:
         if text is not None and ":" in text:
             found[letter] = text.split(":")
             setattr(arguments, name, None)
+    for item in [item for item in arguments.set if ":" in item]:
+        name, text = vocabulary.assignment(item, "--set")
+        if name in found:
+            raise InputError(f"--set: {clip(name)} is given twice")
+        found[name] = text.split(":")
+        arguments.set.remove(item)
     if not found:
         return
+    for name in found.keys() & vocabulary.values(arguments).keys():
+        raise InputError(f"plot {arguments.kind}: {clip(name)} is given twice")
     if len(found) != most or any(len(ends) != 2 for ends in found.values()):
         takes = {1: "one range, -T 128:8192", 2: "two ranges, -B 1:512 -T 128:8192"}
         said = takes.get(most, "no range")

@@ -61,7 +61,7 @@ READING = (
     ("reserve", "SIZE", "memory that driver and framework keep: '2 GB' or 10%% (nothing)"),
 )
 #: How several values of a size are written.
-VALUES = "VALUES"
+VALUES, SPAN = "VALUES", "X[:Y]"
 #: Commas between items; one in parentheses belongs to a size.
 _SEPARATOR = re.compile(r",(?![^()]*\))")
 
@@ -218,7 +218,7 @@ def add_values(
             f"--{name}", f"-{letter}", type=str if letter in more else whole, required=required,
             metavar=more.get(letter, letter), help=text,
         )  # fmt: skip
-    several = " or VALUES" if more.get("T") == VALUES else ""
+    several = {VALUES: " or VALUES", SPAN: " or X:Y"}.get(more.get("T", ""), "")
     command.add_argument(
         "--set",
         action="append",

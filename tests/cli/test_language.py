@@ -157,6 +157,10 @@ def test_help_is_as_wide_as_the_terminal_and_cuts_no_word(monkeypatch, columns):
         ("plot curve gpt2 --on h100 -B 1:9 -T 1:9 -o x.svg", "takes one range"),
         ("plot roofline gpt2 --on h100 -T 1:9 -o x.svg", "takes no range"),
         ("plot curve gpt2 --on h100 -T 1:9 --over T -o x.svg", "leave them out"),
+        ("plot curve gpt2 --on h100 -T 8 --set BW=1:9 --set BW=3 -o x.svg", "is given twice"),
+        ("plot curve gpt2 --on h100 -T 1:9 --set T=1:9 -o x.svg", "is given twice"),
+        ("plot curve gpt2 --on h100 -T 1:9 --set BW=1:9 -o x.svg", "takes one range"),
+        ("plot roofline gpt2 --on h100 -T 9 --set BW=1:9 -o x.svg", "takes no range"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_what_is_near(capsys, monkeypatch, tmp_path, line, words):
@@ -281,6 +285,37 @@ def test_nothing_is_hidden_in_figures(capsys, monkeypatch, tmp_path, kind):
         assert word in title
     assert re.search("does not fit|no batch fits", title)
     assert "quantize did nothing: no format given" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "by_range", "by_option"),
+    [
+        ("curve dit-xl-2 -B 4", "--set K=2:50", "--over K --from 2 --to 50"),
+        ("curve dit-xl-2 --set K=3", "--set B=2:50", "--over B --from 2 --to 50"),
+        ("curve gpt2 -B 1 -T 9", "--set BW=1e12:5e12", "--over BW --from 1e12 --to 5e12"),
+        (
+            "curve gpt2 -B 1 -T 9 --passes quantize{weights=int4,bits=b}",
+            "--set b=2:8", "--over b --from 2 --to 8",
+        ),
+        ("map dit-xl-2", "-B 1:9 --set K=2:50", "--over B,K --from 1,2 --to 9,50"),
+    ],
+)  # fmt: skip
+def test_figures_run_over_a_range_of_any_symbol(
+    capsys, monkeypatch, tmp_path, line, by_range, by_option
+):
+    pytest.importorskip("matplotlib")
+    from costgraph.showing import plot
+
+    seen = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: seen.append(figure))
+    for said in (by_range, by_option):
+        run(capsys, *shlex.split(f"plot {line} --on h100 {said}"), "-o", str(tmp_path / "x.svg"))
+    one, other = (
+        [(a.get_xlim(), [n.get_xydata().tolist() for n in a.lines]) for a in figure.axes]
+        for figure in seen
+    )
+    assert one
+    assert one == other
 
 
 def test_nothing_is_hidden_in_drawings_and_reports(capsys, tmp_path):

@@ -136,6 +136,11 @@ def test_the_representation_is_brief(name: str) -> None:
     assert not re.search(r"\d{13}", text)
 
 
+def test_a_comparison_does_not_name_one_of_its_pipelines() -> None:
+    text = repr(cg.compare("gpt2", "a6000", ["", "fuse"], S=64, N=8))
+    assert text == "<Comparison of 2 pipelines: gpt2 on a6000, fidelity ideal>"
+
+
 def test_a_solution_and_a_trace_read_as_text() -> None:
     text = str(BRIEF["calibrated solution"]())
     assert "largest whole B:" in text
