@@ -102,6 +102,27 @@ class ShorterHead:
 
 
 @dataclass(frozen=True)
+class SpreadHead:
+    """A product that makes ``factor`` rows of each position again (SEW), and a head.
+
+    ``d``: width of positions and of rows.
+    """
+
+    d: Expr
+    factor: Expr
+    activation: str
+    head: Head | None
+
+    def add(self, m: Maker, hidden: str, table: str) -> str:
+        """Adds the product and the head."""
+        batch, length, _ = m.shape(hidden)
+        x = m.linear("spread_proj", hidden, self.d * self.factor, self.d, True)
+        x = act(m, "spread_act", x, self.activation)
+        x = m.add("spread_rows", Reshape((batch, length * self.factor, self.d)), x)
+        return x if self.head is None else self.head.add(m, x, table)
+
+
+@dataclass(frozen=True)
 class Adapter:
     """Two products and an activation, which a layer of their own adds (adapters of MMS)."""
 

@@ -12,6 +12,7 @@ from costgraph.models.blocks import Maker, Norm
 from costgraph.models.blocks.image import act, conv, group_norm
 from costgraph.models.blocks.tower import LAYER_NORM
 from costgraph.ops import Add, AsSequence, Multiply, Scale
+from costgraph.ops.pool import Pool
 from costgraph.ops.views import Reshape, Slice, Transpose
 from costgraph.symbols import B, q
 
@@ -161,6 +162,7 @@ class SpeechFront:
         norm: behind them, or None.
         mask: a vector for masked positions rests in memory.
         fixed: positions from a table that is no parameter are added as well.
+        projected: the product that brings rows to ``d``; without it they are as wide.
     """
 
     d: Expr
@@ -174,10 +176,11 @@ class SpeechFront:
     norm: Norm | None
     mask: bool
     fixed: bool = False
+    projected: bool = True
 
-    def add(self, m: Maker) -> tuple[str, str]:
-        """Adds the front over ``q`` positions: (hidden state, no table)."""
-        x = m.source(Tensor("samples", (B, ONE, samples_for(q, self.steps)), m.style.acts))
+    def add(self, m: Maker, length: Expr = q) -> tuple[str, str]:
+        """Adds the front over ``length`` positions: (hidden state, no table)."""
+        x = m.source(Tensor("samples", (B, ONE, samples_for(length, self.steps)), m.style.acts))
         for index, (width, (kernel, stride)) in enumerate(
             zip(self.widths, self.steps, strict=True), start=1
         ):
@@ -192,12 +195,53 @@ class SpeechFront:
         wide = Integer(self.widths[-1])
         if self.normed:
             x = m.norm("feature_norm", x, wide, LAYER_NORM)
-        x = m.linear("feature_proj", x, self.d, wide, True)
+        if self.projected:
+            x = m.linear("feature_proj", x, self.d, wide, True)
         if self.mask:
             m.add("mask_row", Reshape((ONE, self.d)), m.vector("mask", self.d))
         if self.placing is not None:
             x = self.placing.add(m, x)
         if self.fixed:
-            rows = m.source(Tensor("position_rows", (q, self.d), m.style.acts))
+            rows = m.source(Tensor("position_rows", (length, self.d), m.style.acts))
             x = m.add("position_add", Add(), x, rows)
         return (x if self.norm is None else m.norm("front_norm", x, self.d, self.norm)), ""
+
+
+@dataclass(frozen=True)
+class SqueezedFront:
+    """SEW's front (arXiv 2109.06870): of ``factor`` rows each the mean becomes a position.
+
+    A convolution of that stride over the same rows, whose kernel has a gain per tap (folded into
+    it: the gain rests in memory), makes what is added for positions.
+
+    Attributes:
+        front: convolutions over samples and what follows, without positions.
+        factor: rows of it to a position.
+        kernel, groups: of the convolution for positions.
+        activation: behind it.
+        norm: behind the sum, or None.
+    """
+
+    front: SpeechFront
+    factor: int
+    kernel: int
+    groups: int
+    activation: str
+    norm: Norm | None
+
+    def add(self, m: Maker) -> tuple[str, str]:
+        """Adds the front over ``q`` positions: (hidden state, no table)."""
+        by, d = Integer(self.factor), self.front.d
+        rows, _ = self.front.add(m, by * q)
+        x = as_channels(m, "place_channels", rows)
+        shape = (ONE, Integer(self.kernel))
+        m.add("place_gain_row", Reshape(shape), m.vector("place_gain", Integer(self.kernel)))
+        y = conv(
+            m, "place1", x, d, self.kernel, self.factor, self.kernel // 2, Integer(self.groups)
+        )
+        if self.kernel % 2 == 0:  # one position too many
+            y = m.add("place1_cut", Slice(2, ZERO, q), y)
+        y = act(m, "place1_act", y, self.activation)
+        mean = m.add("squeezed", Pool((by,), (by,), (ZERO,), (ONE,), function="average"), x)
+        x = m.add("place_rows", AsSequence(), m.add("place_add", Add(), mean, y))
+        return (x if self.norm is None else m.norm("front_norm", x, d, self.norm)), ""

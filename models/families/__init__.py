@@ -91,6 +91,7 @@ FILES = (
     "phi4",
     "patchwise",
     "speech",
+    "squeezed",
     "parakeet",
     "lasr",
     "omniasr",

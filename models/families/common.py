@@ -30,6 +30,7 @@ ACTIVATION_NAMES: Mapping[str, str] = MappingProxyType(
         "gelu": "gelu",
         "gelu_new": "gelu_tanh",
         "gelu_fast": "gelu_tanh",
+        "gelu_python": "gelu",
         "gelu_pytorch_tanh": "gelu_tanh",
         "quick_gelu": "quick_gelu",
         "xielu": "xielu",

@@ -11,6 +11,7 @@ from sympy import Expr, Integer
 from costgraph.errors import ModelError, clip
 from costgraph.models.blocks import Layer, Segment
 from costgraph.models.blocks.disentangled import Convolved, Disentangled
+from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.blocks.stack import Repeatable
 from costgraph.models.encoder import RelativeRows, TextFront
@@ -18,6 +19,9 @@ from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.encoders import LAYER_NORM, TASKS, classes_of
 from costgraph.models.families.kindred import Kin, encoder_of, heads_for, read_of
 from costgraph.models.fields import Fields, divided
+
+#: What the first version does not have, whatever a file says.
+_FIRST = MappingProxyType({"share_att_key": False, "norm_rel_ebd": "none"})
 
 
 def _span(fields: Fields) -> int:
@@ -41,6 +45,38 @@ def _kinds(fields: Fields) -> frozenset[str]:
     return frozenset(names) if fields.flag("relative_attention", False) else frozenset()
 
 
+def distances(fields: Fields, at: Heads) -> tuple[Disentangled, RelativeRows | None]:
+    """The second version's attention with ``at``, and its rows for distances where there are any.
+
+    Raises:
+        ModelError: keys of distances contradict each other, or are not known.
+    """
+    kinds, span = _kinds(fields), Integer(_span(fields))
+    related, norms = fields.flag("relative_attention", False), _norms(fields)
+    if related and not kinds:
+        raise ModelError(f"{fields.name}: 'relative_attention' without 'pos_att_type'")
+    if not related and "layer_norm" in norms:
+        raise ModelError(f"{fields.name}: 'norm_rel_ebd' without 'relative_attention'")
+    mixer = Disentangled(
+        at,
+        span,
+        to_place="c2p" in kinds,
+        from_place="p2c" in kinds,
+        shared=fields.flag("share_att_key", False),
+    )
+    if not related:
+        return mixer, None
+    return mixer, RelativeRows(2 * span, at.d, LAYER_NORM if "layer_norm" in norms else None)
+
+
+def _norms(fields: Fields) -> list[str]:
+    """Norms of the rows for distances."""
+    norms = fields.word("norm_rel_ebd", default="none").split("|")
+    if not set(norms) <= {"none", "layer_norm"}:
+        raise ModelError(f"{fields.name}: 'norm_rel_ebd' = {clip(norms)} is not known")
+    return norms
+
+
 def _deberta(fields: Fields, second: bool) -> Reading:
     fields.refuse("talking_head", "products between heads are not known in this family")
     d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
@@ -56,46 +92,27 @@ def _deberta(fields: Fields, second: bool) -> Reading:
     named = fields.with_values(position_embedding_type="absolute")
     reading = read_of(named.with_defaults(type_vocab_size=0), kin)
     model = encoder_of(reading)
-    kinds, span = _kinds(fields), Integer(_span(fields))
     # The first version's one matrix for queries, keys and values has biases for two of them.
     at = replace(heads_for(fields, kin), k_bias=second)
-    mixer = Disentangled(
-        at,
-        span,
-        to_place="c2p" in kinds,
-        from_place="p2c" in kinds,
-        shared=second and fields.flag("share_att_key", False),
-        place_bias=second,
-        cut=not second,
-    )
+    mixer, rows = distances(fields if second else fields.with_values(**_FIRST), at)
+    mixer = replace(mixer, place_bias=second, cut=not second)
     (segment,) = model.segments
     assert isinstance(segment.layer, Layer)
     layer = replace(segment.layer, mixer=mixer)
     segments: tuple[Segment, ...] = (replace(segment, layer=layer),)
     if second and fields.values.get("conv_kernel_size"):
         segments = _with_convolution(fields, layer, segment.count)
-    norms = fields.word("norm_rel_ebd", default="none").split("|")
-    if not set(norms) <= {"none", "layer_norm"}:
-        raise ModelError(f"{fields.name}: 'norm_rel_ebd' = {clip(norms)} is not known")
     assert isinstance(model.front, TextFront)
     front = model.front
     if not biased:
         front = replace(front, ends=replace(front.ends, positions=None))
-    rows = None
-    if fields.flag("relative_attention", False):
-        normed = LAYER_NORM if second and "layer_norm" in norms else None
-        rows = RelativeRows(2 * span, at.d, normed)
     changed = replace(
         model,
         front=front,
         segments=segments,
-        buckets=rows if kinds else None,
+        buckets=rows,
         longest=model.longest if biased else None,
     )
-    if rows is not None and not kinds:
-        raise ModelError(f"{fields.name}: 'relative_attention' without 'pos_att_type'")
-    if rows is None and second and "layer_norm" in norms:
-        raise ModelError(f"{fields.name}: 'norm_rel_ebd' without 'relative_attention'")
     return replace(reading, model=changed)
 
 

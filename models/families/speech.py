@@ -138,7 +138,7 @@ def speech_front(fields: Fields, d: int, before: bool, several: bool) -> SpeechF
     )
 
 
-def _head(fields: Fields, d: int) -> Head | None:
+def speech_head(fields: Fields, d: int) -> Head | None:
     name = class_of(fields.values) or "ForCTC"
     if name.endswith("ForCTC"):
         vocab = Integer(fields.size("vocab_size", default=32))
@@ -180,7 +180,7 @@ def _trained(fields: Fields, d: int) -> Head:
 
 
 #: Keys of training, of heads for speakers and of adapters that are off.
-_APART = (
+APART = (
     "activation_dropout", "adapter_kernel_size", "adapter_stride", "apply_spec_augment",
     "classifier_proj_size", "codevector_dim", "contrastive_logits_temperature",
     "ctc_loss_reduction", "ctc_zero_infinity", "diversity_loss_weight", "mask_feature_length",
@@ -208,7 +208,7 @@ def speech_layers(fields: Fields, several: bool = False, gated: bool = False) ->
     layer = Layer(Integer(d), mixer, feed, LAYER_NORM, norm_first=before)
     front = speech_front(fields, d, before, several)
     buckets = Integer(fields.size("num_buckets", default=320)) if gated else None
-    for key in _APART:
+    for key in APART:
         fields.values.get(key)
     said = (POSITIONS,) if several else (POSITIONS, GAIN)
     model = _encoder(fields)(
@@ -255,7 +255,7 @@ def _adapted(fields: Fields, layer: Layer, before: bool) -> Layer | Period:
 def _shortened(fields: Fields, d: int) -> Head | None:
     """The class's head, behind convolutions that shrink the sequence where there are any."""
     if not fields.flag("add_adapter", False):
-        return _head(fields, d)
+        return speech_head(fields, d)
     name = class_of(fields.values) or "ForCTC"
     out = fields.size("output_hidden_size", default=d)
     if not name.endswith(("ForCTC", "Model")):
@@ -266,7 +266,7 @@ def _shortened(fields: Fields, d: int) -> Head | None:
         fields.size("num_adapter_layers", default=3),
         fields.size("adapter_kernel_size", default=3),
         fields.size("adapter_stride", default=2),
-        _head(fields, out),
+        speech_head(fields, out),
     )
 
 
@@ -306,11 +306,11 @@ def _w2v_bert(fields: Fields) -> Reading:
     )  # fmt: skip
     masks = (fields.number("mask_time_prob", 0.05), fields.number("mask_feature_prob", 0.0))
     features = Integer(fields.size("feature_projection_input_dim", default=160))
-    for key in _APART:
+    for key in APART:
         fields.values.get(key)
     out = fields.size("output_hidden_size", default=d)
     adapts = fields.flag("add_adapter", False)
-    head = _head(fields, out if adapts else d)
+    head = speech_head(fields, out if adapts else d)
     if adapts:
         wide = Integer(out)
         width = divided(fields, out, heads, "'output_hidden_size' over heads")
@@ -355,7 +355,7 @@ def _w2v_conformer(fields: Fields) -> Reading:
         kind or NONE,
         each=False,
     )  # fmt: skip
-    for key in (*_APART, "rotary_embedding_base", "max_source_positions"):
+    for key in (*APART, "rotary_embedding_base", "max_source_positions"):
         fields.values.get(key)
     front = speech_front(fields, d, before=True, several=False)
     placing = front.placing
@@ -367,7 +367,7 @@ def _w2v_conformer(fields: Fields) -> Reading:
         segments=(Segment("layers", layer, Integer(fields.size("num_hidden_layers"))),),
         d=Integer(d),
         norm=LAYER_NORM,
-        head=_head(fields, d),
+        head=speech_head(fields, d),
     )
     said = (POSITIONS, FOLDED)
     return Reading(model, assumptions=(*said, *_untrained(fields)))

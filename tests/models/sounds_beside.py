@@ -1,0 +1,33 @@
+"""Keys of models that hear, speak or forecast that change nothing beside the other keys.
+
+As in :mod:`tests.models.encoders_beside`: model types, why, and the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_LINES = (
+    (
+        "sew sew-d",
+        "of training, or of another class; of masks only their presence counts",
+        "apply_spec_augment ctc_loss_reduction ctc_zero_infinity mask_feature_length "
+        "mask_feature_min_masks mask_feature_prob mask_time_length mask_time_min_masks "
+        "mask_time_prob",
+    ),
+    ("sew", "of another class", "classifier_proj_size"),
+    ("sew-d", "of another class", "vocab_size"),
+)
+
+#: (model type, key or path of a key) to the reason.
+BESIDE: Mapping[tuple[str, str], str] = {
+    (kind, key): why
+    for kinds, why, keys in _LINES
+    for kind in kinds.split()
+    for key in keys.split()
+}
+#: Small files of these families.
+NAMES = (
+    "sew-small",
+    "sew-d-small",
+)
