@@ -11,6 +11,7 @@ from sympy import Expr, Integer
 from costgraph.ir.cost import Access, Work
 from costgraph.ir.dtypes import FP32, DType
 from costgraph.ir.op import Op, Spec, Tensors, read, require, require_same, vector, write
+from costgraph.ir.tensor import Role
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,26 @@ class Join(Move):
     def accesses(self, inputs: Tensors, outputs: Tensors) -> tuple[Access, ...]:
         # An operand that stands there twice is still copied from one place.
         return (*(read(t) for t in {t.name: t for t in inputs}.values()), write(outputs[0]))
+
+
+@dataclass(frozen=True)
+class JoinState(Move):
+    """New columns ``x (B, C, n)`` behind those that a state ``(B, C, k)`` kept: a copy of both.
+
+    Results ``(B, C, k + n)``, and the new state: the last ``k`` columns.
+    """
+
+    kind: ClassVar[str] = "join-state"
+
+    def infer(self, inputs: Tensors) -> tuple[Spec, ...]:
+        require(len(inputs) == 2, self, "takes columns and a state")
+        x, state = inputs
+        require(len(x.shape) == len(state.shape) == 3, self, "{} behind {}", x, state)
+        require(state.role is Role.STATE, self, "{} is no state", state)
+        for axis in (0, 1):
+            require_same(self, x.shape[axis], state.shape[axis], f"axis {axis}")
+        shape = (*x.shape[:2], state.shape[2] + x.shape[2])
+        return (Spec(shape, x.dtype), Spec(state.shape, state.dtype, Role.STATE))
 
 
 @dataclass(frozen=True)

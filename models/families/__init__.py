@@ -82,6 +82,7 @@ FILES = (
     "hearing",
     "granite_speech",
     "listening",
+    "streaming",
     "looking",
     "framed",
     "hunyuan_seeing",

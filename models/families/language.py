@@ -71,6 +71,7 @@ _SAME: Mapping[str, str] = MappingProxyType(
         "exaone4_5_text": "exaone4",
         "hunyuan_vl_text": "hunyuan_v1_dense",
         "paddleocr_vl_text": "ernie4_5",
+        "voxtral_realtime_text": "mistral",
     }
 )
 

@@ -17,6 +17,11 @@ _LINES = (
     ),
     ("sew", "of another class", "classifier_proj_size"),
     ("sew-d", "of another class", "vocab_size"),
+    (
+        "voxtral_realtime",
+        "of Whisper's files, which the encoder has no part for; the whole model's stands above it",
+        "audio_config.vocab_size text_config.tie_word_embeddings",
+    ),
 )
 
 #: (model type, key or path of a key) to the reason.
@@ -30,4 +35,5 @@ BESIDE: Mapping[tuple[str, str], str] = {
 NAMES = (
     "sew-small",
     "sew-d-small",
+    "voxtral-realtime-small",
 )
