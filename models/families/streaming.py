@@ -1,4 +1,4 @@
-"""Speech to text that hears as it writes: Voxtral Realtime."""
+"""Speech to text of 2026: Voxtral Realtime, which hears as it writes, and VibeVoice-ASR."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import FeedForward, Layer, Norm
 from costgraph.models.blocks.encoder import Heads
-from costgraph.models.blocks.projector import Beside, Normed, two_products
+from costgraph.models.blocks.projector import Beside, Normed, Product, two_products
+from costgraph.models.causal_ears import ConvEars, TwoEars
 from costgraph.models.families.common import Family, Reading, activation_of, rotary_of, window_of
-from costgraph.models.families.language import language
+from costgraph.models.families.language import before, language
+from costgraph.models.families.vision import sizes
 from costgraph.models.fields import Fields
 from costgraph.models.streaming import Delayed, HeardLayer, StreamedEars, Streaming
 from costgraph.ops.pattern import sliding
@@ -93,10 +95,59 @@ def _voxtral_realtime(fields: Fields) -> Reading:
     return Reading(Streaming(ears, text), assumptions=(*said, *reading.assumptions))
 
 
+def _conv_ears(fields: Fields, name: str, out: int) -> ConvEars:
+    """A tokenizer of VibeVoice (arXiv 2508.19205), without what makes sound again."""
+    ratios = sizes(fields, "downsampling_ratios", (2, 2, 4, 5, 5, 8))
+    depths = sizes(fields, "depths", (3, 3, 3, 3, 3, 3, 8))
+    if len(depths) != len(ratios) + 1:
+        raise ModelError(f"{fields.name}: 'depths' must be one more than 'downsampling_ratios'")
+    kernel = fields.size("kernel_size", default=7)
+    if kernel % 2 == 0:
+        raise ModelError(f"{fields.name}: 'kernel_size' = {kernel}: an odd one")
+    return ConvEars(
+        name=name,
+        channels=fields.size("channels", default=1),
+        first=fields.size("num_filters", default=32),
+        ratios=ratios,
+        depths=depths,
+        kernel=kernel,
+        wider=fields.size("ffn_expansion", default=4),
+        activation=activation_of(fields, "hidden_act", default="gelu"),
+        out=fields.size("hidden_size", default=out),
+    )
+
+
+def _vibevoice_asr(fields: Fields) -> Reading:
+    fields.refuse("tie_word_embeddings", "the class has logits of their own")
+    stack, reading = language(fields, "qwen2", tied=False)
+    acoustic, semantic = (
+        fields.section(f"{kind}_tokenizer_encoder_config") for kind in ("acoustic", "semantic")
+    )
+    for part in (acoustic, semantic):
+        part.require("model_type", "vibevoice_acoustic_tokenizer_encoder")
+    heard, meant = _conv_ears(acoustic, "heard", 64), _conv_ears(semantic, "meant", 128)
+    if (heard.hop, heard.channels) != (meant.hop, meant.channels):
+        raise ModelError(f"{fields.name}: both tokenizers must make rows of equal pieces of sound")
+    chunk = fields.size("acoustic_tokenizer_chunk_size", default=1440000)
+    if chunk % heard.hop:
+        raise ModelError(
+            f"{fields.name}: 'acoustic_tokenizer_chunk_size' = {chunk} is no multiple of the "
+            f"{heard.hop} samples of a row"
+        )
+    d = stack.ends.d
+    steps = (Product("1", d), Normed(Norm()), Product("2", d))
+    return before(stack, reading, TwoEars(heard, meant, steps, d, chunk))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"voxtral_realtime": _voxtral_realtime})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"voxtral_realtime": _voxtral_realtime, "vibevoice_asr": _vibevoice_asr}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"VoxtralRealtimeForConditionalGeneration": "voxtral_realtime"}
+    {
+        "VoxtralRealtimeForConditionalGeneration": "voxtral_realtime",
+        "VibeVoiceAsrForConditionalGeneration": "vibevoice_asr",
+    }
 )

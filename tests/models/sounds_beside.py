@@ -35,5 +35,6 @@ BESIDE: Mapping[tuple[str, str], str] = {
 NAMES = (
     "sew-small",
     "sew-d-small",
+    "vibevoice-asr-small",
     "voxtral-realtime-small",
 )
