@@ -116,12 +116,13 @@ class Heads:
 class Bidirectional:
     """Self-attention in both directions; nothing is cached.
 
-    ``reach`` is how far apart positions may be that see each other, or None. A
-    style that computes masked pairs computes all of them.
+    ``reach`` is how far apart positions may be that see each other, or None; ``ahead``: how far
+    ahead one sees where that differs. A style that computes masked pairs computes all of them.
     """
 
     at: Heads
     reach: Expr | None = None
+    ahead: Expr | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Rotary table and position bias."""
@@ -131,7 +132,7 @@ class Bidirectional:
         """Adds the block to a layer; ``x (B, q, d)`` to ``(B, q, d)``."""
         query, key, value = self.at.all(m, x)
         near = self.reach is not None and m.style.mask != "compute"
-        pattern = Band(self.reach) if near and self.reach is not None else FULL
+        pattern = Band(self.reach, ahead=self.ahead) if near and self.reach is not None else FULL
         bias = self.at.bias(m, q)
         mixed = attended(m, query, key, value, pattern, bias, capped=self.at.capped)
         return self.at.out(m, mixed)

@@ -1,4 +1,4 @@
-"""Speech recognisers beside Whisper: Moonshine, Speech2Text, SpeechT5."""
+"""Speech recognisers beside Whisper: Moonshine 1 and streaming, Speech2Text, SpeechT5."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from sympy import Integer
 from costgraph.errors import ModelError
 from costgraph.models.blocks import Ends, FeedForward, Layer, Norm, Segment
 from costgraph.models.blocks.encoder import Bidirectional, CrossLayer, Heads
+from costgraph.models.blocks.pattern import gathered
 from costgraph.models.conformer import NearHeads, NearRows
 from costgraph.models.encoder import Encoder, EncoderDecoder
-from costgraph.models.families.common import Family, Reading, activation_of, class_of, rotary_of
+from costgraph.models.families.common import (
+    Family,
+    Reading,
+    activation_of,
+    class_of,
+    layer_count,
+    rotary_of,
+)
 from costgraph.models.families.encoders import LAYER_NORM, answering, sides_of
 from costgraph.models.families.speaking import TAUGHT, spoken
 from costgraph.models.families.speech import GAIN, POSITIONS, speech_front
-from costgraph.models.families.vision import sizes
+from costgraph.models.families.vision import MOST_ENTRIES, sizes
 from costgraph.models.fields import Fields, divided
+from costgraph.models.moonshine import FrameFront, PlacedEncoder
 from costgraph.models.waves import GatedFront, WaveFront
 
 NORM = Norm("layer")
@@ -84,6 +93,108 @@ def _moonshine(fields: Fields) -> Reading:
     )
     padded = fields.values.get("pad_head_dim_to_multiple_of") is not None
     return Reading(model, assumptions=(PADDED,) if padded else ())
+
+
+def _windows(heard: Fields, count: int) -> tuple[tuple[int, int], ...]:
+    """How many positions each layer sees, itself and those before it, and from itself on."""
+    key = "sliding_windows"
+    found = heard.values.get(key, [[16, 4], [16, 4], [16, 0], [16, 0], [16, 4], [16, 4]])
+    good = isinstance(found, list) and all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(type(n) is int and 0 <= n < MOST_ENTRIES for n in pair)
+        and pair[0] > 0
+        for pair in found
+    )
+    if not good or len(found) != count:
+        raise ModelError(f"{heard.name}: {key!r} must be a list of {count} pairs of whole numbers")
+    return tuple((before, ahead) for before, ahead in found)
+
+
+def _moonshine_streaming(fields: Fields) -> Reading:
+    """Moonshine over frames of samples, whose encoder looks a little ahead at most."""
+    fields = fields.with_defaults(
+        hidden_size=320, intermediate_size=1280, num_hidden_layers=6, num_attention_heads=8,
+        vocab_size=32768,
+    )  # fmt: skip
+    heard = fields.section("encoder_config").with_defaults(
+        hidden_size=320, intermediate_size=1280, num_hidden_layers=6, num_attention_heads=8,
+        num_key_value_heads=8,
+    )  # fmt: skip
+    at, own = _streamed(heard, None), _streamed(fields, fields)
+    if own.heads != own.keys:
+        raise ModelError(f"{fields.name}: the decoder must have as many heads of keys as queries")
+    act = activation_of(heard, "hidden_act", default="gelu")
+    feed = FeedForward(at.d, Integer(heard.size("intermediate_size")), act, gated=False, bias=True)
+    gate = activation_of(fields, "hidden_act", default="silu")
+    fed = FeedForward(
+        own.d, Integer(fields.size("intermediate_size")), gate, bias=True, fused_gate_up=True
+    )
+    samples = heard.size("sample_rate", default=16000) * heard.number("frame_ms", 5.0) / 1000
+    if round(samples) != samples or samples < 1:
+        raise ModelError(f"{heard.name}: 'frame_ms' makes no whole number of samples")
+    windows = _windows(heard, layer_count(heard))
+    layers = gathered(
+        (
+            f"encoder_{before}_{ahead}",
+            Layer(
+                at.d,
+                Bidirectional(at, Integer(before - 1), Integer(max(ahead - 1, 0))),
+                feed,
+                NORM,
+            ),
+        )
+        for before, ahead in windows
+    )
+    longest = fields.size("max_position_embeddings", default=4096)
+    heard.values.get("max_position_embeddings")  # the decoder's table is the one that there is
+    encoder = PlacedEncoder(
+        front=FrameFront(at.d, Integer(round(samples))),
+        segments=layers,
+        d=at.d,
+        norm=NORM,
+        longest=longest,
+        rows=Integer(longest),
+        joined=None if at.d == own.d else own.d,
+    )
+    model = EncoderDecoder(
+        encoder=encoder,
+        layer=CrossLayer(own.d, own, replace(own, rotary=None), fed, NORM),
+        layers=Integer(fields.size("num_hidden_layers")),
+        ends=Ends(
+            own.d,
+            Integer(fields.size("vocab_size")),
+            norm=NORM,
+            tied=fields.flag("tie_word_embeddings", False),
+        ),
+        shared=(),
+    )
+    padded = fields.values.get("pad_head_dim_to_multiple_of") is not None
+    said = f"S counts positions, each made of four frames of {round(samples)} samples"
+    return Reading(model, assumptions=(said, *((PADDED,) if padded else ())))
+
+
+def _streamed(fields: Fields, turned: Fields | None) -> Heads:
+    """Heads of one half; those of the decoder, whose fields are ``turned``, rotate."""
+    d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    keys = fields.size("num_key_value_heads")
+    if heads % keys:
+        raise ModelError(f"{fields.name}: {heads} heads are no multiple of {keys}")
+    width = (
+        Integer(fields.size("head_dim"))
+        if fields.values.get("head_dim") is not None
+        else divided(fields, d, heads, "hidden size over heads")
+    )
+    bias = fields.flag("attention_bias", False)
+    at = Heads(
+        Integer(d), Integer(heads), width, bias, bias, bias and turned is None,
+        kv_heads=Integer(keys),
+    )  # fmt: skip
+    if turned is None:
+        return at
+    # Where a file says how positions are turned and not how far, its class turns whole heads.
+    share = 0.8 if fields.values.get("rope_parameters") is None else 1.0
+    return replace(at, rotary=rotary_of(fields, width, share))
 
 
 def _speech2text(fields: Fields) -> Reading:
@@ -184,13 +295,19 @@ def _speecht5(fields: Fields) -> Reading:
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"moonshine": _moonshine, "speech_to_text": _speech2text, "speecht5": _speecht5}
+    {
+        "moonshine": _moonshine,
+        "moonshine_streaming": _moonshine_streaming,
+        "speech_to_text": _speech2text,
+        "speecht5": _speecht5,
+    }
 )
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "MoonshineForConditionalGeneration": "moonshine",
+        "MoonshineStreamingForConditionalGeneration": "moonshine_streaming",
         "Speech2TextForConditionalGeneration": "speech_to_text",
         "SpeechT5ForSpeechToText": "speecht5",
         "SpeechT5ForTextToSpeech": "speecht5",

@@ -33,6 +33,7 @@ BESIDE: Mapping[tuple[str, str], str] = {
 }
 #: Small files of these families.
 NAMES = (
+    "moonshine-streaming-small",
     "sew-small",
     "sew-d-small",
     "vibevoice-asr-small",

@@ -251,6 +251,9 @@ def test_bands_see_both_ways(n, reach, wide, block):
     # What those that see all see may be another operation's.
     beside = Band(I(reach), I(wide), asked=False)
     assert exact(beside.pairs(q, q), q=n) == band(n, reach, wide)[wide:].sum()
+    # Ahead they may see as far as another number says.
+    ahead = np.tril(np.triu(np.ones((n, n), bool), -reach), wide)
+    assert exact(Band(I(reach), ahead=I(wide)).pairs(q, q), q=n) == ahead.sum()
 
 
 @settings(max_examples=40, deadline=None)

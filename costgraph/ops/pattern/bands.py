@@ -18,6 +18,12 @@ def near(q: Expr, reach: Expr) -> Expr:
     return q + inner * (inner - 1) + 2 * (q - inner) * reach
 
 
+def beside(q: Expr, reach: Expr) -> Expr:
+    """Pairs of a position and one behind it, at most ``reach`` apart: ``Σ min(i, reach)``."""
+    inner = Min(q, reach + 1)
+    return inner * (inner - 1) / 2 + (q - inner) * reach
+
+
 def in_blocks(q: Expr, block: Expr) -> Expr:
     """Cells of ``q`` queries in blocks, each times its own block of keys and both beside it."""
     return ceiling(q / block) * 3 * block**2
@@ -34,6 +40,7 @@ class Band(Pattern):
         asked: False where what ``wide`` positions see is another operation's.
         block: where every pair is computed, blocks of so many queries against the keys of
             three blocks; None for all keys.
+        ahead: how far ahead positions see where that is not ``reach``; none of them is wide then.
     """
 
     causal: ClassVar[bool] = False
@@ -43,6 +50,7 @@ class Band(Pattern):
     wide: Expr = ZERO
     asked: bool = True
     block: Expr | None = None
+    ahead: Expr | None = None
 
     @property
     def compact(self) -> bool:
@@ -53,6 +61,8 @@ class Band(Pattern):
 
         Of those that see all, ``gn`` are left out where they are not asked.
         """
+        if self.ahead is not None:
+            return q + beside(q, self.reach) + beside(q, self.ahead)
         if self.wide == 0:
             return near(q, self.reach)
         most = Min(q, self.wide)
@@ -68,6 +78,8 @@ class Band(Pattern):
         return self
 
     def __str__(self) -> str:
+        if self.ahead is not None:
+            return f"within {self.reach} before and {self.ahead} ahead"
         wide = f" + {self.wide} global" if self.wide != 0 else ""
         return f"within {self.reach} both ways{wide}"
 
