@@ -50,6 +50,7 @@ FILES = (
     "grok",
     "encoders",
     "forecasting",
+    "patchtst",
     "jina",
     "modern",
     "masked",

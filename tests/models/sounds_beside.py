@@ -15,6 +15,11 @@ _LINES = (
         "mask_feature_min_masks mask_feature_prob mask_time_length mask_time_min_masks "
         "mask_time_prob",
     ),
+    (
+        "patchtst",
+        "of another class, or of answers that have a distribution",
+        "distribution_output num_targets",
+    ),
     ("sew", "of another class", "classifier_proj_size"),
     ("sew-d", "of another class", "vocab_size"),
     (
@@ -33,6 +38,7 @@ BESIDE: Mapping[tuple[str, str], str] = {
 }
 #: Small files of these families.
 NAMES = (
+    "patchtst-small",
     "moonshine-streaming-small",
     "sew-small",
     "sew-d-small",
