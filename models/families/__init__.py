@@ -51,6 +51,7 @@ FILES = (
     "encoders",
     "forecasting",
     "patchtst",
+    "stepping",
     "jina",
     "modern",
     "masked",

@@ -43,14 +43,19 @@ def _pooled(fields: Fields, classed: bool) -> str:
     return ALL if pooled is None else _known(fields, "pooling_type", MEAN, (MEAN, MOST))
 
 
+def parameters_of(fields: Fields) -> int:
+    """Parameters of the distribution that answers have.
+
+    Raises:
+        ModelError: it is another one than classes have.
+    """
+    return _PARAMETERS[_known(fields, "distribution_output", "student_t", tuple(_PARAMETERS))]
+
+
 def _outs(fields: Fields, width: int) -> tuple[Expr, ...]:
     """Widths of the products of an answer: of numbers, or of parameters of a distribution."""
-    kind = fields.values.get("distribution_output", "student_t")
-    if fields.values.get("loss", "mse") == "mse":
-        return (Integer(width),)
-    if kind not in _PARAMETERS:
-        raise ModelError(f"{fields.name}: 'distribution_output' = {clip(kind)} is not known")
-    return (Integer(width),) * _PARAMETERS[kind]
+    count = parameters_of(fields)
+    return (Integer(width),) * (1 if fields.values.get("loss", "mse") == "mse" else count)
 
 
 def _head(fields: Fields, classed: bool, patch: int) -> PatchHead | PatchMaskHead | None:

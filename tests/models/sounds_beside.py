@@ -39,6 +39,7 @@ BESIDE: Mapping[tuple[str, str], str] = {
 #: Small files of these families.
 NAMES = (
     "patchtst-small",
+    "time-series-small",
     "moonshine-streaming-small",
     "sew-small",
     "sew-d-small",
