@@ -123,6 +123,27 @@ def _qwen3_asr(fields: Fields) -> Reading:
     return before(stack, reading, shrunk_ears(heard, stack.ends.d))
 
 
+def _moss(fields: Fields) -> Reading:
+    """MOSS-Transcribe-Diarize: Whisper's encoder, some of whose positions become one token."""
+    stack, reading = language(fields, "qwen3", tied=True)
+    heard = fields.section("audio_config").with_defaults(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
+        num_mel_bins=80,
+    )  # fmt: skip
+    merged = fields.size("audio_merge_size", default=4)
+    positions = heard.size("max_source_positions", default=1500)
+    if positions % merged:
+        raise ModelError(f"{fields.name}: {positions} positions of 'audio_merge_size' = {merged}")
+    act, out = activation_of(fields, "projector_hidden_act", default="silu"), stack.ends.d
+    steps: Steps = (
+        Normed(LAYER_NORM),
+        Beside(Integer(merged)),
+        *two_products(out, act, fields.flag("projector_bias", True)),
+        Normed(LAYER_NORM, "last_norm"),
+    )
+    return before(stack, reading, _ears(heard, steps, out))
+
+
 def _halved(heard: Fields) -> Steps:
     """Means of each two positions, and the encoder's norm behind them."""
     positions = Integer(heard.size("max_source_positions", default=1500))
@@ -243,6 +264,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "audioflamingo3": _audioflamingo3,
         "glmasr": _glmasr,
         "qwen3_asr": _qwen3_asr,
+        "moss_transcribe_diarize": _moss,
         "qwen2_audio_encoder": _alone(halved=True),
         "audioflamingo3_encoder": _alone(halved=True),
         "voxtral_encoder": _alone(halved=False),
@@ -257,6 +279,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "AudioFlamingo3ForConditionalGeneration": "audioflamingo3",
         "GlmAsrForConditionalGeneration": "glmasr",
         "Qwen3ASRForConditionalGeneration": "qwen3_asr",
+        "MossTranscribeDiarizeForConditionalGeneration": "moss_transcribe_diarize",
         "Qwen2AudioEncoder": "qwen2_audio_encoder",
         "AudioFlamingo3Encoder": "audioflamingo3_encoder",
         "VoxtralEncoder": "voxtral_encoder",

@@ -16,6 +16,11 @@ _LINES = (
         "mask_time_prob",
     ),
     (
+        "moss_transcribe_diarize",
+        "the whole model's stands above it",
+        "text_config.tie_word_embeddings",
+    ),
+    (
         "patchtst",
         "of another class, or of answers that have a distribution",
         "distribution_output num_targets",
@@ -38,6 +43,7 @@ BESIDE: Mapping[tuple[str, str], str] = {
 }
 #: Small files of these families.
 NAMES = (
+    "moss-transcribe-small",
     "patchtst-small",
     "time-series-small",
     "moonshine-streaming-small",
