@@ -27,6 +27,7 @@ from costgraph.models.encoder_heads import HalvedNorm
 from costgraph.models.families.common import Family, Reading, activation_of, rotary_of
 from costgraph.models.families.language import before, language
 from costgraph.models.fields import Fields, divided
+from costgraph.models.fun_ears import FunEars, RememberingLayer
 from costgraph.models.hearing import Ears, ShrunkFront
 
 
@@ -142,6 +143,56 @@ def _moss(fields: Fields) -> Reading:
         Normed(LAYER_NORM, "last_norm"),
     )
     return before(stack, reading, _ears(heard, steps, out))
+
+
+def _fun_asr(fields: Fields) -> Reading:
+    """Fun-ASR-Nano: SenseVoice's encoder, layers that adapt it, and Qwen3."""
+    stack, reading = language(fields, "qwen3", tied=True)
+    heard, adapts = fields.section("audio_config"), fields.section("adaptor_config")
+    layers = heard.size("num_hidden_layers", default=70)
+    late = heard.values.get("num_timestamp_prediction_layers", 20)
+    if type(late) is not int or not 0 <= late < layers:
+        raise ModelError(
+            f"{heard.name}: 'num_timestamp_prediction_layers' must be below {layers}, from nought"
+        )
+    kernel = heard.size("fsmn_kernel_size", default=11)
+    if kernel % 2 == 0:
+        raise ModelError(f"{heard.name}: 'fsmn_kernel_size' = {kernel}: an odd one")
+    at, feed = _plain(heard, 512, 4, 2048)
+    own, fed = _plain(adapts, 1024, 8, 256)
+    if own.d != stack.ends.d or fed.width != own.d // 4:
+        raise ModelError(
+            f"{adapts.name}: 'hidden_size' must be {stack.ends.d}, 'intermediate_size' a fourth"
+        )
+    bent = activation_of(adapts, "projector_hidden_act", default="relu")
+    wide = Integer(adapts.size("projector_hidden_size", default=2048))
+    frame = heard.size("num_mel_bins", default=80) * heard.size("num_stacked_frames", default=7)
+    if Integer(frame) == at.d:
+        raise ModelError(f"{heard.name}: frames as wide as layers are not supported")
+    ears = FunEars(
+        frame=Integer(frame),
+        layer=RememberingLayer(at, feed, kernel),
+        runs=(layers - late, late) if late else (layers,),
+        steps=(Product("1", wide), Acted(bent), Product("2", own.d)),
+        at=own,
+        feed=fed,
+        layers=Integer(adapts.size("num_hidden_layers", default=2)),
+    )
+    heard.values.get("max_position_embeddings")  # a fixed table, and no parameter
+    return before(stack, reading, ears)
+
+
+def _plain(fields: Fields, d: int, heads: int, inner: int) -> tuple[Heads, FeedForward]:
+    """Heads and feed-forward block of one part, with biases; defaults behind the fields."""
+    wide = fields.size("hidden_size", default=d)
+    many = fields.size("num_attention_heads", default=heads)
+    width = divided(fields, wide, many, "hidden size over heads")
+    act = activation_of(fields, "hidden_act", default="relu")
+    feed = Integer(fields.size("intermediate_size", default=inner))
+    return (
+        Heads(Integer(wide), Integer(many), width, True, True, True),
+        FeedForward(Integer(wide), feed, act, gated=False, bias=True),
+    )
 
 
 def _halved(heard: Fields) -> Steps:
@@ -265,6 +316,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "glmasr": _glmasr,
         "qwen3_asr": _qwen3_asr,
         "moss_transcribe_diarize": _moss,
+        "fun_asr_nano": _fun_asr,
         "qwen2_audio_encoder": _alone(halved=True),
         "audioflamingo3_encoder": _alone(halved=True),
         "voxtral_encoder": _alone(halved=False),
@@ -279,6 +331,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "AudioFlamingo3ForConditionalGeneration": "audioflamingo3",
         "GlmAsrForConditionalGeneration": "glmasr",
         "Qwen3ASRForConditionalGeneration": "qwen3_asr",
+        "FunAsrNanoForConditionalGeneration": "fun_asr_nano",
         "MossTranscribeDiarizeForConditionalGeneration": "moss_transcribe_diarize",
         "Qwen2AudioEncoder": "qwen2_audio_encoder",
         "AudioFlamingo3Encoder": "audioflamingo3_encoder",

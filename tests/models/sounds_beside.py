@@ -16,7 +16,7 @@ _LINES = (
         "mask_time_prob",
     ),
     (
-        "moss_transcribe_diarize",
+        "fun_asr_nano moss_transcribe_diarize",
         "the whole model's stands above it",
         "text_config.tie_word_embeddings",
     ),
@@ -43,6 +43,7 @@ BESIDE: Mapping[tuple[str, str], str] = {
 }
 #: Small files of these families.
 NAMES = (
+    "fun-asr-small",
     "moss-transcribe-small",
     "patchtst-small",
     "time-series-small",
