@@ -67,6 +67,32 @@ class Pyramids(OnePass):
 
 
 @dataclass(frozen=True)
+class Fine:
+    """SAM 3's encoder as SAM 2's masks read it: three maps, the coarsest of the grid's size."""
+
+    encoder: TurnedEncoder
+
+    @property
+    def size(self) -> int:
+        """Side of the image."""
+        return self.encoder.size
+
+    @property
+    def side(self) -> int:
+        """Side of the grid."""
+        return self.encoder.side
+
+    @property
+    def out(self) -> Expr:
+        """Channels."""
+        return self.encoder.out
+
+    def maps(self, m: Maker, batch: Expr) -> tuple[str, ...]:
+        """Adds the encoder: its maps without the rows that they are made of."""
+        return self.encoder.maps(m, batch)[1:]
+
+
+@dataclass(frozen=True)
 class Segmenter(OnePass):
     """SAM as a whole, one prompt a picture.
 
@@ -84,7 +110,7 @@ class Segmenter(OnePass):
             anything, and random waves are no parameters.
     """
 
-    encoder: SamEncoder | Neck
+    encoder: SamEncoder | Neck | Fine
     d: Expr
     heads: Expr
     rate: int

@@ -105,6 +105,7 @@ FILES = (
     "chameleon",
     "minicpmv",
     "segmenting",
+    "concepts",
     "crossing",
     "captioning",
     "answering",

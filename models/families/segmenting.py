@@ -18,7 +18,7 @@ from costgraph.models.blocks.sam3 import TurnedEncoder
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.vision import pixels, sizes, stages, tower_of
 from costgraph.models.fields import Fields, divided
-from costgraph.models.segmenting import FinerSegmenter, ImageEncoder, Pyramids, Segmenter
+from costgraph.models.segmenting import Fine, FinerSegmenter, ImageEncoder, Pyramids, Segmenter
 
 MEMORY = (
     "a picture, or the first frame of a video: what remembers earlier frames is left out, in time "
@@ -103,7 +103,7 @@ def _sam_hq(fields: Fields) -> Reading:
     return Reading(finer, assumptions=(PROMPTS,))
 
 
-def _decoder(fields: Fields, encoder: SamEncoder | Neck, second: bool) -> Segmenter:
+def _decoder(fields: Fields, encoder: SamEncoder | Neck | Fine, second: bool) -> Segmenter:
     """Prompts and the decoder of masks behind an encoder."""
     asked, masked = (
         fields.with_defaults(**{key: {}}).section(key).with_defaults(hidden_size=256)
@@ -247,13 +247,19 @@ def _sam2(fields: Fields) -> Reading:
     encoder = _neck(fields.section("vision_config"))
     if encoder.levels != 3:
         raise ModelError(f"{fields.name}: 'num_feature_levels' = {encoder.levels}: 3 is supported")
+    return Reading(segmenter(fields, encoder), assumptions=(PROMPTS,))
+
+
+def segmenter(fields: Fields, encoder: Neck | Fine) -> Segmenter:
+    """SAM 2's prompts and masks behind an encoder of three maps."""
+    fields = fields.with_defaults(prompt_encoder_config={}, mask_decoder_config={})
     masked = fields.section("mask_decoder_config")
     masked.require("num_hidden_layers", 2)  # also how many products a feed-forward block has
     for key in ("dynamic_multimask_via_stability", "dynamic_multimask_stability_delta",
                 "dynamic_multimask_stability_thresh"):  # fmt: skip
         masked.values.get(key)  # which of the masks is returned
     fields.section("prompt_encoder_config").values.get("scale")
-    return Reading(_decoder(fields, encoder, second=True), assumptions=(PROMPTS,))
+    return _decoder(fields, encoder, second=True)
 
 
 def _turned(seen: Fields) -> TurnedEncoder:
@@ -300,7 +306,7 @@ def _turned_alone(fields: Fields) -> Reading:
     return Reading(ImageEncoder(_turned(fields)))
 
 
-def _sam3_vision(fields: Fields) -> Reading:
+def sam3_maps(fields: Fields) -> TurnedEncoder:
     """SAM 3's encoder and the maps behind it."""
     part = fields.section("backbone_config")
     kind = part.word("model_type", default="sam3_vit_model")
@@ -314,7 +320,11 @@ def _sam3_vision(fields: Fields) -> Reading:
     fields.values.get("backbone_feature_sizes")  # what follows from the sizes above
     out = Integer(fields.size("fpn_hidden_size", default=256))
     scales = tuple(Fraction(str(n)) for n in given)
-    return Reading(ImageEncoder(replace(encoder, out=out, scales=scales)))
+    return replace(encoder, out=out, scales=scales)
+
+
+def _sam3_vision(fields: Fields) -> Reading:
+    return Reading(ImageEncoder(sam3_maps(fields)))
 
 
 def _sam2_video(fields: Fields) -> Reading:

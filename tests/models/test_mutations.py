@@ -21,7 +21,7 @@ from costgraph.models.catalog import CONFIGS
 from costgraph.models.fields import SECTIONS
 from costgraph.models.hf import import_config
 from costgraph.models.known import VALUES, harmless
-from tests.models import encoders_beside, parts_beside, sounds_beside
+from tests.models import encoders_beside, parts_beside, seers_beside, sounds_beside
 
 DROP = object()
 #: Keys of a configuration that are changed: with a seed, so that all come in turn.
@@ -94,6 +94,7 @@ BESIDE = {
     **encoders_beside.BESIDE,
     **parts_beside.BESIDE,
     **sounds_beside.BESIDE,
+    **seers_beside.BESIDE,
     # How the image processor cuts images: G says how many tokens there are.
     **{
         ("lfm2_vl", key): "of the image processor"
@@ -153,7 +154,14 @@ def _paths(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    "name", [*TOWERS, *encoders_beside.NAMES, *parts_beside.NAMES, *sounds_beside.NAMES]
+    "name",
+    [
+        *TOWERS,
+        *encoders_beside.NAMES,
+        *parts_beside.NAMES,
+        *sounds_beside.NAMES,
+        *seers_beside.NAMES,
+    ],
 )
 def test_keys_of_models_with_towers(name: str) -> None:
     config = json.loads((SEEING / f"{name}.json").read_text())

@@ -1,0 +1,33 @@
+"""Keys of models that see which change nothing beside the other keys.
+
+As in :mod:`tests.models.encoders_beside`: model types, why, and the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_LINES = (
+    (
+        "sam3",
+        "what follows from other sizes; of what reads examples, which rests in memory",
+        "geometry_encoder_config.num_attention_heads vision_config.backbone_feature_sizes",
+    ),
+    (
+        "sam3_tracker",
+        "what follows from other sizes",
+        "vision_config.backbone_feature_sizes",
+    ),
+)
+
+#: (model type, key or path of a key) to the reason.
+BESIDE: Mapping[tuple[str, str], str] = {
+    (kind, key): why
+    for kinds, why, keys in _LINES
+    for kind in kinds.split()
+    for key in keys.split()
+}
+#: Small files of these families.
+NAMES = (
+    "sam3-small", "sam3-tracker-small",
+)  # fmt: skip
