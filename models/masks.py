@@ -27,7 +27,7 @@ from costgraph.models.detecting import PlacedLayer
 from costgraph.models.stages import Maps
 from costgraph.models.vision import OnePass
 from costgraph.ops import Activation, Add, AsSequence, AttentionScores, AttentionValues, Softmax
-from costgraph.ops.arrays import Fill
+from costgraph.ops.arrays import Fill, Join
 from costgraph.ops.image import AsImage, Cut
 from costgraph.ops.maps import Map
 from costgraph.ops.matmul import MatMul
@@ -167,11 +167,7 @@ class Mask2Former(Masks):
             m.source(Tensor(f"map{i}_places", (Mul(*g), d), style.acts))
             for i, g in enumerate(grids)
         ]
-        spread = Expand((B, self.queries, d))
-        place, y = (
-            m.add(f"{n}_rows", spread, m.vector(f"{n}.weight", self.queries, d))
-            for n in ("query_places", "query_start")
-        )
+        place, y = self._asked(m, pixels)
         made = self._next(m, "start_", y, pixels, grids[0])
         for index in range(self.layers):
             level = index % self.levels
@@ -179,6 +175,14 @@ class Mask2Former(Masks):
             y = self._layer(m, name, y, place, rows[level], places[level], made[0])
             made = self._next(m, name, y, pixels, grids[(index + 1) % self.levels])
         return m.build(*(made[1:] if self.labels is not None else (y, made[1], *maps)))
+
+    def _asked(self, m: Maker, pixels: str) -> tuple[str, ...]:
+        """Adds places of the queries, and the rows that they start with."""
+        spread = Expand((B, self.queries, self.heads.d))
+        return tuple(
+            m.add(f"{n}_rows", spread, m.vector(f"{n}.weight", self.queries, self.heads.d))
+            for n in ("query_places", "query_start")
+        )
 
     def _next(
         self, m: Maker, name: str, x: str, pixels: str, grid: tuple[Expr, Expr]
@@ -225,3 +229,50 @@ class Mask2Former(Masks):
         scores = m.add(f"{prefix}mask_add", Map("add"), scores, mask)
         shares = m.add(f"{prefix}softmax", Softmax(FULL), scores)
         return at.out(m, m.add(f"{prefix}sv_matmul", AttentionValues(FULL), shares, value), prefix)
+
+
+@dataclass(frozen=True)
+class OneFormer(Mask2Former):
+    """OneFormer (Jain et al., arXiv 2211.06220): a task is read, and all queries but one hear of it.
+
+    They look at the pixels before the layers of Mask2Former; the last query is the task itself.
+
+    Attributes:
+        task: tokens that a task is written in, read by two products.
+        asking: layers in front.
+        normed: the task passes the decoder's norm.
+        scaled: a number of training rests in memory.
+    """
+
+    task: int = 77
+    asking: int = 2
+    normed: bool = True
+    scaled: bool = False
+
+    def _asked(self, m: Maker, pixels: str) -> tuple[str, ...]:
+        d, count = self.heads.d, self.queries - 1
+        if self.scaled:
+            m.vector("training_scale", ONE)
+        words = m.source(Tensor("task", (B, Integer(self.task)), m.style.acts))
+        told = m.linear("task1", words, d, Integer(self.task), True)
+        told = m.linear("task2", m.add("task_act", Activation("relu"), told), d, d, True)
+        told = same_norm(m, "task_normed", "decoder_norm", told) if self.normed else told
+        told = m.add("task_row", Reshape((B, ONE, d)), told)
+        table = m.vector("queries.weight", self.queries, d)
+        image = m.add("seen_rows", AsSequence(), conv(m, "seen_proj", pixels, d, 1))
+        length = m.shape(image)[1]
+        # In the class the rows are the places, and the places the pixels; it counts the same.
+        given = {
+            "places": m.add("asking_places", Slice(0, Integer(0), count), table),
+            "image_rows": image,
+            "image_places": m.source(Tensor("pixel_places", (length, d), m.style.acts)),
+        }
+        if self.normed:
+            y = m.add("told", Expand((B, count, d)), told)
+        else:
+            y = m.add("told", Fill((B, count, d), m.style.acts))
+        layer = PlacedLayer(count, self.heads, self.feed, length, self.first)
+        y = run(m, (Segment("asking", layer, Integer(self.asking)),), y, **given)
+        y = m.norm("asking_norm", y, d, LAYER_NORM)
+        place = m.add("query_places", Expand((B, self.queries, d)), table)
+        return place, m.add("query_start", Join(1), y, told)

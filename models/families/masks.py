@@ -1,4 +1,4 @@
-"""Parts of an image: MaskFormer and Mask2Former, which make masks, and UPerNet."""
+"""Parts of an image: MaskFormer, Mask2Former and OneFormer, which make masks, and UPerNet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from costgraph.models.families.detecting import COSTS, RESNET, grouped, heads_of
 from costgraph.models.families.stages import maps_of
 from costgraph.models.families.vision import FOLDED, few, sizes
 from costgraph.models.fields import Fields, divided
-from costgraph.models.masks import Mask2Former, MaskFormer
+from costgraph.models.masks import Mask2Former, MaskFormer, OneFormer
 from costgraph.models.stages import Maps
 from costgraph.models.upernet import Beside, UperNet
 
@@ -98,6 +98,15 @@ def _maskformer(fields: Fields) -> Reading:
 
 
 def _mask2former(fields: Fields) -> Reading:
+    fields = fields.with_defaults(num_queries=100)
+    labels = _labels(fields, "ForUniversalSegmentation")
+    return Reading(_masked(fields, Mask2Former, labels), assumptions=(SIZED,))
+
+
+def _masked(
+    fields: Fields, kind: type[Mask2Former], labels: Expr | None, **more: Any
+) -> Mask2Former:
+    """Mask2Former, or what is made of it, from its keys."""
     for key in (*_TRAINED, "use_auxiliary_loss"):
         fields.values.get(key)
     fused = grouped(fields, "feature_size")
@@ -118,7 +127,7 @@ def _mask2former(fields: Fields) -> Reading:
         )
     act = activation_of(fields, "activation_function", default="relu")
     seen = Integer(fields.size("encoder_feedforward_dim", default=1024))
-    model = Mask2Former(
+    return kind(
         stem=stem,
         fused=Integer(fused),
         pixels=Integer(fields.size("mask_feature_size", default=256)),
@@ -127,14 +136,61 @@ def _mask2former(fields: Fields) -> Reading:
             Integer(d), Integer(fields.size("dim_feedforward", default=2048)), act, False, True
         ),
         layers=layers,
-        queries=Integer(fields.size("num_queries", default=100)),
-        labels=_labels(fields, "ForUniversalSegmentation"),
+        queries=Integer(fields.size("num_queries")),
+        labels=labels,
         seen=FeedForward(Integer(fused), seen, "relu", gated=False, bias=True),
         encoders=Integer(fields.size("encoder_layers", default=6)),
         finer=finer,
         projected=fields.flag("enforce_input_projection", False) or fused != d,
         first=fields.flag("pre_norm", False),
+        **more,
     )
+
+
+#: Keys of what reads texts in training.
+_TOLD = (
+    "contrastive_weight", "contrastive_temperature", "text_encoder_width",
+    "text_encoder_context_length", "text_encoder_num_layers", "text_encoder_vocab_size",
+    "text_encoder_proj_layers", "text_encoder_n_ctx", "init_std", "num_hidden_layers",
+)  # fmt: skip
+
+
+def _oneformer(fields: Fields) -> Reading:
+    """OneFormer: a task in front of Mask2Former's layers."""
+    fields = fields.renamed(
+        feature_size="conv_dim",
+        mask_feature_size="mask_dim",
+        feature_strides="strides",
+        enforce_input_projection="enforce_input_proj",
+    )
+    fields = fields.with_defaults(num_queries=150, feature_size=256, hidden_dim=256)
+    fields = fields.with_values(activation_function="relu")
+    fields.refuse("is_training", "what reads texts in training is not counted")
+    fields.require("norm", "GN")
+    for key in _TOLD:
+        fields.values.get(key)
+    widths = {fields.size(k, default=256) for k in ("feature_size", "mask_feature_size")}
+    if widths != {fields.size("hidden_dim")} or fields.flag("enforce_input_projection", False):
+        raise ModelError(
+            f"{fields.name}: 'conv_dim', 'mask_dim' and 'hidden_dim' must be one width"
+        )
+    if fields.size("num_queries") < 2:
+        raise ModelError(f"{fields.name}: 'num_queries': the task is one of two or more")
+    whole = (class_of(fields.values) or "ForUniversalSegmentation").endswith("Segmentation")
+    scaled = whole and fields.values.get("contrastive_temperature", 0.07) is not None
+    model = _masked(
+        fields,
+        OneFormer,
+        Integer(labels_of(fields) + 1),
+        task=fields.size("task_seq_len", default=77),
+        asking=few(fields, "query_dec_layers", 2),
+        normed=fields.flag("use_task_norm", True),
+        scaled=scaled,
+    )
+    if model.finer != 1:
+        raise ModelError(
+            f"{fields.name}: 'common_stride' must be half of the third stage from last"
+        )
     return Reading(model, assumptions=(SIZED,))
 
 
@@ -168,7 +224,12 @@ def _upernet(fields: Fields) -> Reading:
 
 #: ``model_type`` to the function that reads it.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"maskformer": _maskformer, "mask2former": _mask2former, "upernet": _upernet}
+    {
+        "maskformer": _maskformer,
+        "mask2former": _mask2former,
+        "oneformer": _oneformer,
+        "upernet": _upernet,
+    }
 )
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
@@ -178,6 +239,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "MaskFormerModel": "maskformer",
         "Mask2FormerForUniversalSegmentation": "mask2former",
         "Mask2FormerModel": "mask2former",
+        "OneFormerForUniversalSegmentation": "oneformer",
+        "OneFormerModel": "oneformer",
         "UperNetForSemanticSegmentation": "upernet",
     }
 )

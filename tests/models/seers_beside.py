@@ -29,5 +29,5 @@ BESIDE: Mapping[tuple[str, str], str] = {
 }
 #: Small files of these families.
 NAMES = (
-    "sam3-small", "sam3-tracker-small",
+    "sam3-small", "sam3-tracker-small", "oneformer-small",
 )  # fmt: skip
