@@ -233,7 +233,7 @@ class Mask2Former(Masks):
 
 @dataclass(frozen=True)
 class OneFormer(Mask2Former):
-    """OneFormer (Jain et al., arXiv 2211.06220): a task is read, and all queries but one hear of it.
+    """OneFormer (Jain et al., arXiv 2211.06220): a task is read, and the queries hear of it.
 
     They look at the pixels before the layers of Mask2Former; the last query is the task itself.
 

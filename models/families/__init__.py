@@ -106,6 +106,7 @@ FILES = (
     "minicpmv",
     "segmenting",
     "concepts",
+    "hybrid_seeing",
     "crossing",
     "captioning",
     "answering",

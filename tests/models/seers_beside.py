@@ -9,6 +9,11 @@ from collections.abc import Mapping
 
 _LINES = (
     (
+        "deepseek_vl_hybrid",
+        "the whole model's stands above it",
+        "text_config.tie_word_embeddings",
+    ),
+    (
         "sam3",
         "what follows from other sizes; of what reads examples, which rests in memory",
         "geometry_encoder_config.num_attention_heads vision_config.backbone_feature_sizes",
@@ -29,5 +34,5 @@ BESIDE: Mapping[tuple[str, str], str] = {
 }
 #: Small files of these families.
 NAMES = (
-    "sam3-small", "sam3-tracker-small", "oneformer-small",
+    "sam3-small", "sam3-tracker-small", "oneformer-small", "deepseek-vl-hybrid-small",
 )  # fmt: skip
