@@ -107,6 +107,7 @@ FILES = (
     "segmenting",
     "concepts",
     "hybrid_seeing",
+    "vitdet",
     "crossing",
     "captioning",
     "answering",
