@@ -108,6 +108,7 @@ FILES = (
     "concepts",
     "hybrid_seeing",
     "vitdet",
+    "lxmert",
     "crossing",
     "captioning",
     "answering",
