@@ -29,6 +29,17 @@ from costgraph.symbols import B, G, S
 ONE = Integer(1)
 
 
+def read(m: Maker, vocab: Expr, places: int, types: Expr, d: Expr) -> str:
+    """Adds ``S`` words with their positions and types, and a norm behind: ``(B, S, d)``."""
+    x = ""
+    for name, rows in (("word", vocab), ("position", Integer(places)), ("type", types)):
+        ids = m.source(Tensor(f"{name}_ids", (B, S), INT64))
+        table = m.weight(f"{name}s.weight", rows, d)
+        found = m.add(f"{name}_embed", Embedding(result=m.style.acts), ids, table)
+        x = m.add(f"{name}_add", Add(), x, found) if x else found
+    return m.norm("embed_norm", x, d, LAYER_NORM)
+
+
 @dataclass(frozen=True)
 class BehindLayer:
     """Rows attend to one another, then a feed-forward block; norms stand behind both."""
@@ -90,7 +101,7 @@ class Lxmert(OnePass):
 
     def graph(self, name: str, style: Style) -> Graph:
         m, d = Maker(name, style), self.at.d
-        x = self._read(m)
+        x = read(m, self.vocab, self.places, self.types, d)
         y = self._seen(m)
         for part, length, count in (("word", S, self.words), ("region", G, self.regions)):
             segment = Segment(
@@ -110,20 +121,6 @@ class Lxmert(OnePass):
         z = m.add("answer_act", Activation("gelu"), m.linear("answer1", first, 2 * d, d, True))
         z = m.norm("answer_norm", z, 2 * d, LAYER_NORM)
         return m.build(m.linear("answer2", z, self.labels, 2 * d, True))
-
-    def _read(self, m: Maker) -> str:
-        """Adds words with their positions and types."""
-        x, d = "", self.at.d
-        for name, rows in (
-            ("word", self.vocab),
-            ("position", Integer(self.places)),
-            ("type", self.types),
-        ):
-            ids = m.source(Tensor(f"{name}_ids", (B, S), INT64))
-            table = m.weight(f"{name}s.weight", rows, d)
-            found = m.add(f"{name}_embed", Embedding(result=m.style.acts), ids, table)
-            x = m.add(f"{name}_add", Add(), x, found) if x else found
-        return m.norm("embed_norm", x, d, LAYER_NORM)
 
     def _seen(self, m: Maker) -> str:
         """Adds regions: the mean of what they are and where they are."""

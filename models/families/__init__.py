@@ -109,6 +109,7 @@ FILES = (
     "hybrid_seeing",
     "vitdet",
     "lxmert",
+    "flava",
     "crossing",
     "captioning",
     "answering",

@@ -35,5 +35,5 @@ BESIDE: Mapping[tuple[str, str], str] = {
 #: Small files of these families.
 NAMES = (
     "sam3-small", "sam3-tracker-small", "oneformer-small", "deepseek-vl-hybrid-small",
-    "vitdet-small", "pixio-small", "lxmert-small",
+    "vitdet-small", "pixio-small", "lxmert-small", "flava-small",
 )  # fmt: skip
