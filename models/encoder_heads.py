@@ -193,12 +193,13 @@ class VectorHead:
 class TransformedHead:
     """A product, an activation and a norm, and ``labels`` values with biases behind them.
 
-    ``pools``: of the first position (``cls``), of the mean of all (``mean``), or of every one.
+    ``transform``: the first three, or None. ``pools``: of the first position (``cls``), of the
+    mean of all (``mean``), or of every one.
     """
 
     d: Expr
     labels: Expr
-    transform: Transform
+    transform: Transform | None
     pools: str = ""
 
     def add(self, m: Maker, hidden: str, table: str) -> str:
@@ -207,7 +208,8 @@ class TransformedHead:
             hidden = m.add("first_position", SelectLast(ONE), hidden)
         elif self.pools == "mean":
             hidden = m.add("mean_position", Reduce("mean", (1,), keep=True), hidden)
-        hidden = self.transform.add(m, hidden, self.d)
+        if self.transform is not None:
+            hidden = self.transform.add(m, hidden, self.d)
         return m.linear("classifier", hidden, self.labels, self.d, True)
 
 

@@ -56,6 +56,8 @@ FILES = (
     "modern",
     "masked",
     "kindred",
+    "tongues",
+    "bands",
     "deberta",
     "mixing",
     "documents",

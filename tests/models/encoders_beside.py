@@ -9,6 +9,16 @@ from collections.abc import Mapping
 
 _LINES = (
     (
+        "openai_privacy_filter",
+        "the classes have no logits",
+        "tie_word_embeddings",
+    ),
+    (
+        "xmod",
+        "which of the languages is read where a text says none",
+        "default_language",
+    ),
+    (
         "blip",
         "of other classes, or overwritten by the tower's width",
         "encoder_hidden_size image_text_hidden_size projection_dim",
@@ -481,4 +491,6 @@ NAMES = (
     "vjepa2-small", "zoedepth-small", "swin2sr-small", "sam-hq-small",
     "prompt-depth-anything-small", "eomt-small", "eomt-dinov3-small", "hiera-small",
     "hiera-stages-small",
+    "prompt-depth-anything-small", "xmod-small", "roc-bert-small",
+    "privacy-filter-small", "ultrabert-small",
 )  # fmt: skip
