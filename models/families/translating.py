@@ -150,5 +150,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "BlenderbotSmallForConditionalGeneration": "blenderbot-small",
         "M2M100ForConditionalGeneration": "m2m_100",
         "FSMTForConditionalGeneration": "fsmt",
+        "FSMTModel": "fsmt",  # its decoder makes the logits itself
     }
 )
