@@ -133,7 +133,7 @@ def add_model(command: argparse.ArgumentParser, **more: Any) -> None:
 
 
 def add_device(
-    command: argparse.ArgumentParser,
+    command: argparse._ActionsContainer,
     required: bool = True,
     what: str = "a device (h100), a system (8xh100, dgx-h100, rtx-4090+i9-13900k) or a TOML file",
     name: str = "--on",
@@ -146,7 +146,7 @@ def add_device(
 
 
 def add_pipeline(
-    command: argparse.ArgumentParser,
+    command: argparse._ActionsContainer,
     usual: str | None = "",
     what: str = "pipeline, e.g. 'fuse,quantize{weights=int4}'",
     name: str = "--passes",

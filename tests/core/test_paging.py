@@ -279,7 +279,7 @@ def test_the_command_has_pools_pages_and_prefixes(capsys, tmp_path):
     assert picture.read_text().startswith("<?xml")
     assert main(line) == 0
     text = capsys.readouterr().out
-    told = "decode replicas 2", "paging swap", "polls 4", "prefix_hits 0.5", "to the host"
+    told = "decode replicas 2", "paging swap", "polls 4", "prefix hits 0.5", "to the host"
     for said in (*told, "cached prefixes are there", "8 more steps of others"):
         assert said in text
 

@@ -1,5 +1,6 @@
 """Servers: many requests at once, limits on times, how many machines."""
 
+from costgraph.asking.serving.asked import Arrivals, Servers, Wanted
 from costgraph.asking.serving.caches import Paging
 from costgraph.asking.serving.loop import Serving, c, shared_tpot
 from costgraph.asking.serving.policies import (
@@ -23,6 +24,7 @@ from costgraph.asking.serving.traces import Trace, read_trace, trace_of
 
 __all__ = [
     "POLICIES",
+    "Arrivals",
     "ChunkedPrefill",
     "Continuous",
     "DecodeOnly",
@@ -34,6 +36,7 @@ __all__ = [
     "PrefillFirst",
     "Queue",
     "Request",
+    "Servers",
     "Serving",
     "Simulated",
     "StaticBatches",
@@ -41,6 +44,7 @@ __all__ = [
     "StepTimes",
     "Trace",
     "Transfer",
+    "Wanted",
     "WholePrompts",
     "at_once",
     "c",

@@ -80,6 +80,11 @@ class Way:
         """What pools of one plan have in common: caches go from one to the other."""
         return self.device, self.precision, self.drafts
 
+    @property
+    def named(self) -> str:
+        """:attr:`kind` in words: ``h100 fp8, drafting``."""
+        return f"{self.device} {self.precision}{', drafting' if self.drafts else ''}"
+
     def __str__(self) -> str:
         shared = f" ({self.shared})" if [n for n, _ in self.degrees] not in ([], ["tp"]) else ""
         drafts = ", drafting" if self.drafts else ""

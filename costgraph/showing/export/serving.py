@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from costgraph.errors import many
 from costgraph.quoting import visible
 from costgraph.showing.export.table import plain_table, seconds, si
+from costgraph.units import format_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from costgraph.asking.serving import Policy, Simulated
+    from costgraph.asking.serving.asked import Run
     from costgraph.asking.serving.gains import Gain
     from costgraph.asking.serving.plans import Group, Plan, ServePlans
     from costgraph.setting import Setting
@@ -20,6 +23,66 @@ if TYPE_CHECKING:
 SHOWN = 10
 #: Quantiles of simulated times.
 QUANTILES = (50, 90, 99)
+ONE_MORE = "the best plan with one more of one thing, all else as it is"
+FRONT = "speed for a user against use, no other is better in both"
+MEASURED = "ttft as servers were measured to have it"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of an answer: a title, a table and lines below it, any of which may be missing.
+
+    Attributes:
+        shrinks: columns that give way first in a narrow line.
+    """
+
+    title: str = ""
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
+    shrinks: tuple[str, ...] = ()
+
+
+def asked_text(found: ServePlans) -> tuple[str, str]:
+    """The traffic, and the limits on its times."""
+    t = found.traffic
+    return (
+        f"{t.rate:g} requests/s, prompt {t.prompt}, generate {t.generate}",
+        f"limits on means: ttft ≤ {seconds(t.ttft)}, tpot ≤ {seconds(t.tpot)}",
+    )
+
+
+def plan_parts(found: ServePlans) -> list[Part]:
+    """The plans, what bounds the best, the front, and ways that do not do."""
+    head = ["devices", "$/h", "$/M tokens", "replicas", "policy", "ttft", "tpot", "most/s", "binds"]
+    rows = [_row(p, found.token_price(p)) for p in found.plans[:SHOWN]]
+    rest = len(found.plans) - SHOWN
+    over = (f"… and {rest} more",) if rest > 0 else ()
+    parts = [Part("", head, rows, over, ("most/s", "$/h", "$/M tokens"))]
+    if found.looser and found.plans:
+        more = ", ".join(f"{name}: {count}" for name, count in found.looser.items())
+        parts.append(Part(notes=(f"devices with a limit a tenth looser: {more}",)))
+    if found.one_more and found.plans:
+        head = ["one more", "devices", "most/s", "change", "ttft", "tpot", "elasticity"]
+        rows = [_more(g, found.best) for g in found.one_more]
+        parts.append(
+            Part("the best plan with one more of one thing, all else as it is", head, rows)
+        )
+    if found.front:
+        head = ["tokens/s a user", "tokens/s a device", "replica", "policy", "ttft"]
+        step = max(1, -(-len(found.front) // SHOWN))
+        rows = [
+            [
+                f"{p.speed:.4g}", f"{p.per_device:.4g}", str(p.way),
+                policy_text(p.policy, p.way.times.lanes), _time(p.steady.ttft, p.steady.low),
+            ]
+            for p in found.front[::step]
+        ]  # fmt: skip
+        every = (f"every {step}th of {len(found.front)} points",) if step > 1 else ()
+        parts.append(Part(FRONT, head, rows, every, ("ttft",)))
+    if found.left_out:
+        parts.append(Part("no plan of", notes=[f"{way}: {why}" for way, why in found.left_out]))
+    return parts
 
 
 def plan_text(found: ServePlans, width: int | None = None) -> str:
@@ -27,43 +90,19 @@ def plan_text(found: ServePlans, width: int | None = None) -> str:
 
     Tables fit a line of ``width`` characters, if one is given.
     """
-    traffic = found.traffic
-    asked = f"{traffic.rate:g} requests/s, prompt {traffic.prompt}, generate {traffic.generate}"
-    lines = [
-        *found.setting.lines(asked),
-        f"limits on means: ttft ≤ {seconds(traffic.ttft)}, tpot ≤ {seconds(traffic.tpot)}",
-        "",
-    ]
-    head = ["devices", "$/h", "$/M tokens", "replicas", "policy", "ttft", "tpot", "most/s", "binds"]
-    rows = [_row(p, found.token_price(p)) for p in found.plans[:SHOWN]]
-    lines.append(plain_table(head, rows, width, ("most/s", "$/h", "$/M tokens")))
-    if len(found.plans) > SHOWN:
-        lines.append(f"… and {len(found.plans) - SHOWN} more")
-    if found.looser and found.plans:
-        more = ", ".join(f"{name}: {count}" for name, count in found.looser.items())
-        lines += ["", f"devices with a limit a tenth looser: {more}"]
-    if found.one_more and found.plans:
-        lines += ["", "the best plan with one more of one thing, all else as it is"]
-        head = ["one more", "devices", "most/s", "", "ttft", "tpot", "elasticity"]
-        lines.append(plain_table(head, [_more(g, found.best) for g in found.one_more], width))
-    if found.front:
-        lines += ["", "speed for a user against use, no other is better in both"]
-        head = ["tokens/s a user", "tokens/s a device", "replica", "policy", "ttft"]
-        step = max(1, -(-len(found.front) // SHOWN))
-        chosen = found.front[::step]
-        points = [
-            [
-                f"{p.speed:.4g}", f"{p.per_device:.4g}", str(p.way),
-                policy_text(p.policy, p.way.times.lanes), _time(p.steady.ttft, p.steady.low),
-            ]
-            for p in chosen
-        ]  # fmt: skip
-        lines.append(plain_table(head, points, width, ("ttft",)))
-        if len(chosen) < len(found.front):
-            lines.append(f"every {step}th of {len(found.front)} points")
-    if found.left_out:
-        lines += ["", "no plan of", *(f"    {way}: {why}" for way, why in found.left_out)]
+    traffic, limits = asked_text(found)
+    lines = [*found.setting.lines(traffic), limits]
+    for part in plan_parts(found):
+        lines += ["", *_shown(part, width)]
     return "\n".join([*lines, *_foot(found.setting)])
+
+
+def _shown(part: Part, width: int | None) -> list[str]:
+    lines = [part.title] if part.title else []
+    if part.rows:
+        lines.append(plain_table(part.head, part.rows, width, part.shrinks))
+    indent = "" if part.rows or not part.title else "    "
+    return [*lines, *(f"{indent}{note}" for note in part.notes)]
 
 
 def _row(plan: Plan, token: float | None) -> list[str]:
@@ -118,48 +157,56 @@ def share(part: float) -> str:
     return f"{part:.1%}" if part >= 0.0005 or part <= 0 else "below 0.1%"
 
 
-def simulated_text(
-    seen: Simulated,
-    policy: Policy,
-    setting: Setting,
-    asked: Mapping[str, object],
-    width: int | None = None,
-    served: float | None = None,
-    full: tuple[float, float] | None = None,
-) -> str:
-    """Means and quantiles of a simulation; ``asked`` says which requests it had.
-
-    Args:
-        served: mean seconds to the first token as servers were measured, where that is known.
-        full: requests per second of servers whose places are always taken, and the standard
-            error as a share of it; of others nothing.
-    """
-    rows = []
+def simulated_part(run: Run) -> Part:
+    """How much was served, and means and quantiles of its times."""
+    seen, rows = run.seen, []
     for name in ("ttft", "tpot", "latency"):
         values = getattr(seen, name)
         if len(values):
             quantiles = (seconds(seen.quantile(name, p)) for p in QUANTILES)
             rows.append([name, seconds(float(values.mean())), *quantiles])
-    lines = [
-        *setting.lines(
-            *(f"{name} {_plain(value) or 'none'}" for name, value in asked.items()),
-            policy_text(policy),
-        ),
+    given_up = (
+        f", {many(seen.preemptions, 'time')} caches were given up" if seen.preemptions else ""
+    )
+    notes = [
         f"{many(len(seen.served), 'request')} in {seconds(seen.span)}, "
         f"{many(seen.steps, 'step')}, {_servers(seen)} busy {share(seen.utilisation)}",
         f"{seen.rate:.4g} requests/s, {si(seen.throughput)} tokens/s, "
-        f"{seen.in_system:.4g} requests there on average"
-        + (f", {many(seen.preemptions, 'time')} caches were given up" if seen.preemptions else ""),
-        "",
-        plain_table(["", "mean", *(f"{p} %" for p in QUANTILES)], rows, width, ("99 %",)),
+        f"{seen.in_system:.4g} requests there on average{given_up}",
     ]
-    if full is not None:
-        rate, error = full
+    if run.full is not None:
+        rate, error = run.full
         most = f"always full, so the most that is stood: {rate:.4g} requests/s"
-        lines += ["", f"{most} (by simulation, standard error {error:.1%})"]
-    if served is not None:
-        lines += ["", f"ttft as servers were measured to have it: mean {seconds(served)}"]
-    return "\n".join([*lines, *_foot(setting)])
+        notes.append(f"{most} (by simulation, standard error {error:.1%})")
+    if run.ttft_served is not None:
+        notes.append(f"{MEASURED}: mean {seconds(run.ttft_served)}")
+    head = ["", "mean", *(f"{p} %" for p in QUANTILES)]
+    return Part("", head, rows, notes, ("99 %",))
+
+
+def served_text(run: Run) -> list[str]:
+    """Which requests came, and what served them."""
+    more = dict(run.more)
+    if (rate := more.get("link")) is not None:
+        more["link"] = format_quantity(rate, "B/s")
+    asked = (told_of(run.asked) | more).items()
+    return [
+        *(f"{name.replace('_', ' ')} {_plain(value) or 'none'}" for name, value in asked),
+        policy_text(run.policy),
+    ]
+
+
+def simulated_text(run: Run, width: int | None = None) -> str:
+    """Means and quantiles of a simulation, and what all rests on."""
+    part = simulated_part(run)
+    count, rates, *measured = part.notes
+    lines = [
+        *run.setting.lines(*served_text(run)), count, rates, "",
+        plain_table(part.head, part.rows, width, part.shrinks),
+    ]  # fmt: skip
+    for line in measured:
+        lines += ["", line]
+    return "\n".join([*lines, *_foot(run.setting)])
 
 
 def told_of(asked: Mapping[str, object]) -> dict[str, object]:

@@ -24,7 +24,7 @@ from costgraph.showing.plot.effects import ablation, effects, waterfall
 from costgraph.showing.plot.fronts import pareto
 from costgraph.showing.plot.maps import regime_map
 from costgraph.showing.plot.rooflines import roofline
-from costgraph.showing.plot.serving import timeline
+from costgraph.showing.plot.serving import served_front, timeline
 from costgraph.showing.plot.style import SUFFIXES, WIDTHS, save
 from costgraph.showing.plot.survey import FIGURES, survey_figure
 
@@ -42,6 +42,7 @@ __all__ = [
     "regime_map",
     "roofline",
     "save",
+    "served_front",
     "sizes",
     "survey_figure",
     "timeline",

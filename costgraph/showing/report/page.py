@@ -35,16 +35,19 @@ from costgraph.showing.report.contents import (
 from costgraph.showing.report.load import START as LOAD
 from costgraph.showing.report.load import queue_script, starting
 from costgraph.showing.report.plans import plans_of
+from costgraph.showing.report.servers import Asked
 from costgraph.showing.report.simulated import USUAL, simulated
 from costgraph.showing.report.starting import image_unit, start
 
 if TYPE_CHECKING:
+    from costgraph.asking.serving.asked import Arrivals, Servers, Wanted
     from costgraph.compiling.options import Passes
 
 #: The script of every page, in this order, and what a report has beside it.
 SCRIPTS = (
     "base.js", "turns.js", "bundle.js", "model.js", "controls.js", "sight.js", "room.js",
-    "charts.js", "curve.js", "detail.js", "minimap.js", "load.js", "plans.js", "main.js",
+    "charts.js", "curve.js", "detail.js", "minimap.js", "load.js", "plans.js",
+    "servers.js", "main.js",
 )  # fmt: skip
 OWN = "report.js"
 #: A page with more would be slow to make and to open.
@@ -105,6 +108,9 @@ def report(
     policy: str | None = None,
     plans: bool = False,
     simulate: int | None = None,
+    wanted: Wanted | None = None,
+    arrivals: Arrivals | None = None,
+    servers: Servers | None = None,
     **options: Any,
 ) -> Report:
     """A live report of a model on one or several devices through one or several pipelines.
@@ -121,8 +127,11 @@ def report(
             default half of what it stands), sequences at a time (64, or what memory holds), tokens
             of a step (2048), and ``chunked``, ``continuous`` or ``prefill-first``.
         simulate: also simulate so many requests where the controls start: of models that are
-            served, 400 where a rate is given.
+            served, 400 where a rate is given and there are no ``arrivals``.
         plans: also every way to share the model among the devices of each system.
+        wanted: also the cheapest servers of the devices within limits on times, of each pipeline.
+        arrivals: also these requests, simulated through each pipeline on each device.
+        servers: what serves them; by default one server.
         options: how the model is read, and where other symbols start, such as ``K``
             denoising steps (32), ``G`` image tokens (256, or those of whole images; 4096 of a
             picture that is made) and those of passes.
@@ -131,6 +140,7 @@ def report(
         CostgraphError: anything that is wrong with the input, in one line.
     """
     load = starting(rate, limit, chunk, policy)
+    asked_of = Asked(wanted, arrivals, servers)
     devices = devices_of(hardware)
     texts = list(dict.fromkeys(pipelines_of(pipelines)))
     if not devices or not texts:
@@ -161,8 +171,9 @@ def report(
     contents, data, setting = bundle(grid, start([c for row in grid for c in row], point))
     data["load"] = load
     asked, sizes = simulate is not None, {c["name"] for c in data["controls"]}
-    if rate is not None and not asked and {"S", "N"} <= sizes:
+    if rate is not None and not asked and arrivals is None and {"S", "N"} <= sizes:
         simulate = USUAL
+    _served(asked_of, data, contents, (model, devices, texts), grid, how)
     for device, row, known in zip(devices, data["variants"], grid, strict=True):
         if plans and load_system(device).devices != 1:
             for passes, variant in zip(texts, row, strict=True):
@@ -179,6 +190,48 @@ def report(
                 variant["simulated"] = seen
     page = assemble(grid[0][0].program.name, data, contents.texts, contents.scripts.source())
     return Report(page, setting.remarks, setting.text(without=("passes",)))
+
+
+def _served(
+    asked: Asked,
+    data: dict[str, Any],
+    contents: Contents,
+    made_of: tuple[Model, Sequence[Hardware], Sequence[Passes]],
+    grid: Sequence[Sequence[Compiled]],
+    how: Mapping[str, Any],
+) -> None:
+    """Plans and simulated requests, put beside what a page has already.
+
+    Raises:
+        InputError: no pipeline has a plan, or none serves the requests.
+    """
+    model, devices, texts = made_of
+    if asked.wanted is None and asked.arrivals is None:
+        return
+    asked = asked.lengths(*_lengths(data["controls"]))
+    fixed = [[_fixed(c, data["controls"]) for c in row] for row in grid]
+    if asked.wanted is not None:
+        data["wanted"] = [
+            asked.planned(model, devices, passes, **how, **values)
+            for passes, values in zip(texts, fixed[0], strict=True)
+        ]
+        _some(data["wanted"])
+    if asked.arrivals is not None:
+        came = asked.arrivals.come()
+        found = []
+        for device, row, values in zip(devices, data["variants"], fixed, strict=True):
+            for passes, variant, point in zip(texts, row, values, strict=True):
+                variant["served"] = asked.simulated(
+                    model, device, passes, came, contents.text, **how, **point
+                )
+                found.append(variant["served"])
+        _some(found)
+
+
+def _some(found: Sequence[Mapping[str, Any]]) -> None:
+    """Raises: InputError: there is nothing but reasons, the first of which is said."""
+    if all(item["why"] for item in found):
+        raise InputError(found[0]["why"])
 
 
 def _check_names(variants: Sequence[Compiled], given: Mapping[str, Any]) -> None:

@@ -20,10 +20,12 @@ from costgraph.asking.serving import (
     simulate,
 )
 from costgraph.asking.serving.queueing import Steady
-from costgraph.asking.serving.served import SHOWN, Simulated
+from costgraph.asking.serving.served import SHOWN, Served, Simulated
 from costgraph.asking.serving.simulate import COUNTED
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import CostgraphError, InputError
+from costgraph.setting import Setting
+from costgraph.showing.export.serving import policy_text
 
 #: Requests of one simulation, at most; those of a report that states a rate and no number.
 MOST, USUAL = 100_000, 400
@@ -100,14 +102,14 @@ def _seen(queue: Queue, rate: float, requests: int, text: Callable[[str], int]) 
         if len(values := getattr(seen, name))
     }
     steady = queue.at(rate) if rate < queue.stable_rate else None
-    picture, unpictured = _picture(whole, queue, text)
     setting = queue.times.compiled.setting
+    drawn, undrawn = picture(whole, whole.served, setting, policy_text(queue.policy), text)
     return {
         "why": "", "rows": rows, "quantiles": list(SHOWN), "rate": rate, "requests": requests,
         "S": queue.S, "N": int(queue.generate.mean), "seqs": queue.limit, "seed": SEED,
         "chunk": queue.budget or None, "policy": queue.kind, "unsteady": whole.unsteady,
         "closed": None if steady is None else {n: _formed(steady, n) for n in rows},
-        "low": steady is not None and steady.low, "picture": picture, "unpictured": unpictured,
+        "low": steady is not None and steady.low, "picture": drawn, "unpictured": undrawn,
         "busy": whole.utilisation, "fidelity": setting.fidelity,
         "said": list(dict.fromkeys((*queue.times.assumed, *pool.assumed, COUNTED))),
     }  # fmt: skip
@@ -124,19 +126,31 @@ def _formed(steady: Steady, name: str) -> list[float | None]:
     return found
 
 
-def _picture(whole: Simulated, queue: Queue, text: Callable[[str], int]) -> tuple[int | None, str]:
-    """Where the timeline of the first requests is among the page's texts, or why there is none."""
+def picture(
+    whole: Simulated,
+    came: Sequence[Served] | None,
+    setting: Setting,
+    about: str,
+    text: Callable[[str], int],
+) -> tuple[int | None, str]:
+    """Where the timeline of the first requests is among the page's texts, or why there is none.
+
+    Args:
+        whole: a simulation that kept its spans.
+        came: its requests, of which the picture's window holds the first; None: as many as it has
+            room for.
+        setting, about: what the steps are of.
+        text: keeps a piece of HTML among the page's, and says where.
+    """
     try:
         from costgraph.showing.plot import timeline
         from costgraph.showing.plot.style import to_bytes
     except InputError as error:
         return None, str(error)
-    from costgraph.showing.export.serving import policy_text
-
-    came = [s.request.arrival for s in whole.served]
-    end = came[PICTURED] - came[0] if len(came) > PICTURED else None
-    setting = queue.times.compiled.setting
-    figure = timeline(whole, end=end, setting=setting, about=policy_text(queue.policy))
+    end = None
+    if came is not None and len(came) > PICTURED:
+        end = came[PICTURED].request.arrival - came[0].request.arrival or None
+    figure = timeline(whole, end=end, setting=setting, about=about)
     return text(_inline(to_bytes(figure, "svg").decode("utf-8"))), ""
 
 

@@ -69,6 +69,7 @@ function* drawRest() {
     yield;
   }
   drawPlans();
+  drawServers();
   yield;
   if (!rests("load")) {
     yield* drawLoad();
