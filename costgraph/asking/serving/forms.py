@@ -381,7 +381,8 @@ def varied(q: Server, c: int, prompts: float) -> float:
         total += q.times.shared(c, tokens, tokens) if c > 0 else q.times.alone(tokens, tokens)
     even = max(round(mean), 1)
     plain = q.times.shared(c, even, even) if c > 0 else q.times.alone(even, even)
-    return found + total / len(q.parts) - plain
+    more: float = total / len(q.parts) - plain
+    return found + more
 
 
 def read(q: Server, c: int, x: float) -> float:
