@@ -22,7 +22,7 @@ from costgraph.ops import (
     Scale,
     Softmax,
 )
-from costgraph.ops.pattern import counted, sliding
+from costgraph.ops.pattern import FULL, Band, Pattern, counted, sliding
 from costgraph.symbols import B, T, q
 
 RMS, PLAIN = Norm(), Norm(weight=False)
@@ -41,6 +41,8 @@ class SharingAttention:
         same: keys and values come from one projection.
         reads: keys and values are those of an earlier layer: no projections, no cache.
         table, store: names of the rotary table, and of the earlier layer's keys and values.
+        causal: False for attention in both directions, without caches; ``window`` is then how far
+            apart positions are that see each other.
     """
 
     d: Expr
@@ -54,6 +56,7 @@ class SharingAttention:
     reads: bool = False
     table: str = "rope_table"
     store: str = "full"
+    causal: bool = True
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """The rotary table, and another layer's keys and values where those are read."""
@@ -68,7 +71,7 @@ class SharingAttention:
 
     def add(self, m: Maker, x: str) -> tuple[str, str, str]:
         """Adds the block; (result ``(B, q, d)``, keys, values) from ``x (B, q, d)``."""
-        dh, pattern = self.head_dim, counted(m.style.mask, sliding(self.window))
+        dh, pattern = self.head_dim, self._sees(m.style)
         query = self._project(m, "q", x, self.heads)
         query = m.norm("q_norm", query, dh, RMS)
         query = m.add("q_rope", Rope(), query, self.table)
@@ -81,17 +84,24 @@ class SharingAttention:
         made = m.linear("o_proj", mixed, self.d, self.heads * dh, self.bias, contract=2)
         return made, keys, values
 
+    def _sees(self, style: Style) -> Pattern:
+        if self.causal:
+            return counted(style.mask, sliding(self.window))
+        return FULL if self.window is None or style.mask == "compute" else Band(self.window)
+
     def _project(self, m: Maker, name: str, x: str, heads: Expr) -> str:
         shape = (heads, self.head_dim)
         return m.linear(f"{name}_proj", x, heads * self.head_dim, self.d, self.bias, shape)
 
     def _made(self, m: Maker, x: str) -> tuple[str, str]:
-        """Keys and values of all positions, appended to the layer's caches."""
+        """Keys and values of all positions, appended to the layer's caches where there are some."""
         heads, dh = self.kv_heads, self.head_dim
         first = self._project(m, "k", x, heads)
         value = first if self.same else self._project(m, "v", x, heads)
         key = m.add("k_rope", Rope(), m.norm("k_norm", first, dh, RMS), self.table)
         value = m.norm("v_norm", value, dh, PLAIN)
+        if not self.causal:
+            return key, value
         keeps = sliding(self.window)
         keys, values = (
             m.add(f"{n}_append", KVAppend(keeps), m.cache(f"{n}_cache", heads, dh, keeps), new)

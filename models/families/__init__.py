@@ -147,6 +147,7 @@ FILES = (
     "zoedepth",
     "swin2sr",
     "embedding",
+    "embedding_gemma",
     "pages",
     "eomt",
     "hiera",

@@ -61,7 +61,8 @@ class Sharing(Uneven):
 
     Attributes:
         kinds: layers by kind, in the order in which they can run.
-        own, rows: width of each layer's own input and rows of its table, or 0.
+        own, rows: width of each layer's own input and rows of its table, or 0; without a table it
+            is made of the hidden state alone.
         streams: of a hidden state that has several, or None.
     """
 
@@ -100,18 +101,22 @@ class Sharing(Uneven):
     def _inputs(self, m: Maker, hidden: str) -> str:
         """The input of a layer ``(B, q, own)``; all have one size, and each reads its own."""
         layers = Integer(sum(len(kind.at) for kind in self.kinds))
-        ids = m.source(Tensor("ids", (B, q), INT64))
         wide = layers * self.own
-        rows = m.weight("own_embed.weight", self.rows, wide)
-        looked = m.add("own_embed", Embedding(result=m.style.acts), ids, rows)
-        looked = m.add("own_embed_scale", Scale(), looked)
         made = m.linear("own_inputs_proj", hidden, wide, self.ends.d, split=(layers, self.own))
         made = m.norm("own_inputs_norm", m.add("own_proj_scale", Scale(), made), self.own, RMS)
-        (looked,) = m.add_many("own_embed_split", Split(((layers, self.own),)), looked)
-        both = m.add("own_inputs_scale", Scale(), m.add("own_inputs_add", Add(), made, looked))
+        both = made if self.rows == 0 else self._looked(m, made, layers)
         flat = m.add("own_inputs_flat", Reshape((B, q, wide)), both)
         parts = ((self.own,), (wide - self.own,)) if layers > 1 else ((self.own,),)
         return m.add_many("own_inputs_part", Split(parts), flat)[0]
+
+    def _looked(self, m: Maker, made: str, layers: Expr) -> str:
+        """What the table has for words, and what the hidden state makes, added and scaled."""
+        ids = m.source(Tensor("ids", (B, q), INT64))
+        rows = m.weight("own_embed.weight", self.rows, layers * self.own)
+        looked = m.add("own_embed", Embedding(result=m.style.acts), ids, rows)
+        looked = m.add("own_embed_scale", Scale(), looked)
+        (looked,) = m.add_many("own_embed_split", Split(((layers, self.own),)), looked)
+        return m.add("own_inputs_scale", Scale(), m.add("own_inputs_add", Add(), made, looked))
 
 
 def sharing_modes(fields: Fields, kinds: tuple[str, ...]) -> list[str]:
@@ -133,7 +138,7 @@ def sharing_modes(fields: Fields, kinds: tuple[str, ...]) -> list[str]:
     return modes
 
 
-def _attentions(fields: Fields, kinds: tuple[str, ...]) -> dict[str, SharingAttention]:
+def attentions_of(fields: Fields, kinds: tuple[str, ...]) -> dict[str, SharingAttention]:
     """Attention of both kinds: heads of full layers have a size and a number of their own."""
     d, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     kv_heads, width = fields.size("num_key_value_heads"), fields.size("head_dim", default=256)
@@ -198,7 +203,7 @@ def _text(fields: Fields) -> Reading:
     experts = _experts(fields, activation) if fields.flag("enable_moe_block", False) else None
     for key in ("num_experts", "top_k_experts", "moe_intermediate_size"):
         fields.values.get(key)  # read where there are experts
-    attentions = _attentions(fields, kinds)
+    attentions = attentions_of(fields, kinds)
     groups: dict[tuple[str, str], list[int]] = {}
     for index, pair in enumerate(zip(modes, kinds, strict=True)):
         groups.setdefault(pair, []).append(index)

@@ -492,5 +492,5 @@ NAMES = (
     "prompt-depth-anything-small", "eomt-small", "eomt-dinov3-small", "hiera-small",
     "hiera-stages-small",
     "prompt-depth-anything-small", "xmod-small", "roc-bert-small",
-    "privacy-filter-small", "ultrabert-small",
+    "privacy-filter-small", "ultrabert-small", "embedding-gemma2-small",
 )  # fmt: skip
