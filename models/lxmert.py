@@ -150,8 +150,8 @@ class Lxmert(OnePass):
             made = shared_linear(m, f"{name}{part}_proj", f"{of}{part}", rows, at.d)
             shape = (B, m.shape(rows)[1], at.heads, at.head_dim)
             parts.append(m.add(f"{name}{part}_heads", Reshape(shape), made))
-        q, k, v = parts
-        mixed = attended(m, q, k, v, pattern=FULL, prefix=name)
+        query, key, value = parts
+        mixed = attended(m, query, key, value, FULL, prefix=name)
         mixed = m.add(f"{name}rows", Reshape(m.shape(x)), mixed)
         made = shared_linear(m, f"{name}o_proj", f"{of}o", mixed, at.d)
         return same_norm(m, f"{name}norm", f"{of}norm", m.add(f"{name}add", Add(), made, x))

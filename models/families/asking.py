@@ -84,6 +84,9 @@ def _asking(fields: Fields, tower: Tower, instructed: bool = False) -> Asking:
 ONE_IMAGE = (
     f"{WHOLE}, one of them a prompt; queries of the image also see the prompt's other S - G tokens"
 )
+FRAMES = (
+    f"{WHOLE}, the frames of one video; queries of each also see the prompt's other S - G tokens"
+)
 
 
 #: What configurations of T5 leave out.
@@ -99,15 +102,16 @@ _T5: Mapping[str, int] = MappingProxyType(
 )
 
 
-def _asked(fields: Fields, tied: bool | None, instructed: bool = False) -> Reading:
+def _asked(fields: Fields, tied: bool | None, instructed: str = "") -> Reading:
     """The queries in front of a decoder, or of T5, which answers.
 
-    The part is a class of its own, which ties, or does not, by its own key.
+    The part is a class of its own, which ties, or does not, by its own key. Where queries are
+    ``instructed``, that is what the program says.
     """
     for key in ("tie_word_embeddings", "use_decoder_only_language_model"):
         fields.values.get(key)
     tower = _tower(fields.section("vision_config"))
-    asking, said = _asking(fields, tower, instructed), ONE_IMAGE if instructed else WHOLE
+    asking, said = _asking(fields, tower, bool(instructed)), instructed or WHOLE
 
     def eyes(d: Expr) -> Eyes:
         steps: Steps = (asking, Product("1", d))
@@ -131,7 +135,12 @@ def _blip2(fields: Fields) -> Reading:
 
 def _instructblip(fields: Fields) -> Reading:
     """BLIP-2 whose queries read the instruction as well."""
-    return _asked(fields, None, instructed=True)
+    return _asked(fields, None, ONE_IMAGE)
+
+
+def _instructblipvideo(fields: Fields) -> Reading:
+    """InstructBLIP over frames of a video, each of them an image."""
+    return _asked(fields, None, FRAMES)
 
 
 def _idefics2(fields: Fields) -> Reading:
@@ -224,6 +233,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "blip-2": _blip2,
         "instructblip": _instructblip,
+        "instructblipvideo": _instructblipvideo,
         "idefics2": _idefics2,
         "minicpmv4_6": _minicpmv,
         "minicpmv4_7": _minicpmv,
@@ -237,6 +247,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "Blip2ForConditionalGeneration": "blip-2",
         "InstructBlipForConditionalGeneration": "instructblip",
+        "InstructBlipVideoForConditionalGeneration": "instructblipvideo",
         "MiniCPMV4_6ForConditionalGeneration": "minicpmv4_6",
         "MiniCPMV4_7ForConditionalGeneration": "minicpmv4_7",
         "MiniCPMOcrForConditionalGeneration": "minicpm_ocr",

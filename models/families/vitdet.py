@@ -1,17 +1,18 @@
-"""ViTDet and Pixio: plain transformers whose layers other models read."""
+"""ViTDet, Pixio and MLCD: plain transformers whose layers other models read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
+from costgraph.models.blocks import Maker
 from costgraph.models.families.common import Family, Reading, activation_of, layer_count
 from costgraph.models.families.stages import is_backbone, taken_of
-from costgraph.models.families.vision import few, patches_of, pixels, tower_of
+from costgraph.models.families.vision import clip_tower, few, patches_of, pixels, tower_of
 from costgraph.models.fields import Fields, widened
 from costgraph.models.vision import Tower, VisionTransformer
 from costgraph.models.vitdet import VitDet
@@ -88,10 +89,46 @@ def _pixio(fields: Fields) -> Reading:
     return Reading(model, assumptions=(POOLED,))
 
 
+@dataclass(frozen=True)
+class TurnedClass(VisionTransformer):
+    """A ViT whose heads are rotated; the class token's angles are learned."""
+
+    def _made(self, m: Maker) -> tuple[str, ...]:
+        m.vector("class_angles", Integer(1), self.tower.at.head_dim / 2)
+        return super()._made(m)
+
+
+def _mlcd(fields: Fields) -> Reading:
+    """MLCD (arXiv 2407.17331): CLIP's tower with rotated positions."""
+    named = fields.with_defaults(
+        hidden_size=1664,
+        intermediate_size=8192,
+        num_hidden_layers=48,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        hidden_act="gelu",
+    )
+    fields.require("num_key_value_groups", 1)
+    plain = clip_tower(named)
+    if plain.at.head_dim % 4:
+        raise ModelError(f"{fields.name}: heads of {plain.at.head_dim} are not rotated by two axes")
+    at = replace(plain.at, rotary=plain.at.head_dim)
+    tower = replace(plain, at=at, patches=replace(plain.patches, rows=None))
+    return Reading(TurnedClass(tower, None, back_last=True))
+
+
 #: ``model_type`` to the function that reads it.
-FAMILIES: Mapping[str, Family] = MappingProxyType({"vitdet": _vitdet, "pixio": _pixio})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"vitdet": _vitdet, "pixio": _pixio, "mlcd_vision_model": _mlcd, "mlcd": _mlcd}
+)
 
 #: Class names in ``architectures``, for configurations without ``model_type``.
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
-    {"VitDetModel": "vitdet", "VitDetBackbone": "vitdet", "PixioModel": "pixio"}
+    {
+        "VitDetModel": "vitdet",
+        "VitDetBackbone": "vitdet",
+        "PixioModel": "pixio",
+        "MLCDVisionModel": "mlcd_vision_model",
+    }
 )

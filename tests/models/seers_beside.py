@@ -9,6 +9,11 @@ from collections.abc import Mapping
 
 _LINES = (
     (
+        "instructblipvideo",
+        "what follows from the type of the language model",
+        "use_decoder_only_language_model",
+    ),
+    (
         "deepseek_vl_hybrid",
         "the whole model's stands above it",
         "text_config.tie_word_embeddings",
@@ -35,5 +40,6 @@ BESIDE: Mapping[tuple[str, str], str] = {
 #: Small files of these families.
 NAMES = (
     "sam3-small", "sam3-tracker-small", "oneformer-small", "deepseek-vl-hybrid-small",
-    "vitdet-small", "pixio-small", "lxmert-small", "flava-small",
+    "vitdet-small", "pixio-small", "lxmert-small", "flava-small", "mlcd-small",
+    "instructblipvideo-small",
 )  # fmt: skip

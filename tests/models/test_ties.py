@@ -20,7 +20,7 @@ OWN = {
     "clip", "llama4", "llava_onevision", "mllama", "siglip", "metaclip_2", "gemma4",
     "blip", "blip-2", "instructblip", "florence2", "chinese_clip", "clap", "clipseg", "owlvit",
     "owlv2", "pix2struct", "vision-text-dual-encoder", "grounding-dino", "xclip", "altclip",
-    "aimv2", "mm-grounding-dino", "align", "sam3", "flava",
+    "aimv2", "mm-grounding-dino", "align", "sam3", "flava", "instructblipvideo",
 }  # fmt: skip
 
 
