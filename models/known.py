@@ -279,6 +279,8 @@ COUNTS = frozenset(
 
 #: Those of them that may hold one count for each layer or stage.
 LISTED = frozenset({"intermediate_size", "num_attention_heads"})
+#: Those that may hold one count for each part by its name, as LXMERT's saved files do.
+NAMED = frozenset({"num_hidden_layers"})
 
 #: Keys that hold an object, whichever family reads them.
 OBJECTS = frozenset(
@@ -356,6 +358,9 @@ def check_kinds(fields: Fields) -> None:
             continue
         if key in LISTED and isinstance(value, list) and len(value) > 1:
             for one in value:
+                Fields(fields.name, {key: one}).size(key)
+        elif key in NAMED and isinstance(value, Mapping) and value:
+            for one in value.values():
                 Fields(fields.name, {key: one}).size(key)
         elif key in COUNTS:
             apart.size(key)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from sympy import Integer
 
+from costgraph.errors import ModelError, clip
 from costgraph.models.families.common import Family, Reading, activation_of, class_of
 from costgraph.models.families.vision import few, tower_of
 from costgraph.models.fields import Fields
@@ -16,10 +17,12 @@ REGIONS = (
     "S counts words, and G regions of an image beside them; the detector that finds them and says "
     "what they are is not counted"
 )
+#: Parts of the number of layers in saved files, and the keys that say them.
+_COUNTS = {"vision": "r_layers", "cross_encoder": "x_layers", "language": "l_layers"}
 #: Keys of training, and what follows from others.
 _TRAINED = (
     "num_object_labels", "num_attr_labels", "task_matched", "task_mask_lm", "task_obj_predict",
-    "task_qa", "visual_obj_loss", "visual_attr_loss", "visual_feat_loss", "num_hidden_layers",
+    "task_qa", "visual_obj_loss", "visual_attr_loss", "visual_feat_loss",
     "visual_loss_normalizer", "tie_word_embeddings",
 )  # fmt: skip
 
@@ -35,6 +38,13 @@ def _lxmert(fields: Fields) -> Reading:
     at, feed = tower_of(named, activation_of(named, "hidden_act", default="gelu"))
     answers = named.size("num_qa_labels")
     asked = (class_of(fields.values) or "LxmertModel").endswith("ForQuestionAnswering")
+    counts = {part: few(named, key) for part, key in _COUNTS.items()}
+    saved = fields.values.get("num_hidden_layers")
+    if isinstance(saved, Mapping) and dict(saved) != counts:
+        raise ModelError(
+            f"{fields.name}: 'num_hidden_layers' must be {counts}, as the other keys say, not "
+            f"{clip(dict(saved))}"
+        )
     model = Lxmert(
         vocab=Integer(named.size("vocab_size")),
         places=named.size("max_position_embeddings"),
@@ -43,9 +53,9 @@ def _lxmert(fields: Fields) -> Reading:
         corners=Integer(named.size("visual_pos_dim")),
         at=at,
         feed=feed,
-        words=few(named, "l_layers"),
-        regions=few(named, "r_layers"),
-        both=few(named, "x_layers"),
+        words=counts["language"],
+        regions=counts["vision"],
+        both=counts["cross_encoder"],
         labels=Integer(answers) if asked else None,
     )
     return Reading(model, assumptions=(REGIONS,))
