@@ -441,7 +441,8 @@ def test_a_timeline_says_what_was_served(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(plot, "save", lambda figure, path: seen.append(figure))
     run(capsys, "serve-simulate", *LINES["serve-simulate"], "--timeline", str(tmp_path / "x.svg"))
     title = " ".join(seen[0].axes[0].get_title(loc="left").split())
-    for word in ("llama-3.2-1b on h100", "passes fuse,quantize", "fidelity calibrated", "chunked"):
+    told = "llama-3.2-1b on h100", "passes fuse,quantize", "fidelity calibrated", "chunked"
+    for word in (*told, "rate 1, prompt 99, generate 9"):
         assert word in title
 
 

@@ -165,8 +165,9 @@ def draw_requests(axes: Axes, served: Sequence[Served], first: float) -> None:
     axes.invert_yaxis()
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.set_ylabel("request")
+    # Where later requests are not there yet.
     axes.legend(
-        handles=[Patch(color=PALETTE[i], label=n) for i, n in enumerate(PARTS)], loc="upper right"
+        handles=[Patch(color=PALETTE[i], label=n) for i, n in enumerate(PARTS)], loc="lower left"
     )
 
 

@@ -119,7 +119,8 @@ class Asked:
         except CostgraphError as error:
             return {"why": str(error)}
         window = None if self.arrivals.closed is not None else found.seen.served
-        drawn, undrawn = picture(found.seen, window, found.setting, policy_text(found.policy), text)
+        about = ", ".join(served_text(found))
+        drawn, undrawn = picture(found.seen, window, found.setting, about, text)
         parts = [_table(simulated_part(found))]
         said = _about(found.setting, *served_text(found))
         return said | {"parts": parts, "picture": drawn, "unpictured": undrawn} | _whole(found)
