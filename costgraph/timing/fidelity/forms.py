@@ -141,10 +141,10 @@ BLOCK = 128
 def masked(f: Values, v: Values) -> Any:
     """What attention over a prompt works through over what it attends.
 
-    A query attends to ``T − (q − 1)/2`` positions on average, behind a cache to more than in a
-    whole prompt of as many queries; what is masked inside of blocks is the smaller share of them.
+    Blocks on the diagonal are half masked: the longer the context, the smaller their share, whether
+    a prompt's own positions or cached ones make it long.
     """
-    return 1 + v["q0"] / (2 * f["T"] - f["q"] + BLOCK)
+    return 1 + v["q0"] / (f["T"] + BLOCK)
 
 
 def _prefill(f: Values, v: Values) -> Parts:
@@ -286,7 +286,7 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "prefill",
-            "t0 + tt·T + ‖C/ec·(1 + d0/dh)(1 + q0/(2·T − q + 128)) + tw·B·H/SM, M/em‖_p",
+            "t0 + tt·T + ‖C/ec·(1 + d0/dh)(1 + q0/(T + 128)) + tw·B·H/SM, M/em‖_p",
             (
                 _t0(9e-6),
                 _ec(0.5),
@@ -298,7 +298,7 @@ FORMS: Mapping[str, Form] = {
                 _TW,
                 _l2(),
             ),
-            ("C", "M", "dh", "q", "T", "heads", "sm", "resident"),
+            ("C", "M", "dh", "T", "heads", "sm", "resident"),
             _prefill,
         ),
         Form(
