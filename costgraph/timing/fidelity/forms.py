@@ -147,6 +147,16 @@ def masked(f: Values, v: Values) -> Any:
     return 1 + v["q0"] / (f["T"] + BLOCK)
 
 
+def least_of_prompt(f: Values, v: Values) -> tuple[Any, ...]:
+    """What the compute arm of a prompt is never below, without ratios of sizes: for comparisons.
+
+    With one position and more, ``T + BLOCK`` is at most ``(1 + BLOCK)·T``.
+    """
+    work = f["C"] / v["ec"] * (1 + v["d0"] / f["dh"])
+    blocks = v["tw"] * f["heads"] / f["sm"]
+    return work + blocks, work * (1 + v["q0"] / ((1 + BLOCK) * f["T"])) + blocks
+
+
 def _prefill(f: Values, v: Values) -> Parts:
     ramp = (1 + v["d0"] / f["dh"]) * masked(f, v)
     return Parts(
