@@ -24,7 +24,7 @@ from costgraph.timing.fidelity.table import Array
 
 #: Residuals (natural logarithm) beyond which rows count less: outliers. Most rows lie beyond: fits
 #: are near the least sum of absolute logarithms, as errors are stated.
-SOFT = 0.02
+SOFT = 0.025
 Model = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 Strings = npt.NDArray[np.str_]
 
