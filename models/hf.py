@@ -144,7 +144,7 @@ def import_config(
     elif quantization == "ignore":
         assumed = f"the 16-bit model is counted: {stored.text} of the file is not read"
     else:
-        described = read_description(fields.name, stored)
+        described = read_description(fields, stored)
         assumed = f"what is not narrow is counted in 16 bit; the file {said}" if said else ""
     shown = (*pictures_of(image), *video_of(video))
     if shown and not images:

@@ -8,12 +8,13 @@ the program's assumptions say it, or the file is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from costgraph.errors import InputError, ModelError, clip
 from costgraph.ir.dtypes import BF16, FP16, DType, dtype
-from costgraph.models.checkpoint.described import INSTEAD, Described
+from costgraph.models.checkpoint.described import EXPERTS, INSTEAD, Described, Rule
+from costgraph.models.checkpoint.layout import MXFP4
 from costgraph.models.checkpoint.methods import described
 from costgraph.models.fields import Fields
 
@@ -91,18 +92,34 @@ def narrow(fields: Fields) -> Narrow | None:
     return None
 
 
-def read_description(name: str, found: Narrow) -> Described:
-    """The formats of a checkpoint.
+def read_description(fields: Fields, found: Narrow) -> Described:
+    """The formats of a checkpoint; experts have that of ``expert_dtype`` beside it.
 
     Raises:
         ModelError: how it is stored is not understood.
     """
     if found.stated is None:
         raise ModelError(
-            f"{name}: {found.text} says nothing of scales or of what stays wide; --weights "
+            f"{fields.name}: {found.text} says nothing of scales or of what stays wide; --weights "
             f"takes a format for all, {INSTEAD}"
         )
-    return described(name, found.key, found.stated)
+    return _experts_apart(fields, described(fields.name, found.key, found.stated))
+
+
+def _experts_apart(fields: Fields, made: Described) -> Described:
+    """DeepSeek-V4's files in fp8 say beside their description what experts are stored in."""
+    if made.method != "fp8":
+        return made
+    kind = fields.word("expert_dtype", default="")
+    if kind not in ("", "fp4", "fp8"):
+        raise ModelError(f"{fields.name}: 'expert_dtype' = {clip(kind)}: fp4 or fp8; {INSTEAD}")
+    if kind == "fp4":
+        experts = Rule(MXFP4, made.rules[-1].operand, kinds=frozenset((EXPERTS,)))
+        return replace(made, rules=(*made.rules[:-1], experts, made.rules[-1]))
+    if not kind and fields.values.get("model_type") == "deepseek_v4":
+        said = "experts are taken to be stored as the rest is; the file names no 'expert_dtype'"
+        return replace(made, assumed=(*made.assumed, said))
+    return made
 
 
 def _off(stated: Mapping[str, Any]) -> bool:

@@ -266,6 +266,7 @@ class Reader:
         self.met: set[tuple[int, int]] = set()
         self.used: dict[str, None] = {}
         self.routers = False
+        self.unnamed: dict[str, None] = {}
         self.layers = 0
         self._answers: dict[tuple[Module, str, tuple[Expr, ...], int | None], Given] = {}
 
@@ -286,12 +287,16 @@ class Reader:
                 named = self._naming(index, self.targets[index], module, tensor, layer)
                 hit = bool(named) and kind not in (EMBED,)
             else:
-                hit = kind in self.described.reach
+                hit = kind in (rule.kinds or self.described.reach)
             if hit and found is None:
                 found = rule
         stays = self._naming(-1, self.kept, module, tensor, layer)
-        if kind == ROUTER and not stays and found is None and self.described.converts:
+        routed = kind == ROUTER and module.leaf in ("router", "shared_gate")
+        if routed and not stays and found is None and self.described.converts:
             self.routers = True
+        listed = kind in self.described.reach and (self.kept or any(self.targets))
+        if listed and not module.known:
+            self.unnamed[module.leaf] = None
         if found is None or found.layout is None or stays:
             return None, None
         self.used[found.layout.name] = None
@@ -332,7 +337,21 @@ class Reader:
 
 def module_of(place: Place) -> Module:
     """What checkpoints call a weight."""
-    return Module(place.tensor.name.removesuffix(".weight"), place.eyes, place.layered)
+    own = {t.name for t in place.graph.sources} if place.layered and not place.eyes else set()
+    beside = "down_proj.weight" in own and "expert_down.weight" in own
+    return Module(place.tensor.name.removesuffix(".weight"), place.eyes, place.layered, beside)
+
+
+#: What no method converts with the other linear modules, small as it is: routers, the scores
+#: of indexers, pools of rows and the mixers of several streams (DeepSeek-V3.2, V4 and GLM-5: vLLM
+#: and SGLang give them no quantisation, and the files no scales).
+_APART = frozenset(
+    ("router", "shared_gate", "index_weights_proj", "pool_kv_proj", "pool_gate_proj",
+     "index_pool_kv_proj", "index_pool_gate_proj", "attn_hc", "mlp_hc", "head_hc",
+     "attn_res_proj", "mlp_res_proj", "output_res_proj")
+)  # fmt: skip
+#: Kimi K3's widths around its experts, which its list forgets (SGLang; the index's total).
+_NORMED = frozenset(("latent_down", "latent_up"))
 
 
 def kind_of(place: Place) -> str | None:
@@ -350,9 +369,10 @@ def kind_of(place: Place) -> str | None:
     if place.eyes:
         return EYES
     leaf = tensor.name.removesuffix(".weight")
-    named = {"router": ROUTER, "shared_gate": ROUTER, "lm_head": HEAD}
-    if leaf in named:
-        return named[leaf]
+    if leaf in _APART or (leaf in _NORMED and "latent_norm.weight" in graph.tensors):
+        return ROUTER
+    if leaf == "lm_head":
+        return HEAD
     if leaf.startswith("expert_"):
         return EXPERTS
     return LAYERS if place.layered else ENDS
@@ -381,7 +401,7 @@ def as_described(program: Program, described: Described, caches: bool = True) ->
             return reader(replace(place, layer=at))
 
         made = replace(made, ahead=stored_as(program.ahead, behind, described.kv, dynamic))
-    if not reader.used and described.kv is None:
+    if not reader.used:
         raise ModelError(
             f"{program.name}: {described.key} ({described.method}) gives none of the model's "
             f"matrices a format: is it that of another model? {INSTEAD}"
@@ -391,6 +411,12 @@ def as_described(program: Program, described: Described, caches: bool = True) ->
     assumed = list(described.assumed)
     if reader.routers:
         assumed.append("routers of experts are taken to be stored in 16 bit")
+    if reader.unnamed:
+        shown = ", ".join(list(reader.unnamed)[:6]) + (" …" if len(reader.unnamed) > 6 else "")
+        assumed.append(
+            f"{described.key} lists names, and how it would name {shown} is not known: they are "
+            "counted as if it did not"
+        )
     unmet = reader.unmet
     behind_last = [p for p in unmet if p.beyond(reader.layers)]
     for names, what in (

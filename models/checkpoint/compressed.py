@@ -24,6 +24,7 @@ from costgraph.models.checkpoint.layout import (
     FP32,
     INTEGERS,
     MXFP4,
+    MXFP8,
     NVFP4,
     Layout,
     Operand,
@@ -196,6 +197,8 @@ def _operand(stated: Fields) -> Operand:
 def _cache(given: Any, where: str) -> DType | None:
     if not given:
         return None
+    if isinstance(given, str) and given in _CACHES:  # as modelopt's first files write it
+        return _CACHES[given]
     if not isinstance(given, Mapping):
         raise ModelError(f"{where}: 'kv_cache_scheme' must be an object, not {clip(given)}")
     kind, bits = given.get("type", "int"), given.get("num_bits")
@@ -221,6 +224,7 @@ _ALGORITHMS: Mapping[str, tuple[Layout, Operand | None]] = MappingProxyType(
             ("FP8_PB_WO", "FP8_BLOCK_SCALES"),
             (Layout(E4M3, 128, 128, FP32), Operand(E4M3, 128)),
         ),
+        "MXFP8": (MXFP8, Operand(DType("mxfp8", dtype("fp8").bits, "fp8"), 32, scale_bits=8)),
         "NVFP4": (
             NVFP4.with_side(FP32),
             Operand(DType("nvfp4", dtype("fp4").bits, "fp4"), 16, scale_bits=8),
@@ -263,7 +267,7 @@ def modelopt(stated: Fields, key: str) -> Described:
         raise ModelError(f"{stated.name}: missing key 'quant_algo': {', '.join(known)}; {INSTEAD}")
     algorithm = chosen(stated, "quant_algo", known, "")
     mixed = algorithm == "MIXED_PRECISION"
-    rules = _mixed(stated) if mixed else (_algorithm(stated, algorithm),)
+    rules = mixed_layers(stated) if mixed else (_algorithm(stated, algorithm),)
     finished(
         stated, _HOW | {"config_groups", "awq_block_size", "has_zero_point", "pre_quant_scale"}
     )
@@ -301,8 +305,12 @@ def _agree(stated: Fields, name: str, layout: Layout) -> None:
                 )
 
 
-def _mixed(stated: Fields) -> tuple[Rule, ...]:
-    """Every layer by its name, with its algorithm."""
+def mixed_layers(stated: Fields) -> tuple[Rule, ...]:
+    """modelopt's ``quantized_layers``: every layer by its name, with its algorithm.
+
+    Raises:
+        ModelError: there are none, or an algorithm is not known.
+    """
     named = stated.values.get("quantized_layers")
     if not isinstance(named, Mapping) or not named:
         raise ModelError(f"{stated.name}: 'quantized_layers' must name the layers; {INSTEAD}")

@@ -26,7 +26,8 @@ INSTEAD = "quantization='ignore' (--quantization ignore) counts the original"
 
 @dataclass(frozen=True)
 class Rule:
-    """How the matrices that ``targets`` name are stored, all in reach without any.
+    """How the matrices that ``targets`` name are stored; without any those of ``kinds``, and all
+    in reach where it is None.
 
     ``operand`` says how what they multiply is narrowed; None leaves it wide, and a
     ``layout`` of None leaves the matrices wide.
@@ -35,6 +36,7 @@ class Rule:
     layout: Layout | None
     operand: Operand | None = None
     targets: tuple[Pattern, ...] = ()
+    kinds: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)

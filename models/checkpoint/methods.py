@@ -16,7 +16,7 @@ from sympy import Integer, Rational
 
 from costgraph.errors import ModelError, clip, nearest
 from costgraph.ir.dtypes import DType
-from costgraph.models.checkpoint.compressed import compressed_tensors, modelopt
+from costgraph.models.checkpoint.compressed import compressed_tensors, mixed_layers, modelopt
 from costgraph.models.checkpoint.described import (
     EMBED,
     EXPERTS,
@@ -169,13 +169,20 @@ def _fp8(stated: Fields, key: str) -> Described:
         static = scheme == "static"
         layout = Layout(base, rows=None, matrix_bits=FP32 * (1 + static))
         operand = Operand(base, whole=True, dynamic=not static)
-    kept = _kept(stated, "modules_to_not_convert", "ignored_layers", "ignore")
     said = "scales of fp8 blocks are taken to be stored in fp32"
     assumed = () if block is None else (said,)
-    finished(stated, _HOW | {"scale_fmt"})
-    return Described(
-        key, "fp8", (Rule(layout, operand),), LINEARS, kept, assumed=assumed, converts=False
-    )
+    rules: tuple[Rule, ...] = (Rule(layout, operand),)
+    how = _HOW | {"scale_fmt"}
+    if stated.values.get("quantized_layers"):
+        # modelopt converted some of an fp8 file's layers: what it ignored stays in fp8.
+        chosen(stated, "quant_algo", {"MIXED_PRECISION": 0}, "MIXED_PRECISION")
+        rules = (*mixed_layers(stated), *rules)
+        kept = _kept(stated, "modules_to_not_convert", "ignored_layers")
+        how |= {"config_groups", "group_size", "ignore", "moe_quant_algo", "producer"}
+    else:
+        kept = _kept(stated, "modules_to_not_convert", "ignored_layers", "ignore")
+    finished(stated, how)
+    return Described(key, "fp8", rules, LINEARS, kept, assumed=assumed, converts=False)
 
 
 def _kept(stated: Fields, *keys: str) -> tuple[Pattern, ...]:

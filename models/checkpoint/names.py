@@ -21,7 +21,8 @@ from costgraph.models.checkpoint.wildcards import NotRead, Wildcards, expression
 MOST_PATTERNS, LONGEST, MOST_WILD = 200_000, 200, 256
 
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer", "temporal_block")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "channel_block")
+_CROSS = ("encoder_attn", "EncDecAttention", "cross_attn", "crossattention.self")
+_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "channel_block", "mixer")
 
 
 def _under(parents: Sequence[str], *leaves: str) -> tuple[str, ...]:
@@ -29,16 +30,24 @@ def _under(parents: Sequence[str], *leaves: str) -> tuple[str, ...]:
 
 
 def _experts(*leaves: str) -> tuple[str, ...]:
+    return _under(_MLP, *_among(*leaves))
+
+
+def _among(*leaves: str) -> tuple[str, ...]:
     # One expert stands for all: a checkpoint that tells them apart is refused.
-    inner = tuple(f"experts.0.{leaf}" for leaf in leaves)
-    return (*_under(_MLP, *inner), *_under(_MLP, *(f"experts.{leaf}" for leaf in leaves)))
+    return _under(("experts.0", "experts"), *leaves)
+
+
+def _indexer(*leaves: str) -> tuple[str, ...]:
+    return _under(("indexer", "compressor.indexer"), *leaves)
 
 
 def _shared(*leaves: str) -> tuple[str, ...]:
-    places = ("shared_experts", "shared_expert", "shared_mlp")
+    places = ("shared_experts", "shared_expert", "shared_mlp", "share_expert")
     return (*_under(_MLP, *(f"{p}.{leaf}" for p in places for leaf in leaves)),)
 
 
+_HALVES = ("gate_proj", "up_proj", "w1", "w3")
 #: What a layer's matrices are called in a layer of a checkpoint.
 LEAVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -52,11 +61,47 @@ LEAVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             _ATTENTION, "o_proj", "out_proj", "dense", "c_proj", "wo", "proj", "out",
             "o_proj.linear",
         ),
-        "q_a_proj": _under(_ATTENTION, "q_a_proj"),
-        "q_b_proj": _under(_ATTENTION, "q_b_proj"),
+        "q_a_proj": _under(_ATTENTION, "q_a_proj", "wq_a"),
+        "q_b_proj": _under(_ATTENTION, "q_b_proj", "wq_b"),
         "kv_a_proj": _under(_ATTENTION, "kv_a_proj_with_mqa"),
         "k_up": _under(_ATTENTION, "kv_b_proj"),
         "v_up": _under(_ATTENTION, "kv_b_proj"),
+        # DeepSeek-V4: keys that are values, outputs of low rank, pools of rows.
+        "kv_proj": _under(_ATTENTION, "kv_proj", "wkv"),
+        "o_a_proj": _under(_ATTENTION, "o_a_proj", "wo_a"),
+        "o_b_proj": _under(_ATTENTION, "o_b_proj", "wo_b"),
+        "pool_kv_proj": _under(_ATTENTION, "compressor.wkv", "compressor.kv_proj"),
+        "pool_gate_proj": _under(_ATTENTION, "compressor.wgate", "compressor.gate_proj"),
+        "index_pool_kv_proj": _under(_ATTENTION, *_indexer("compressor.wkv", "kv_proj")),
+        "index_pool_gate_proj": _under(_ATTENTION, *_indexer("compressor.wgate", "gate_proj")),
+        # Indexers: DeepSeek's, and MiniMax-M3's beside the projections of attention.
+        "index_q_proj": _under(
+            _ATTENTION, *_indexer("wq_b", "q_b_proj", "q_proj"), "index_q_proj"
+        ),
+        "index_k_proj": _under(_ATTENTION, *_indexer("wk", "k_proj"), "index_k_proj"),
+        # GLM-5's lists write the name without the first ".weight" in it.
+        "index_weights_proj": _under(_ATTENTION, *_indexer("weights_proj"), "indexers_proj"),
+        # Gemma 3n and 4: inputs of a layer's own; streams, and additions of low rank.
+        "own_gate": ("per_layer_input_gate",),
+        "own_proj": ("per_layer_projection",),
+        "laurel_left": ("laurel.linear_left",),
+        "laurel_right": ("laurel.linear_right",),
+        "prediction_coefs": ("altup.prediction_coefs",),
+        "correction_coefs": ("altup.correction_coefs",),
+        # Decoders that read an encoder, or pictures.
+        **{
+            f"cross_{mine}_proj": (
+                *_under(_CROSS, f"{mine}_proj", mine, word),
+                *(("encoder_attn.out_proj",) if mine == "o" else ()),
+            )
+            for mine, word in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out"))
+        },
+        # Gates of attention, and of Kimi's delta rule.
+        "attn_gate_proj": _under(_ATTENTION, "g_proj", "gate_proj"),
+        **{
+            leaf: _under(_ATTENTION, leaf)
+            for leaf in ("f_a_proj", "f_b_proj", "g_proj", "g_a_proj", "g_b_proj")
+        },
         "gate_proj": _under(_MLP, "gate_proj", "w1", "gate_proj.linear"),
         "up_proj": (
             *_under(_MLP, "up_proj", "w3", "fc1", "c_fc", "dense_h_to_4h", "linear_fc1"),
@@ -68,15 +113,22 @@ LEAVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *_under(_MLP, "down_proj.linear"),
             "fc2",
         ),
-        "gate_up_proj": _under(_MLP, "gate_up_proj", "input_linear", "dense_h_to_4h", "Wi"),
+        # Graphs may join what files keep apart: the names of both halves mean the whole.
+        "gate_up_proj": _under(
+            _MLP, "gate_up_proj", "input_linear", "dense_h_to_4h", "Wi", *_HALVES
+        ),
         "router": _under(_MLP, "gate", "router", "router.layer", "gate.wg", "router.linear"),
         "expert_gate": _experts("gate_proj", "w1"),
         "expert_up": _experts("up_proj", "w3"),
         "expert_down": _experts("down_proj", "w2"),
-        "expert_gate_up": _experts("gate_up_proj"),
+        "expert_gate_up": _experts("gate_up_proj", *_HALVES),
         "shared_gate_proj": _shared("gate_proj"),
         "shared_up_proj": _shared("up_proj"),
         "shared_down_proj": _shared("down_proj"),
+        "shared_gate_up_proj": _shared("gate_up_proj", *_HALVES),
+        # Experts of a narrower width: Nemotron-3, Kimi K3.
+        "latent_down": _under(_MLP, "fc1_latent_proj", "routed_expert_down_proj"),
+        "latent_up": _under(_MLP, "fc2_latent_proj", "routed_expert_up_proj"),
         "shared_gate": _under(_MLP, "shared_expert_gate"),
         "in_proj": ("mamba.in_proj", "mixer.in_proj", "conv.in_proj"),
         "out_proj": (
@@ -89,17 +141,41 @@ LEAVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "ba_proj": ("linear_attn.in_proj_ba",),
         "z_proj": ("linear_attn.in_proj_z",),
         "a_proj": ("linear_attn.in_proj_a",),
-        "b_proj": ("linear_attn.in_proj_b",),
+        "b_proj": ("linear_attn.in_proj_b", "self_attn.b_proj"),
     }
 )  # fmt: skip
 #: Mixers whose projections share a leaf's name with attention.
 _LINEAR_ATTENTION = {"qkv_proj": ("linear_attn.in_proj_qkv",)}
+#: What experts are called where they stand beside a dense feed-forward (Gemma 4).
+_BESIDE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "router": ("router.proj", "router"),
+        "expert_gate": _among("gate_proj"),
+        "expert_up": _among("up_proj"),
+        "expert_down": _among("down_proj"),
+        "expert_gate_up": _among("gate_up_proj", *_HALVES),
+    }
+)
 #: What stands around the layers.
 ENDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "lm_head": ("lm_head", "output_layer", "embed_out", "output"),
-        "embed": ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings"),
+        "lm_head": ("lm_head", "output_layer", "embed_out", "output", "head"),
+        "embed": (
+            "embed_tokens",
+            "wte",
+            "word_embeddings",
+            "embed_in",
+            "tok_embeddings",
+            "embeddings",
+        ),
         "positions": ("wpe", "embed_positions", "pos_embed"),
+        "own_embed": ("embed_tokens_per_layer",),
+        "own_inputs_proj": ("per_layer_model_projection",),
+        **{
+            f"{mine}stream_{i}_proj": (f"{theirs}.{i - 1}",)
+            for i in (1, 2, 3)
+            for mine, theirs in (("", "altup_projections"), ("last_", "altup_unembed_projections"))
+        },
         "patch_embed": (
             "patch_embed.proj",
             "embeddings.patch_embedding",
@@ -144,6 +220,8 @@ _EYES = frozenset(
      "mm_projector", "vit", "vision", "audio_tower", "img_projection", "embed_vision",
      "embed_audio", "connector", "mlp1")
 )  # fmt: skip
+#: Wrappers of what reads text alone.
+_TEXT = frozenset(("language_model", "decoder", "backbone", "gpt_neox", "text_model", "llm"))
 #: Prefixes of whole names, for regular expressions and wildcards.
 _TEXT_PREFIXES = ("model.", "model.language_model.", "language_model.model.", "transformer.", "")
 _EYES_PREFIXES = (
@@ -169,11 +247,18 @@ class Module:
         leaf: its name in the graph, without ``.weight``.
         eyes: it belongs to a vision tower.
         layered: it stands in layers.
+        beside: its layer has a dense feed-forward beside its experts.
     """
 
     leaf: str
     eyes: bool = False
     layered: bool = True
+    beside: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Names that checkpoints give it are known."""
+        return self.leaf in (LEAVES if self.layered else ENDS)
 
     def paths(self, layer: int | None) -> tuple[str, ...]:
         """Its names without wrapping prefixes, in a layer."""
@@ -189,9 +274,12 @@ class Module:
 @lru_cache(maxsize=100_000)
 def _paths(module: Module, layer: int | None) -> tuple[str, ...]:
     leaves = LEAVES if module.layered else ENDS
+    if module.beside:
+        leaves = {**leaves, **_BESIDE}
     names = (*leaves.get(module.leaf, ()), module.leaf)
     if module.layered:
-        names = (*names, *_LINEAR_ATTENTION.get(module.leaf, ()))
+        if not module.eyes:
+            names = (*names, *_LINEAR_ATTENTION.get(module.leaf, ()))
         stacks = ("layers", "blocks") if module.eyes else ("layers", "h")
         return tuple(f"{s}.{layer}.{name}" for s in stacks for name in names)
     return names
@@ -214,6 +302,7 @@ class Pattern:
             language model as a whole, None for what has wildcards.
         wild: what it matches, where it has wildcards.
         tower: it says that it means what sees.
+        text_only: it says that it means what reads text.
         expert: the number of the one expert that it means.
     """
 
@@ -221,6 +310,7 @@ class Pattern:
     plain: tuple[str, ...] | None = None
     wild: Wildcards | None = None
     tower: bool = False
+    text_only: bool = False
     expert: int | None = None
 
     @property
@@ -272,13 +362,18 @@ def pattern_of(text: str, where: str) -> Pattern:
         ) from None
     parts = [p for p in text.removesuffix(_WEIGHT).split(".") if p]
     tower = any(p in _EYES for p in parts)
-    while parts and (parts[0] in _WRAPPERS or parts[0] in _EYES):
-        parts = parts[1:]
+    front = 0
+    while front < len(parts) and (parts[front] in _WRAPPERS or parts[front] in _EYES):
+        front += 1
+    wraps, parts = parts[:front], parts[front:]
+    # "model.layers" are the layers that read text: those that see say so.
+    stack = wraps == ["model"] and parts[:1] in (["layers"], ["h"])
+    reads = not tower and bool(parts) and (stack or any(p in _TEXT for p in wraps))
     expert = None
     for at in range(1, len(parts)):
         if parts[at - 1] == "experts" and parts[at].isdecimal() and len(parts[at]) < 7:
             expert, parts[at] = int(parts[at]), "0"
-    return Pattern(text, tuple(parts), tower=tower, expert=expert)
+    return Pattern(text, tuple(parts), tower=tower, text_only=reads, expert=expert)
 
 
 class Names:
@@ -308,7 +403,8 @@ class Names:
             for start in range(len(parts)):
                 for length in self._lengths:
                     for index in self._plain.get(parts[start : start + length], ()):
-                        if module.eyes or not patterns[index].tower:
+                        one = patterns[index]
+                        if not (one.text_only if module.eyes else one.tower):
                             found.add(index)
         found |= {i for i in self._wild if self._fits(i, module, layer)}
         return found
