@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 from types import MappingProxyType
+from typing import Any
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.fields import Fields
@@ -399,6 +400,32 @@ def parts_left_out(fields: Fields) -> str:
     return f"the language model alone is counted, in time and memory: the file also holds {named}"
 
 
+def _said_twice(fields: Fields, path: str, value: object) -> bool:
+    """Whether a key that the family looked at says the same in the same section.
+
+    GLM-5's files in NVFP4 say ``num_experts`` beside ``n_routed_experts``.
+
+    Raises:
+        ModelError: it says another number.
+    """
+    front, _, key = path.rpartition(".")
+    level: Any = fields.values
+    for name in front.split(".") if front else ():
+        level = level[name]
+    unread = {p for p, _ in fields.overlooked}
+    for other, meaning in COUNTED.items():
+        at = f"{front}.{other}" if front else other
+        if meaning != COUNTED[key] or other == key or at in unread or level.get(other) is None:
+            continue
+        if level[other] != value:
+            raise ModelError(
+                f"{fields.name}: {key!r} = {clip(value)} and {other!r} = {clip(level[other])} are "
+                "two names of one thing, and contradict each other"
+            )
+        return True
+    return False
+
+
 def refuse_counted(fields: Fields, family: str) -> None:
     """Refuses keys that change a count and that the family did not look at.
 
@@ -408,6 +435,8 @@ def refuse_counted(fields: Fields, family: str) -> None:
     for path, value in fields.overlooked:
         key = path.rpartition(".")[2]
         if key in COUNTED and value:
+            if _said_twice(fields, path, value):
+                continue
             raise ModelError(
                 f"{fields.name}: {path!r} = {clip(value)} means {COUNTED[key]}, which the family "
                 f"{family!r} does not have"

@@ -464,9 +464,10 @@ def _method(key: str, stated: Mapping[str, Any]) -> tuple[str, str]:
 #: Keys that one method has and no other.
 _SIGNS: Mapping[str, str] = MappingProxyType(
     {
+        # modelopt lists groups, too.
+        "quant_algo": "modelopt",
         "config_groups": "compressed-tensors",
         "load_in_4bit": "bitsandbytes",
         "load_in_8bit": "bitsandbytes",
-        "quant_algo": "modelopt",
     }
 )

@@ -235,6 +235,8 @@ _NO_MATRIX = re.compile(
     r"kv_scale|k_scale|v_scale|\w*_norm|conv1d|A_log|dt_bias|D|sinks|pos_embed)\Z"
 )
 
+#: The number of a layer in a name, as far as it has no wildcards.
+_IN_LAYER = re.compile(r"\b(?:layers|blocks|h)\.(\d{1,6})\.")
 #: What names of tensors have behind those of modules.
 _WEIGHT = ".weight"
 
@@ -318,6 +320,14 @@ class Pattern:
         """It names a norm, a bias or a buffer."""
         return _NO_MATRIX.search(self.text.removesuffix(_WEIGHT)) is not None
 
+    @property
+    def layer(self) -> int | None:
+        """The one layer in which names can be that it matches; None where that is not said."""
+        if self.wild is None or self.text.startswith("re:"):
+            return None
+        found = _IN_LAYER.search(re.split(r"[*?[]", self.text, maxsplit=1)[0])
+        return None if found is None else int(found[1])
+
     def beyond(self, layers: int) -> bool:
         """It is of a layer behind the last one: of a head that predicts further tokens."""
         parts = self.plain or ()
@@ -382,11 +392,11 @@ class Names:
     def __init__(self, patterns: Iterable[Pattern] = ()) -> None:
         self.patterns = tuple(patterns)
         self._plain: dict[tuple[str, ...], list[int]] = {}
-        self._wild: list[int] = []
+        self._wild: dict[int | None, list[int]] = {}
         self._matched: dict[tuple[int, Module, int | None], bool] = {}
         for index, pattern in enumerate(self.patterns):
             if pattern.plain is None:
-                self._wild.append(index)
+                self._wild.setdefault(pattern.layer, []).append(index)
             else:
                 self._plain.setdefault(pattern.plain, []).append(index)
         self._lengths = sorted({len(parts) for parts in self._plain})
@@ -406,7 +416,8 @@ class Names:
                         one = patterns[index]
                         if not (one.text_only if module.eyes else one.tower):
                             found.add(index)
-        found |= {i for i in self._wild if self._fits(i, module, layer)}
+        for at in {None, layer}:
+            found |= {i for i in self._wild.get(at, ()) if self._fits(i, module, layer)}
         return found
 
     def _fits(self, index: int, module: Module, layer: int | None) -> bool:

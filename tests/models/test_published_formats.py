@@ -184,9 +184,19 @@ def test_matrices_whose_names_are_not_known_are_said() -> None:
 
 
 def test_the_caches_that_the_first_files_of_modelopt_name() -> None:
+    # They name no method, and list groups as compressed-tensors does.
+    group = {"weights": {"num_bits": 8, "type": "float"}}
     stated = {"quant_algo": "FP8", "kv_cache_scheme": "FP8", "ignore": ["lm_head"],
-              "quant_method": "modelopt"}  # fmt: skip
+              "config_groups": {"group_0": group}}  # fmt: skip
     program = load_model(config_of("minimax_m3_vl_text", stated, {}))
     graphs = program.phase("decode").graph.walk()
     caches = {t.dtype.name for g in graphs for t in g.sources if t.role is Role.KV}
     assert caches == {E4M3}
+
+
+def test_experts_that_are_counted_twice_are_as_many() -> None:
+    config = SMALL["deepseek_v32"]["config"]
+    experts = config["n_routed_experts"]
+    load_model({**config, "num_experts": experts})
+    with pytest.raises(ModelError, match="two names of one thing, and contradict"):
+        load_model({**config, "num_experts": 2 * experts})

@@ -50,3 +50,24 @@ def test_a_list_that_names_every_layer_reads_only_what_may_match(monkeypatch):
         assert names.naming(Module("q_proj", layered=True), layer) == {layer}
         assert names.naming(Module("down_proj", layered=True), layer) == set()
     assert 0 < len(read) < 10 * len(layers)
+
+
+def test_names_of_one_layer_are_asked_in_that_layer_alone():
+    texts = [
+        "model.layers.1.*",
+        "layers.1*",
+        "*.layers.2.self_attn*",
+        "model.layers.2.mlp.*",
+        "h.1.*",
+    ]
+    names = Names(patterns_of(texts, "ignore"))
+    assert [p.layer for p in names.patterns] == [1, None, None, 2, 1]
+    for leaf in ("q_proj", "down_proj"):
+        module = Module(leaf, layered=True)
+        for layer in (1, 2, 10, None):
+            wanted = {
+                i
+                for i, p in enumerate(names.patterns)
+                if any(p.wild.matches(n) for n in module.full(layer).splitlines())
+            }
+            assert names.naming(module, layer) == wanted, (leaf, layer)
