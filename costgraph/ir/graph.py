@@ -30,7 +30,10 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a node came from: the nodes it replaces, and the pass that made it."""
+    """Where a node came from: the nodes it replaces, and the pass that made it.
+
+    What a pass puts beside other nodes replaces none of them: ``nodes`` is empty.
+    """
 
     nodes: tuple[str, ...] = ()
     made_by: str = "import"

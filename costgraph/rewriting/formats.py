@@ -144,7 +144,7 @@ class _Rewrite:
             if format is not None and key not in narrow:
                 name = fresh(f"{x}_quant", names)
                 made = replace(graph.tensors[x], name=name)
-                origin = self._origin(node)
+                origin = Origin(made_by=self.choice.name)  # added: it replaces nothing
                 add(Node(name, QuantizeTo(format), (x,), (made,), origin))
                 narrow[key] = name
             inputs = (narrow[key] if format is not None else x, *node.inputs[1:])

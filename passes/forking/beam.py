@@ -95,7 +95,7 @@ def reordered(graph: Graph, rows: Expr | None) -> Graph:
                     copy = Reorder(rows if cache.role is Role.KV else None)
                     (spec,) = copy.infer((cache,))
                     made = spec.named(f"{name}_reordered")
-                    origin = Origin((node.name,), "beam")
+                    origin = Origin(made_by="beam")
                     nodes.append(Node(f"{name}_reorder", copy, (name,), (made,), origin, node.unit))
                     changed[name] = made.name
         inputs = tuple(changed.get(i, i) for i in node.inputs)

@@ -220,7 +220,7 @@ def _built(graph: Graph, parts: list[list[Piece]], hops: Sequence[Hop], made_by:
         for name in [n for n in known if n in users]:
             sent = _tensor(nodes, known[name])
             tensor = sent.renamed(f"{name}_to_{index + 2}")
-            origin = Origin((known[name],), made_by)
+            origin = Origin(made_by=made_by)
             send, way = _sent(sent, Send((hops[index],)), users[name]), f"{unit} to {index + 2}"
             nodes.append(Node(tensor.name, send, (known[name],), (tensor,), origin, way))
             known[name] = tensor.name

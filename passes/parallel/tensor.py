@@ -538,7 +538,7 @@ class _Level:
         return replace(tensor, shape=tuple(shape), stored=stored)
 
     def _one(self, name: str, op: Op, operand: str) -> str:
-        origin = Origin((operand,), self.group.made_by)
+        origin = Origin(made_by=self.group.made_by)
         self._add(name, op, (operand,), (name,), origin)
         self.places[name] = WHOLE
         return name

@@ -174,7 +174,7 @@ def _relayed(
     last = [n for n in graph.nodes if isinstance(n.op, Repeat) and n.op.rounds == "layers"][-1]
     result = last.outputs[0]
     end = result.renamed(f"{result.name}.relayed")
-    node = Node("relay", Relay(ways), (result.name,), (end,), Origin((last.name,), made_by))
+    node = Node("relay", Relay(ways), (result.name,), (end,), Origin(made_by=made_by))
     place = 1 + graph.nodes.index(last)
     after = (
         replace(n, inputs=tuple(end.name if i == result.name else i for i in n.inputs))

@@ -118,7 +118,7 @@ class _Mover:
         )  # fmt: skip
         self.carried: dict[tuple[str, bool], str] = {}
         self.nodes: list[Node] = []
-        self.origin = Origin(tuple(names), made_by)
+        self.made_by = made_by
 
     def carry(self, name: str, back: bool) -> str:
         """The name under which the other side knows a tensor."""
@@ -147,7 +147,7 @@ class _Mover:
         return AmongParts(what, self.unit.exchange, self.unit.parts)
 
     def _add(self, made: Tensor, op: Carry | AmongParts, name: str, unit: str = "") -> None:
-        self.nodes.append(Node(made.name, op, (name,), (made,), self.origin, unit))
+        self.nodes.append(Node(made.name, op, (name,), (made,), Origin(made_by=self.made_by), unit))
 
 
 def moved(graph: Graph, names: Collection[str], unit: Unit, made_by: str) -> Graph:

@@ -108,7 +108,7 @@ class _Rotating:
         if (name, op) not in self.made:
             label = self.fresh(f"{name}_hadamard")
             tensor = replace(self.graph.tensors[name], name=label)
-            self.nodes.append(Node(label, op, (name,), (tensor,), self.origin(node)))
+            self.nodes.append(Node(label, op, (name,), (tensor,), Origin(made_by=self.made_by)))
             self.made[name, op] = label
         return self.made[name, op]
 
@@ -121,10 +121,7 @@ class _Rotating:
         before: Tensor = replace(result, name=self.fresh(f"{result.name}_rotated"))
         self.nodes.append(replace(node, outputs=(before,)))
         label = self.fresh(f"{node.name}_hadamard")
-        self.nodes.append(Node(label, op, (before.name,), (result,), self.origin(node)))
-
-    def origin(self, node: Node) -> Origin:
-        return Origin((node.name,), self.made_by)
+        self.nodes.append(Node(label, op, (before.name,), (result,), Origin(made_by=self.made_by)))
 
     def fresh(self, name: str) -> str:
         made, index = name, 2

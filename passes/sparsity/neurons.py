@@ -127,7 +127,7 @@ def _divided(body: Graph, how: Running) -> Graph:
         parts = (f"{result}.{HOT}", f"{result}.{COLD}")
         made = replace(node, outputs=(node.outputs[0].renamed(parts[0]),))
         (spec,) = Add().infer((made.outputs[0], nodes[-1].outputs[0]))
-        origin = Origin((node.name,), how.made_by)
+        origin = Origin(made_by=how.made_by)
         joined += [
             made,
             *nodes,

@@ -12,6 +12,8 @@ from sympy.parsing.sympy_parser import parse_expr
 import costgraph as cg
 from costgraph.counting.count import rows
 from costgraph.errors import InputError
+from costgraph.ir.regions import Region
+from costgraph.ops.fused import Fused
 from costgraph.rewriting.pipeline import Outcome, Pass
 from costgraph.rewriting.unrolled import unrolled
 from costgraph.showing.draw import draw
@@ -36,6 +38,32 @@ def test_fusion_is_erasures_with_their_origin(tiny, fused):
     assert "attention" in frames
     assert any("attention ← qk_matmul, softmax, sv_matmul" in n for n in scene.notes)
     assert any("does not apply" in n or "did not apply" in n for n in scene.notes)
+
+
+@pytest.mark.parametrize(
+    ("model", "passes"),
+    [("deepseek-v3", "fuse"), (TINY, "fuse,quantize{preset=w8a8}")],
+)
+def test_what_fuses_is_in_the_frame_of_its_own_kernel(model, passes):
+    """What a pass put in between is no part of the operation that it serves."""
+    compiled = cg.compile(model, "h100", passes)
+    step = next(s for s in compiled.trace.steps if s.made_by.name == "fuse")
+    for old, new in zip(step.before.phases, step.after.phases, strict=True):
+        origins = compare_graphs(old.graph, new.graph).origins
+        kernels = dict(_kernels(new.graph))
+        assert kernels
+        for path, inside in kernels.items():
+            assert sorted(m.rsplit("/", 1)[-1] for m in origins[path]) == sorted(inside)
+
+
+def _kernels(graph, prefix=""):
+    """Fused operations by their paths, and what stands in them."""
+    for node in graph.nodes:
+        if isinstance(node.op, Fused):
+            yield f"{prefix}{node.name}", [inner.name for inner in node.op.body.nodes]
+        elif isinstance(node.op, Region):
+            for label, inner in zip(node.op.labels, node.op.graphs, strict=True):
+                yield from _kernels(inner, f"{prefix}{node.name}/{label + '/' if label else ''}")
 
 
 def test_quantisation_changes_and_erases_nothing():
