@@ -59,6 +59,19 @@ class UnboundSymbolError(InputError):
         self.names = tuple(names)
 
 
+class NoMetricError(InputError):
+    """A model has no such quantity.
+
+    Attributes:
+        metric: what was asked for.
+        instead: what to ask for.
+    """
+
+    def __init__(self, message: str, metric: str, instead: str) -> None:
+        super().__init__(message)
+        self.metric, self.instead = metric, instead
+
+
 def unbound(what: str, missing: Sequence[str], meanings: Mapping[str, str]) -> UnboundSymbolError:
     """The error that ``what`` has no value for some symbols, with what is known of them."""
     told = "; ".join(f"{n}: {meanings[n]}" for n in missing if n in meanings)

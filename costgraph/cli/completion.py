@@ -131,7 +131,9 @@ def _fish(commands: Mapping[str, argparse.ArgumentParser], helps: Mapping[str, s
 def _fish_option(command: str, action: argparse.Action) -> str:
     flags = (f"-l {s[2:]}" if s.startswith("--") else f"-s {s[1:]}" for s in action.option_strings)
     words = () if action.nargs == 0 else _values(command, action)
-    parts = [*flags, f"-d {_quoted(action.help)}", "-r" if action.nargs != 0 else ""]
+    # With -x no file is offered beside the words.
+    takes = "" if action.nargs == 0 else "-x" if action.choices else "-r"
+    parts = [*flags, f"-d {_quoted(action.help)}", takes]
     parts.append(f"-a {_quoted(' '.join(words))}" if words else "")
     return " ".join(p for p in parts if p)
 

@@ -15,7 +15,7 @@ from costgraph.cli.examples import EXAMPLES, FIRST, show_examples
 from costgraph.cli.output import Screen, Tape, ended, fail
 from costgraph.cli.parser import Parser
 from costgraph.cli.progress import waiting
-from costgraph.errors import UnboundSymbolError
+from costgraph.errors import NoMetricError, UnboundSymbolError
 
 if TYPE_CHECKING:
     from costgraph.cli.cases import Cases
@@ -63,6 +63,9 @@ def _run(argv: Sequence[str] | None, kept: Cases | None) -> int:
             return run(arguments)
     except UnboundSymbolError as error:
         fail(f"{error}{vocabulary.hint(error.names, arguments)}")
+    except NoMetricError as error:
+        asked = getattr(arguments, "metric", None) == error.metric
+        fail(f"{error}: --metric {error.instead}" if asked else str(error))
 
 
 def _build_parser(command: str = "") -> argparse.ArgumentParser:

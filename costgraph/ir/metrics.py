@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from costgraph.errors import InputError, clip, nearest
+from costgraph.errors import InputError, NoMetricError, clip, nearest
 
 if TYPE_CHECKING:
     from costgraph.ir.program import Program
@@ -83,12 +83,15 @@ def require(program: Program, metric: str) -> None:
     """Refuses a metric that a program lacks.
 
     Raises:
-        InputError: saying what to ask for instead.
+        NoMetricError: saying what to ask for instead.
     """
     if not has(program, {**RANKED, **METRICS}[metric]):
-        raise InputError(
+        steps = " and ".join(p.name for p in program.phases)
+        raise NoMetricError(
             f"{program.name} generates no tokens, so it has no {metric}; "
-            "ask for latency, the time of one forward pass"
+            f"ask for latency, the time of a whole request ({steps})",
+            metric,
+            "latency",
         )
 
 

@@ -244,7 +244,17 @@ def test_models_without_tokens_are_compared_and_searched(capsys):
     (row,) = json.loads(printed(capsys, *line))["pipelines"]
     assert row["ttft"] is row["tpot"] is row["throughput"] is None
     assert row["latency"] == cg.compile("bert-base", "h100", "fuse").latency(B=1, S=99)
-    assert "generates no tokens" in refused(capsys, "search", "bert-base", "--on", "h100")
+    for command in ("search", "formula"):
+        said = refused(capsys, command, "dit-xl-2", "--on", "h100")
+        assert said.endswith(
+            "ask for latency, the time of a whole request (denoise): --metric latency\n"
+        )
+    text = printed(capsys, "compare", "t5-small", "--on", "h100", "-S", "16", "-N", "9", "-B", "64")
+    assert "e+" not in text  # a million tokens a second
+    said = refused(capsys, "search", "bert-base", "--on", "h100", "-S", "9", "--metric", "latency",
+                   "--limit", "tpot=1s")  # fmt: skip
+    assert "no tpot" in said
+    assert "--metric" not in said
 
 
 def test_compile_fixes_symbols_for_good():

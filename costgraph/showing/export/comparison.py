@@ -23,13 +23,18 @@ def _too_large(column: Column) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
+def _rate(value: float) -> str:
+    """Four digits, without an exponent."""
+    return f"{value:.4g}" if value < 9999.5 else si(value)
+
+
 #: (heading, text of a column) in order; what no column has is left out.
 _CELLS: tuple[_Cell, ...] = (
     ("pipeline", lambda c: c.passes),
     ("ttft", lambda c: None if c.ttft is None else seconds(c.ttft)),
     ("tpot", lambda c: None if c.tpot is None else seconds(c.tpot)),
     ("latency", lambda c: seconds(c.latency)),
-    ("token/s", lambda c: None if c.throughput is None else f"{c.throughput:.4g}"),
+    ("token/s", lambda c: None if c.throughput is None else _rate(c.throughput)),
     ("memory", lambda c: f"{si(c.memory)}B" + _too_large(c)),
     ("speed-up", lambda c: f"{c.speedup:.2f}x"),
     ("decode bound by", lambda c: c.tpot_bound),
