@@ -118,9 +118,9 @@ def joins(q: Server, c: int) -> bool:
 def through(q: Server, c: int) -> float:
     """``G``: seconds of the steps in which a prompt runs beside ``c`` sequences, of all lengths."""
     total = 0.0
-    for tokens, fresh in q.parts:
-        total += reading(q, c, tokens, fresh)
-    return total / len(q.parts)
+    for tokens, fresh, share in q.parts:
+        total += share * reading(q, c, tokens, fresh)
+    return total
 
 
 def reading(q: Server, c: int, tokens: int, fresh: int) -> float:
@@ -156,13 +156,13 @@ def own(q: Server, c: int) -> float:
     # Steps are full: each takes so many tokens of prompts in a row.
     room = free(q, c)
     total = 0.0
-    for tokens, fresh in q.parts:
+    for tokens, fresh, share in q.parts:
         ends = [*range(tokens - fresh + room, tokens, room), tokens]
         one = 0.0
         for end in ends:
             one += q.times.step(c, q.context, ((room, max(room, end)),))
-        total += one / len(ends) * fresh / room
-    return total / len(q.parts)
+        total += share * one / len(ends) * fresh / room
+    return total
 
 
 def longer(q: Server, c: int) -> float:
@@ -173,9 +173,9 @@ def longer(q: Server, c: int) -> float:
     if not joins(q, c) or q.times.overlaps:
         return 0.0
     total = 0.0
-    for tokens, fresh in q.parts:
-        total += q.times.looking(fresh, tokens)
-    more: float = total / len(q.parts) - q.times.looking(q.fresh, q.S)
+    for tokens, fresh, share in q.parts:
+        total += share * q.times.looking(fresh, tokens)
+    more: float = total - q.times.looking(q.fresh, q.S)
     return more
 
 
@@ -184,9 +184,9 @@ def squared(q: Server, c: int) -> float:
     if q.kind != "prefill-first":
         return q.moment * q.own(c) ** 2
     total = 0.0
-    for tokens, fresh in q.parts:
-        total += reading(q, c, tokens, fresh) ** 2
-    return total / len(q.parts)
+    for tokens, fresh, share in q.parts:
+        total += share * reading(q, c, tokens, fresh) ** 2
+    return total
 
 
 # --- the queue
@@ -376,12 +376,13 @@ def varied(q: Server, c: int, prompts: float) -> float:
         return found
     mean = prompts * q.fresh
     total = 0.0
-    for _, fresh in q.parts:
+    for _, fresh, share in q.parts:
         tokens = max(round(mean + prompts**0.5 * (fresh - q.fresh)), 1)
-        total += q.times.shared(c, tokens, tokens) if c > 0 else q.times.alone(tokens, tokens)
+        one = q.times.shared(c, tokens, tokens) if c > 0 else q.times.alone(tokens, tokens)
+        total += share * one
     even = max(round(mean), 1)
     plain = q.times.shared(c, even, even) if c > 0 else q.times.alone(even, even)
-    more: float = total / len(q.parts) - plain
+    more: float = total - plain
     return found + more
 
 
@@ -392,8 +393,8 @@ def read(q: Server, c: int, x: float) -> float:
     full = min(x / room, 1.0)
     plain = q.step(c)
     steps = 0.0
-    for _, fresh in q.parts:
-        steps += np.ceil(fresh / free(q, c)) / len(q.parts)
+    for _, fresh, share in q.parts:
+        steps += share * np.ceil(fresh / free(q, c))
     single = plain + x * (q.through(c) - steps * plain)
     seconds: float = (1 - full) * single + full * ((1 - full) * plain + full * q.own(c) * room)
     return seconds
@@ -413,8 +414,8 @@ def held_places(q: Server, c: float) -> float:
         return np.inf
     others = (1 - 1 / q.limit) * q.moment
     steps = 0.0
-    for _, fresh in q.parts:
-        steps += max(1.0, fresh / room) / len(q.parts)
+    for _, fresh, share in q.parts:
+        steps += share * max(1.0, fresh / room)
     return c + x * (steps + others * max(1.0, q.fresh / room) * load / (2 * (1 - load)))
 
 

@@ -61,7 +61,7 @@ each step takes as long as the longest of theirs. Where a share ``y`` of steps h
 then takes ``s`` seconds, steps take ``t + (s − t)·(1 − (1 − y)^K)``; of those with ``j`` prompts
 the distribution of the largest of ``K`` is taken. ``λ`` and ``λ*`` are one group's.
 
-**Prompts whose lengths differ.** ``G`` is a mean over equally likely lengths, and ``E[Q²]`` where
+**Prompts whose lengths differ.** ``G`` is a mean over parts of all lengths, and ``E[Q²]`` where
 prompts run one by one; else that has the second moment of lengths. In ``t(c, j)`` prompts that join
 a step have what looks at positions as a mean over lengths, and ``Var[t(c, j)]`` has
 ``x·X²·(E[S²]/E[S]² − 1)`` more.
@@ -105,7 +105,7 @@ if TYPE_CHECKING:
 AVERAGED = (2 / e, 2 / 3)
 #: Load up to which quantiles of first tokens are given.
 HONEST = forms.HONEST
-#: Lengths of prompts at which their steps are taken, where they differ.
+#: Parts of the lengths of prompts at which their steps are taken, where they differ.
 LENGTHS = 24
 #: The farthest quantile: tails beyond it are off by up to a third.
 FARTHEST = 90
@@ -177,7 +177,7 @@ class Queue:
         if type(self.policy) not in (PrefillFirst, Continuous, ChunkedPrefill, DecodeOnly):
             raise InputError(f"no closed form for the policy {self.policy.name}: simulate it")
         whole(self.servers, "servers of a queue")
-        self.times.check(min(tokens for tokens, _ in self.parts))
+        self.times.check(min(tokens for tokens, *_ in self.parts))
         if (end := max(self.S, self.context)) > self.times.longest:
             raise InputError(
                 f"prompts end, or decodes are, at {end:g} positions, beyond the steps that are "
@@ -195,10 +195,11 @@ class Queue:
         return self.S - hit(self.S, self.cached)
 
     @cached_property
-    def parts(self) -> tuple[tuple[int, int], ...]:
-        """Tokens of equally likely prompts, and those that are read; one where all are alike."""
-        tokens = self.prompt.parts(1 if self.prompt.spread == "fixed" else LENGTHS)
-        return tuple((s, s - hit(s, self.cached)) for s in (max(1, round(x)) for x in tokens))
+    def parts(self) -> tuple[tuple[int, int, float], ...]:
+        """Tokens of prompts, those that are read, and their share; one where all are alike."""
+        found = zip(*self.prompt.weighed(LENGTHS), strict=True)
+        each = ((max(1, round(tokens)), float(share)) for tokens, share in found)
+        return tuple((s, s - hit(s, self.cached), share) for s, share in each)
 
     @property
     def kind(self) -> str:
@@ -219,28 +220,29 @@ class Queue:
     def varies(self) -> float:
         """Squared coefficient of variation of the time for which a request alone has a place.
 
-        Over equally likely lengths of prompts and answers, whose variances are scaled to those of
+        Over parts of the lengths of prompts and answers, whose variances are scaled to those of
         all lengths.
         """
-        answers = self.generate.parts(1 if self.generate.spread == "fixed" else LENGTHS)
-        reads = [forms.reading(self, 0, *part) for part in self.parts]
+        prompts, often = self.prompt.weighed(LENGTHS)
+        answers, seldom = self.generate.weighed(LENGTHS)
+        reads = [forms.reading(self, 0, *part[:2]) for part in self.parts]
         decodes = [
             max(n - 1, 0.0) / self.times.gain * self.times.decode(1, s + n / 2)
-            for s, _ in self.parts
+            for s, *_ in self.parts
             for n in answers
         ]
         read, decode = np.array(reads), np.array(decodes).reshape(len(reads), len(answers))
-        by_prompt = read + decode.mean(axis=1)
-        by_answer = decode.mean(axis=0)
+        by_prompt = read + decode @ seldom
+        by_answer = often @ decode
         found = 0.0
-        for values, tokens, lengths in (
-            (by_prompt, self.prompt.parts(len(read)), self.prompt),
-            (by_answer, answers, self.generate),
+        for values, tokens, shares, lengths in (
+            (by_prompt, prompts, often, self.prompt),
+            (by_answer, answers, seldom, self.generate),
         ):
             if len(values) > 1:
-                told = float(tokens.var() / tokens.mean() ** 2)
-                found += float(values.var()) * (second_moment(lengths) - 1) / told
-        return found / float(by_prompt.mean()) ** 2
+                told = _varied(tokens, shares) / float(shares @ tokens) ** 2
+                found += _varied(values, shares) * (second_moment(lengths) - 1) / told
+        return found / float(often @ by_prompt) ** 2
 
     @property
     def rounds(self) -> float:
@@ -380,6 +382,11 @@ class Queue:
         """What the wait for the step in progress, of ``tau`` seconds, adds to the standard
         deviation of time per token: evenly any part of it where the server is busy."""
         return tau * sqrt(busy / 3 - busy**2 / 4) / self.further if self.further else 0.0
+
+
+def _varied(values: NDArray[Any], shares: NDArray[Any]) -> float:
+    """Variance of values that have a share each."""
+    return float(shares @ (values - shares @ values) ** 2)
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,24 @@ class Lengths:
         below = [normal.cdf(normal.inv_cdf(x) - sigma) for x in edges[1:-1]]
         return np.maximum(self.mean * count * np.diff([0.0, *below, 1.0]), 1.0)
 
+    def weighed(self, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Means of parts of all lengths, from the shortest on, and the share that each has.
+
+        They are equally likely, one where lengths are all alike; of log-normal lengths the last
+        is cut further, as the few longest have much of the squares.
+        """
+        if self.spread == "fixed":
+            return np.array([self.mean]), np.ones(1)
+        if self.spread == "uniform":
+            return self.parts(count), np.full(count, 1 / count)
+        above = np.concatenate(
+            (1 - np.arange(count) / count, TAIL ** -np.arange(1.0, TAILS) / count)
+        )
+        normal, sigma = NormalDist(), sqrt(log1p(self.width**2))
+        beyond = [1.0, *(normal.cdf(sigma + normal.inv_cdf(x)) for x in above[1:])]
+        shares = -np.diff(above, append=0.0)
+        return np.maximum(-self.mean * np.diff(beyond, append=0.0) / shares, 1.0), shares
+
     def draw(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """So many lengths, of at least one token."""
         if self.spread == "fixed":
@@ -171,6 +189,8 @@ class Lengths:
 
 
 SPREADS = ("fixed", "uniform", "lognormal")
+#: Of the longest part of log-normal lengths one in so many is told apart, so many times.
+TAIL, TAILS = 4.0, 6
 #: How far rounding may move a mean of lengths.
 OFF = 0.02
 

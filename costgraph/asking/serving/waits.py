@@ -66,19 +66,24 @@ class Waits:
         waits = _seldom(self.place, self.full, even[0]) + _seldom(self.front, self.busy, even[1])
         if forms.joins(self.queue, self.beside):
             return waits + self._joined(even[2:])
-        return waits + _at(even[2], self._own()) + even[3] * self.running
+        return waits + self._at(even[2], self._own()) + even[3] * self.running
 
     def _own(self) -> Array:
-        """Seconds of the steps of equally likely prompts."""
+        """Seconds of the steps of parts of all prompts."""
         parts = self.queue.parts
-        return np.array([forms.reading(self.queue, self.beside, *part) for part in parts])
+        return np.array([forms.reading(self.queue, self.beside, *part[:2]) for part in parts])
+
+    def _at(self, even: Array, values: Array) -> Array:
+        """Values at shares, of those of parts of all prompts in order."""
+        shares = np.array([share for *_, share in self.queue.parts])
+        return np.interp(even, np.cumsum(shares) - shares / 2, values)
 
     def _single(self, even: Array) -> Array:
         """One request at a time: a wait is a geometric number of what is left of requests in
         service (M/G/1; Pollaczek and Khinchine). Their sum is taken as of a gamma distribution:
         what is left of equal ones is evenly any part, of exponential ones exponential.
         """
-        own, busy = _at(even[2], self._own()), self.full
+        own, busy = self._at(even[2], self._own()), self.full
         if busy <= 0:
             return own
         many = np.floor(np.log1p(-even[0]) / np.log(busy))
@@ -114,14 +119,9 @@ class Waits:
 
     def _prompts(self, even: Array, count: Array) -> Array:
         """So many prompts, in mean ones: of several the spread is that of one by their root."""
-        fresh = np.array([new for _, new in self.queue.parts])
-        one = _at(even, fresh) / fresh.mean() - 1
+        _, fresh, shares = np.array(self.queue.parts).T
+        one = self._at(even, fresh) / float(shares @ fresh) - 1
         return np.maximum(count + np.sqrt(count) * one, 0.0)
-
-
-def _at(even: Array, parts: Array) -> Array:
-    """Values at shares, of those of equally likely parts in order."""
-    return np.interp(even, (np.arange(len(parts)) + 0.5) / len(parts), parts)
 
 
 def _spread() -> Array:

@@ -62,7 +62,7 @@ function serverOf(one, device) {
   const further = FORMS.further_of(N), gain = listed(run(queue.values, { T: S + N, q: reads }, device))[queue.gain];
   const times = Object.assign(timesOf(queue, S + N, device), { gain });
   const q = {
-    kind: policy, budget: chunk, limit, S, fresh: S, servers: 1, moment: 1, varies: 0, parts: [[S, S]], times, further, rounds: further / gain, gain, room,
+    kind: policy, budget: chunk, limit, S, fresh: S, servers: 1, moment: 1, varies: 0, parts: [[S, S, 1]], times, further, rounds: further / gain, gain, room,
     context: FORMS.context_of(S, N, 1), step: remembered((c) => (c ? times.decode(c, q.context) : 0)),
     through: remembered((c) => FORMS.through(q, c)), own: remembered((c) => FORMS.own(q, c)),
     longer: remembered((c) => FORMS.longer(q, c)), squared: remembered((c) => FORMS.squared(q, c)),
