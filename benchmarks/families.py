@@ -176,13 +176,13 @@ def counted_products(model: Any, tokens: int, answers: bool) -> int | None:
 
 
 #: What is no difference in what a model computes.
-APART = "scans, or experts that no token chose, run otherwise in the class"
+APART = "scans, experts that no token chose, or a row before the first run otherwise in the class"
 
 
 def _apart(program: Program, kind: str) -> bool:
     """Whether the class runs scans as other products, or all experts for every token."""
     kinds = {row.kind for phase in program.phases for row in rows(phase.graph)}
-    return kind == "llama4_text" or bool(kinds & SCANS)
+    return kind in ("llama4_text", "zaya") or bool(kinds & SCANS)
 
 
 def tried(kind: str, tokens: int) -> Line:

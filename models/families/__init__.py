@@ -79,6 +79,7 @@ FILES = (
     "qwen4",
     "glm_next",
     "inkling",
+    "zaya",
     "llava",
     "shuffled",
     "glm_seeing",

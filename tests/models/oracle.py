@@ -118,6 +118,12 @@ def counted(config: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
+def written(kept: dict[str, Any]) -> str:
+    """The table as it is kept: a family a line."""
+    lines = (f"  {json.dumps(name)}: {json.dumps(kept[name])}" for name in kept)
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def main(names: list[str]) -> None:
     warnings.simplefilter("ignore")
     kept: dict[str, Any] = json.loads(SMALL.read_text())
@@ -129,7 +135,7 @@ def main(names: list[str]) -> None:
         if names:
             kept[name] = made
     if names:
-        SMALL.write_text(json.dumps(kept, indent=1) + "\n")
+        SMALL.write_text(written(kept))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ STEPS = {"prefill_b2_s12": (12, 12), "decode_b2_l12": (1, 13)}
 SCANS = {"conv1d", "ssd-scan", "gated-delta", "kimi-delta", "lightning", "matrix-memory"}
 ATTENTION = {"index-scores", "matmul", "qk-matmul", "split-qk-matmul", "sv-matmul"}
 #: The class multiplies parts of a matrix in batches: all products are compared together below.
-BATCHED = {"zamba", "deepseek_v4", "inkling"}
+BATCHED = {"zamba", "deepseek_v4", "inkling", "zaya"}
 #: The class keeps keys and values of positions that its local layers no longer see.
 KEEPS_ALL = {"gpt_neo"}
 #: Elements that only the class keeps: keys that are the values as well, in its window alone, a
@@ -103,6 +103,23 @@ def test_products_with_shared_experts_in_batches_are_equal(step):
     new, context = STEPS[step]
     made = products(program("inkling").graph, {B: Integer(2), q: Integer(new), T: Integer(context)})
     assert sum(made.values()) == counted["mm"] + counted["bmm"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_products_with_convolutions_of_heads_are_equal(step):
+    counted = SMALL["zaya"]["flops"][step]
+    new, context = STEPS[step]
+    values = {B: Integer(2), q: Integer(new), T: Integer(context)}
+    made = sum(products(program("zaya").graph, values).values())
+    convolved = [r for r in rows(program("zaya").graph) if r.node.name.endswith("qk_depthwise")]
+    # Of three taps for each channel, on the vector engine; the last column is mixed with the next.
+    taps = 4 * 2 * 2 * 64 * 3 * (new + 1)
+    biases = 4 * 2 * 64 * (new + 1)
+    found = sum(int((r.count * r.cost.total_flops).xreplace(values)) for r in convolved)
+    assert found == taps + biases
+    # The class projects a position before the first, of zeros, for its half of the values.
+    before = 4 * 2 * 2 * 48 * 8 if step.startswith("prefill") else 0
+    assert made + taps + before == counted["total"]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -28,6 +28,19 @@ DROP = object()
 MOST = 12
 #: What changes nothing beside the other keys of the same file, and why.
 BESIDE = {
+    ("dots3_note_text", "num_key_value_heads"): "latent attention has those of its queries",
+    ("dots3_note_text", "swa_num_key_value_heads"): "latent attention has those of its queries",
+    ("ernie4_5_moe", "moe_layer_end_index"): "behind the last layer it says what the last one says",
+    ("falcon_h1", "mamba_expand"): "the width itself is said",
+    ("inkling_text", "log_scaling_n_floor"): "whether there is one counts, not which",
+    ("laguna", "num_attention_heads"): "each layer has its own",
+    ("mistral_large4_text", "num_key_value_heads"): "latent attention has those of its queries",
+    ("mistral_large4_text", "tie_word_embeddings"): "the class has no logits",
+    ("qwen4_exp_text", "seed"): "of tables that hash words",
+    ("qwen4_exp_text", "split_ngram_parts"): "how the file cuts those tables",
+    ("glm5_next_text", "tie_word_embeddings"): "the class has no logits",
+    ("nemotron_h", "n_shared_experts"): "the width of all shared ones is said",
+    ("xlstm", "tie_word_embeddings"): "the class has a projection of its own",
     ("transfo-xl", "clamp_len"): "distances beyond it are one row of a table as long",
     ("transfo-xl", "tgt_len"): "of training",
     ("transfo-xl", "ext_len"): "of training",
@@ -164,7 +177,20 @@ def _paths(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     ],
 )
 def test_keys_of_models_with_towers(name: str) -> None:
-    config = json.loads((SEEING / f"{name}.json").read_text())
+    _all_followed(name, json.loads((SEEING / f"{name}.json").read_text()))
+
+
+SMALL: dict[str, Any] = json.loads((SEEING.parent / "small.json").read_text())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_keys_of_small_models(name: str) -> None:
+    entry = SMALL[name]
+    _all_followed(name, {**entry["config"], "architectures": [entry["class"]]})
+
+
+def _all_followed(name: str, config: dict[str, Any]) -> None:
+    """Every key of a file is followed, told, or refused where it is changed."""
     base = import_config(config, name)
     told = " ".join(base.notes)
     paths = [
