@@ -15,6 +15,7 @@ from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
 from costgraph.models.blocks.style import Maker, Norm, Style
 from costgraph.ops import Activation, Add, Embedding, Linear, Sample, Scale, SelectLast, SoftCap
+from costgraph.ops.maps import Map
 from costgraph.symbols import B, T, q
 
 
@@ -118,6 +119,7 @@ class Ends:
         head_bias: bias of that projection.
         logit_cap: logits pass through a soft cap.
         logit_scale: logits are multiplied by a constant.
+        logit_weights: each logit is multiplied by a learned number of its own.
         head_scale: the hidden state is, in front of that projection.
         all_logits: every position needs logits, whatever the style says.
         output: what the last hidden states become.
@@ -138,6 +140,7 @@ class Ends:
     head_bias: bool = False
     logit_cap: bool = False
     logit_scale: bool = False
+    logit_weights: bool = False
     head_scale: bool = False
     all_logits: bool = False
     output: Output = LOGITS
@@ -295,6 +298,9 @@ def close(m: Maker, ends: Ends, hidden: str, table: str) -> str:
         logits = m.linear("lm_head", hidden, ends.vocab, width, ends.head_bias)
     if ends.logit_scale:
         logits = m.add("logit_scale", Scale(), logits)
+    if ends.logit_weights:
+        weights = m.vector("logit_weights", ends.vocab)
+        logits = m.add("logit_weigh", Map("mul"), logits, weights)
     if ends.logit_cap:
         logits = m.add("logit_cap", SoftCap(), logits)
     return m.add("sample", Sample(), logits)

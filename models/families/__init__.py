@@ -80,6 +80,7 @@ FILES = (
     "glm_next",
     "inkling",
     "zaya",
+    "dory",
     "llava",
     "shuffled",
     "glm_seeing",
