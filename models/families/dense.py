@@ -10,6 +10,7 @@ from sympy import Integer
 
 from costgraph.errors import ModelError, clip
 from costgraph.models.decoder import Decoder, Kind
+from costgraph.models.families.absent import part_of
 from costgraph.models.families.common import (
     SLIDING,
     Family,
@@ -105,6 +106,40 @@ def _apertus(fields: Fields) -> Reading:
     fields.refuse("mlp_bias", "biases of the feed-forward block are not known in this family")
     model = _bias_of(fields.with_defaults(hidden_act="xielu"))
     return Reading(replace(model, gated=False, qk_norm=fields.flag("qk_norm", True)))
+
+
+def _apertus1p5(fields: Fields) -> Reading:
+    """Apertus whose logits may be made for the first words alone, which are text."""
+    reading = _apertus(fields.with_defaults(**APERTUS))
+    vocab = fields.size("vocab_size", default=APERTUS["vocab_size"])
+    shown = fields.size("output_vocab_size", default=vocab)
+    model = reading.model
+    assert isinstance(model, Decoder)
+    if shown == vocab:
+        return reading
+    if model.tied or shown > vocab:
+        raise ModelError(
+            f"{fields.name}: 'output_vocab_size' = {shown} of {vocab} words needs a projection of "
+            "its own, no wider than embeddings"
+        )
+    stack = model.stack()
+    ends = replace(stack.ends, vocab=Integer(shown), unsaid=vocab - shown)
+    return replace(reading, model=replace(stack, ends=ends))
+
+
+def _apertus1p5_whole(fields: Fields) -> Reading:
+    """The text part of the model whose words are codes of images and sound, too."""
+    return _apertus1p5(part_of(fields, "apertus1p5_text", tied=False))
+
+
+#: What the class of Apertus 1.5 has where the file says nothing.
+APERTUS = {
+    "vocab_size": 266752,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
 
 
 def _nanochat(fields: Fields) -> Reading:
@@ -275,7 +310,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "ernie4_5": _ernie,
         "hunyuan_v1_dense": _hunyuan,
         "apertus": _apertus,
-        "apertus1p5_text": _apertus,
+        "apertus1p5_text": _apertus1p5,
+        "apertus1p5": _apertus1p5_whole,
         "nanochat": _nanochat,
         "hyperclovax": _hyperclovax,
         "jais2": _jais2,
@@ -304,6 +340,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "HunYuanDenseV1ForCausalLM": "hunyuan_v1_dense",
         "ApertusForCausalLM": "apertus",
         "Apertus1p5TextForCausalLM": "apertus1p5_text",
+        "Apertus1p5ForConditionalGeneration": "apertus1p5",
         "NanoChatForCausalLM": "nanochat",
         "HyperCLOVAXForCausalLM": "hyperclovax",
         "Jais2ForCausalLM": "jais2",

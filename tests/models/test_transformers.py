@@ -21,7 +21,7 @@ from tests.models.oracle import SMALL, counted
 pytestmark = [pytest.mark.transformers, pytest.mark.filterwarnings("ignore")]
 KEPT: dict[str, Any] = json.loads(SMALL.read_text())
 #: Types whose class fetches kernels from the network when it is built.
-FETCHES = {"apertus"}
+FETCHES = {"apertus", "apertus1p5"}
 NAMES = [name for name in KEPT if name not in FETCHES]
 
 
