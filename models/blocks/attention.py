@@ -54,6 +54,7 @@ class Attention:
         gate: the result is multiplied by a function (``gate_act``) of a projection of its own:
             ``each`` element has a gate, each ``head`` has one, or none (empty); ``gate_bias``:
             with a number for each head added in front of the function.
+        each_norm: normalisation of what each head made, in front of the gate, or None.
         inner_norm: normalisation of all heads together in front of the last projection, or None.
     """
 
@@ -82,6 +83,7 @@ class Attention:
     gate_act: str = "sigmoid"
     gate_bias: bool = False
     inner_norm: Norm | None = None
+    each_norm: Norm | None = None
 
     def operands(self, style: Style) -> tuple[Tensor, ...]:
         """Tensors that every layer shares: the rotary table."""
@@ -110,6 +112,8 @@ class Attention:
             logits.append(m.vector("sinks.weight", self.heads))
         probabilities = m.add("softmax", Softmax(pattern), *logits)
         mixed = m.add("sv_matmul", AttentionValues(pattern), probabilities, values)
+        if self.each_norm is not None:
+            mixed = m.norm("each_norm", mixed, dv, self.each_norm)
         if self.gate:
             sizes = (self.d, self.heads, dv)
             mixed = gated(m, x, mixed, *sizes, self.gate, self.gate_act, self.gate_bias)

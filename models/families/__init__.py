@@ -81,6 +81,7 @@ FILES = (
     "inkling",
     "zaya",
     "dory",
+    "spark",
     "llava",
     "shuffled",
     "glm_seeing",

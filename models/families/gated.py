@@ -12,7 +12,7 @@ from costgraph.errors import ModelError
 from costgraph.ir.graph import Graph
 from costgraph.ir.regions import Repeat
 from costgraph.ir.tensor import Tensor
-from costgraph.models.blocks import Layer, Maker, Norm, Segment, Style
+from costgraph.models.blocks import Attention, Ends, Layer, Maker, Norm, Segment, Style
 from costgraph.models.blocks.dynamic import DynamicAttention, WeighedLayer
 from costgraph.models.blocks.stack import Uneven, close, embed, run
 from costgraph.models.families.common import Family, Reading
@@ -34,37 +34,47 @@ ONE = Integer(1)
 PLAIN = Norm(weight=False)
 
 
-def _glimmer(fields: Fields) -> Reading:
-    """Muse Glimmer's language model: windows, and layers that see everything and do not rotate."""
-    fields = fields.with_defaults(head_dim=128).renamed(hidden_act="hidden_activation")
+def glimmer_mixers(fields: Fields) -> tuple[Fields, list[tuple[str, Attention]], Ends]:
+    """Attention of each layer with a name of its kind, and what stands around the layers.
+
+    Windows, and layers that see everything and do not rotate; the file with both lists is given
+    back.
+    """
     count = fields.size("num_hidden_layers")
     last = [(count - 1 - i) % 4 == 0 for i in range(count)]
     named = fields.with_defaults(
         layer_types=["full_attention" if whole else "sliding_attention" for whole in last],
         layer_rope_theta=[0 if whole else 1 for whole in last],
     )
-    attention = attention_of(
-        fields.with_defaults(num_key_value_heads=2), qk_norm=PLAIN, query_scale=True, gate="each"
-    )
+    attention = attention_of(fields, qk_norm=PLAIN, query_scale=True, gate="each")
     bias = fields.flag("attention_bias", False)
     attention = replace(attention, qkv_bias=bias, out_bias=bias)
     window = Integer(fields.size("sliding_window", default=2048))
-    feed = feed_forward_of(fields, fields.size("intermediate_size"))
-    listed, layers = swa_layers(named), {}
-    for name, slide, turn in listed:
+    mixers = []
+    for name, slide, turn in swa_layers(named):
         mixer = replace(attention, pattern=sliding(window if slide else None))
-        mixer = mixer if turn else replace(mixer, rotary=None)
-        layers[name] = Layer(attention.d, mixer, feed, post_norms=True)
+        mixers.append((name, mixer if turn else replace(mixer, rotary=None)))
     for key in ("qk_scale_factor", "post_norm_eps"):
         fields.values.get(key)
     ends = ends_of(
         fields,
         embed_norm=PLAIN,
-        logit_scale=fields.number("output_multiplier", 0.19611613513818404) != 1,
+        logit_scale=fields.number("output_multiplier", 1.0) != 1,
         logit_cap=True,
     )
     fields.number("final_logit_softcapping", 20.0)
-    return Reading(stacked(ends, [name for name, *_ in listed], layers))
+    return named, mixers, ends
+
+
+def _glimmer(fields: Fields) -> Reading:
+    """Muse Glimmer's language model."""
+    fields = fields.with_defaults(
+        head_dim=128, num_key_value_heads=2, output_multiplier=0.19611613513818404
+    ).renamed(hidden_act="hidden_activation")
+    _, mixers, ends = glimmer_mixers(fields)
+    feed = feed_forward_of(fields, fields.size("intermediate_size"))
+    layers = {name: Layer(ends.d, mixer, feed, post_norms=True) for name, mixer in mixers}
+    return Reading(stacked(ends, [name for name, _ in mixers], layers))
 
 
 @dataclass(frozen=True)
