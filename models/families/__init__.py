@@ -82,6 +82,7 @@ FILES = (
     "zaya",
     "dory",
     "spark",
+    "molmo",
     "llava",
     "shuffled",
     "glm_seeing",

@@ -19,6 +19,7 @@ from costgraph.models.blocks.hyper import Hyper, HyperLayer
 from costgraph.models.blocks.indexed import IndexedAttention, SelectedAttention
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.pattern import gathered
+from costgraph.models.families.absent import filled, part_of
 from costgraph.models.families.common import Family, Reading, kind_sizes, layer_count
 from costgraph.models.families.deepseek import (
     chosen_of,
@@ -159,6 +160,14 @@ def _dots3(fields: Fields) -> Reading:
     return replace(made, assumptions=(*made.assumptions, *said))
 
 
+def _dots3_whole(fields: Fields) -> Reading:
+    """The text part of dots3, which published files hold at their top; the rest is said."""
+    kind = "dots3_note_text"
+    if fields.values.get("text_config") is None:
+        return _dots3(filled(fields.with_values(model_type=kind), kind))
+    return _dots3(part_of(fields, kind, tied=False))
+
+
 def _hunyuan4(fields: Fields) -> Reading:
     """Hunyuan 4: gated heads with sinks, clamped gates of experts, streams that stay apart."""
     count = layers_of(fields)
@@ -198,6 +207,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "axk2": _axk2,
         "dots3_note_text": _dots3,
+        "dots3_note": _dots3_whole,
         "hy_v4": _hunyuan4,
         "hy_v4_vl_text": _hunyuan4,
     }
@@ -208,6 +218,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "AXK2ForCausalLM": "axk2",
         "Dots3NoteForCausalLM": "dots3_note_text",
+        "Dots3NoteForConditionalGeneration": "dots3_note",
         "HYV4ForCausalLM": "hy_v4",
     }
 )
