@@ -25,6 +25,7 @@ from costgraph.models.encoder_heads import LabelHead
 from costgraph.models.families import classes_of
 from costgraph.models.families.common import Reading, class_of, labels_of
 from costgraph.models.fields import Fields
+from costgraph.models.multimodal import Seeing
 
 #: Ends of names of classes that are whole language models.
 _WHOLE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ModelLM", "MTModel")
@@ -66,6 +67,8 @@ _BORROWED: Mapping[str, frozenset[str]] = MappingProxyType(
         "RefinedWeb": frozenset({"RWForCausalLM"}),
     }
 )
+#: Bare classes that hold another model than those with logits do.
+_OTHERS: Mapping[str, frozenset[str]] = MappingProxyType({"blip": frozenset({"BlipModel"})})
 #: A layer so wide that no published model has a single one: draft heads of the first EAGLE
 #: name the class and the type of the model that they draft for.
 WIDE = 2048
@@ -112,7 +115,8 @@ def form_of(fields: Fields, family: str) -> Form:
     if family.endswith("_text"):
         # The language model's part of a whole has a bare class of its own.
         stems |= {f"{stem}Text" for stem in stems}
-    if name in {f"{stem}Model" for stem in stems}:
+    bare = {f"{stem}Model" for stem in stems} - _OTHERS.get(family, frozenset())
+    if name in bare:
         return Form("bare", name)
     if name in {f"{stem}{end}" for stem in stems for end in (_CLASSIFIER, _TAGGER, _SPANS)}:
         return Form("score", name)
@@ -229,6 +233,13 @@ def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
     if form.kind == "bare" and isinstance(model, EncoderDecoder):
         made = replace(model, ends=replace(model.ends, output=output))
         return replace(reading, model=made, assumptions=(*reading.assumptions, NO_LOGITS))
+    if isinstance(model, Seeing) and reading.phases == "autoregressive" and not model.once:
+        text: Any = model.text
+        if not isinstance(text, (Stack, Uneven)):
+            raise _unread(fields, form)
+        text = replace(text, ends=replace(text.ends, output=output))
+        made = replace(model, text=text, once=True)
+        return replace(reading, model=made, assumptions=(*reading.assumptions, said), ahead=None)
     both = isinstance(model, Decoder) and not model.causal
     if (reading.phases != "autoregressive" and not both) or not isinstance(
         model, (Decoder, Stack, Uneven)

@@ -23,7 +23,7 @@ from costgraph.models.ahead import own_parameters
 from costgraph.models.blocks import Style
 from costgraph.models.blocks.mla import FORMS, latent
 from costgraph.models.checkpoint.apply import as_described
-from costgraph.models.classes import Form, form_of, formed
+from costgraph.models.classes import Form, form_of, formed, known_classes
 from costgraph.models.families import ARCHITECTURES, FAMILIES
 from costgraph.models.families.absent import filled
 from costgraph.models.families.common import Programmed, Reading, class_of, unnamed
@@ -187,15 +187,17 @@ def import_config(
     left = not_understood(fields)
     if read_as is not None:
         made = made.assuming(_read_as(fields, family, left))
-    alone = parts_left_out(fields) or _sees_more(form, reading)
+    alone = parts_left_out(fields) or _sees_more(form, family, reading)
     made = made.assuming(*([alone] if alone else []), *fields.told)
     refuse_counted(fields, family)
     return _noted(made, left, [*map(_idle, idle), *same, *told])
 
 
-def _sees_more(form: Form, reading: Reading) -> str:
+def _sees_more(form: Form, family: str, reading: Reading) -> str:
     """What to say of a class with several parts whose language model was read alone."""
-    if not form.name.endswith("ForConditionalGeneration") or isinstance(reading.model, Programmed):
+    stem = form.name.partition("For")[0].removesuffix("Model")
+    several = f"{stem}ForConditionalGeneration" in (form.name, *known_classes(family))
+    if not several or isinstance(reading.model, Programmed):
         return ""
     return (
         f"the language model alone is counted, in time and memory: {form.name} also sees or hears"

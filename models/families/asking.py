@@ -246,6 +246,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "Blip2ForConditionalGeneration": "blip-2",
+        "Blip2Model": "blip-2",  # with the whole language model in it, logits too
         "InstructBlipForConditionalGeneration": "instructblip",
         "InstructBlipVideoForConditionalGeneration": "instructblipvideo",
         "MiniCPMV4_6ForConditionalGeneration": "minicpmv4_6",

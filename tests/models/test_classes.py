@@ -208,3 +208,35 @@ def test_names_that_transformers_5_writes_are_read(name: str) -> None:
         resaved["layers_block_type"] = [letters[k] for k in pattern]
     assert resaved != config
     assert import_config(resaved, "m").phases == import_config(config, "m").phases
+
+
+def test_what_sees_and_has_no_logits_reads_images_and_a_prompt() -> None:
+    """Its products are those of the whole model but logits, with images and without."""
+    names = ("LlavaModel", "LlavaForConditionalGeneration")
+    for images in (True, False):
+        bare, whole = (
+            import_config(_config("llava-1.5-7b", architectures=[n]), "m", images=images)
+            for n in names
+        )
+        assert [p.name for p in bare.phases] == (["vision"] if images else []) + ["forward"]
+        logits = [r for r in rows(whole.phase("prefill").graph) if r.node.name == "lm_head"]
+        values = {S: Integer(700), q: Integer(700)}
+
+        def flop(found: Any) -> Any:
+            return sum((r.count * products(r) for r in found), Integer(0)).xreplace(values)
+
+        rest = flop(rows(whole.phase("prefill").graph)) - flop(logits)
+        assert (flop(rows(bare.phase("forward").graph)) - rest).expand() == 0
+
+
+def test_a_bare_class_that_is_another_model_is_refused() -> None:
+    config = {"model_type": "blip", "text_config": {}, "vision_config": {}}
+    with pytest.raises(ModelError, match="BlipModel"):
+        import_config({**config, "architectures": ["BlipModel"]}, "m")
+    import_config({**config, "architectures": ["BlipForConditionalGeneration"]}, "m")
+
+
+def test_a_bare_class_whose_eyes_are_left_out_says_so() -> None:
+    config = {"model_type": "molmo2", "text_config": {}, "architectures": ["Molmo2Model"]}
+    said = import_config(config, "m").assumptions
+    assert any("alone is counted" in a and "Molmo2Model" in a for a in said)
