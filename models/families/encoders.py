@@ -47,6 +47,7 @@ def task_of(fields: Fields) -> str:
     ends = (
         "ForMaskedLM",
         "ForPreTraining",
+        "ForNextSentencePrediction",
         "ForSequenceClassification",
         "ForTokenClassification",
         "ForQuestionAnswering",
@@ -86,6 +87,7 @@ def heads_by_task(
         "ForTokenClassification": LabelHead(d, labels),
         "ForQuestionAnswering": LabelHead(d, labels),
         "ForMultipleChoice": PooledHead(d, Integer(1), pools),
+        "ForNextSentencePrediction": PooledHead(d, Integer(2), pools),
     }
     if pooler:
         heads["Model"] = PooledHead(d, activation=pools)
@@ -469,6 +471,8 @@ TASKS = (
     "ForQuestionAnswering",
     "ForMultipleChoice",
 )
+#: Those of models that were trained to tell whether one sentence follows another.
+SENTENCES = ("ForPreTraining", "ForNextSentencePrediction")
 #: Those that families without the others have.
 FEW = TASKS[:4]
 

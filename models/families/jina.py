@@ -18,6 +18,7 @@ from costgraph.models.families.encoders import (
     COLBERT,
     LAYER_NORM,
     POOLER,
+    SENTENCES,
     TASKS,
     bert,
     classes_of,
@@ -144,7 +145,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType({"bert": _bert, "xlm-roberta":
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of({"Bert": "bert", "XLMRoberta": "xlm-roberta"}),
-        "BertForPreTraining": "bert",
+        **classes_of({"Bert": "bert"}, SENTENCES),
         COLBERT: "bert",
         **classes_of({"JinaBert": "bert"}, TASKS[:-1]),
     }

@@ -27,6 +27,7 @@ from costgraph.models.families.encoders import (
     FEW,
     LAYER_NORM,
     POOLER,
+    SENTENCES,
     TASKS,
     classes_of,
     heads_by_task,
@@ -148,6 +149,8 @@ def _masked(fields: Fields, kin: Kin) -> MaskedHead:
 
 def _head(fields: Fields, kin: Kin, masked: MaskedHead) -> Head | PretrainedHeads | None:
     d = Integer(fields.size("hidden_size"))
+    if task_of(fields) == "ForPreTraining":  # of the classes that SENTENCES names
+        return PretrainedHeads(masked, PooledHead(d, Integer(2)))
     head = heads_by_task(fields, d, masked, _pools(fields, kin), kin.pooler)
     if kin.also and isinstance(head, MaskedHead | LabelHead):
         return PretrainedHeads(head, PooledHead(d))
@@ -408,6 +411,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         **classes_of({"Esm": "esm", "LayoutLM": "layoutlm"}, FEW),
         **classes_of({"Tapas": "tapas"}, ("ForMaskedLM", "Model")),
         "LayoutLMForQuestionAnswering": "layoutlm",
+        **classes_of({"MegatronBert": "megatron-bert"}, SENTENCES),
         "ElectraForPreTraining": "electra",
         "SplinterModel": "splinter",
         "DPRQuestionEncoder": "dpr",

@@ -37,6 +37,7 @@ from costgraph.models.families.encoders import (
     FEW,
     LAYER_NORM,
     POOLER,
+    SENTENCES,
     TASKS,
     bert,
     classes_of,
@@ -339,6 +340,7 @@ _STEMS: Mapping[str, str] = MappingProxyType(
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of(_STEMS),
+        **classes_of({"Ernie": "ernie"}, SENTENCES),
         **classes_of({"NomicBert": "nomic_bert", "Gte": "gte"}, FEW),
         **classes_of({"New": "new"}, TASKS),
         "EsmcModel": "esmc",

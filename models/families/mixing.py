@@ -18,6 +18,7 @@ from costgraph.models.encoder import Encoder
 from costgraph.models.encoder_heads import PooledHead, PretrainedHeads
 from costgraph.models.families.common import Family, Reading, activation_of
 from costgraph.models.families.encoders import (
+    SENTENCES,
     TASKS,
     classes_of,
     heads_by_task,
@@ -156,6 +157,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         **classes_of({"MobileBert": "mobilebert", "SqueezeBert": "squeezebert"}),
         **classes_of({"ConvBert": "convbert"}, TASKS[:-1]),
-        "MobileBertForPreTraining": "mobilebert",
+        **classes_of({"MobileBert": "mobilebert"}, SENTENCES),
     }
 )
