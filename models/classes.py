@@ -194,9 +194,14 @@ def _paired(
     Their scores stand behind a product and a tanh, those of every position do not.
     """
     stem, tags = form.name.partition("For")[0], form.name.endswith(_TAGGER)
-    if form.kind == "score" and (stem not in _BARTS or (tags and not stem.endswith("T5"))):
+    plain = stem == "T5Gemma"  # labels of its decoder's positions, by one product with bias
+    known = stem in _BARTS and (not tags or stem.endswith("T5"))
+    if form.kind == "score" and not (known or (plain and not form.name.endswith(_SPANS))):
         raise _unread(fields, form)
-    if tags:
+    if plain:
+        output = replace(output, bias=True) if output.kind == "score" else output
+        made = replace(model, ends=replace(model.ends, output=output), again=True)
+    elif tags:
         made = replace(model.encoder, head=LabelHead(model.ends.d, output.labels))
     else:
         if output.kind == "score" and not output.every:

@@ -319,6 +319,10 @@ def _t5gemma_side(side: Fields) -> tuple[Heads, FeedForward]:
     return at, FeedForward(Integer(d), Integer(side.size("intermediate_size")), act)
 
 
+#: What is said of sliding layers of an encoder.
+SLIDES = "sliding layers count as whole attention: exact up to {0} tokens, an upper bound beyond"
+
+
 def _t5gemma(fields: Fields) -> Reading:
     """Gemma 2 as encoder and as decoder, norms in front of and behind each of three blocks."""
     first, second = (
@@ -354,6 +358,15 @@ def _t5gemma(fields: Fields) -> Reading:
         d=at.d,
         norm=Norm(),
     )
+    alone = task_of(fields) == "EncoderModel"
+    if fields.flag("is_encoder_decoder", True) == alone:
+        raise ModelError(
+            f"{fields.name}: 'is_encoder_decoder' must be true, or false for the class of the "
+            "encoder alone"
+        )
+    if alone:
+        said = SLIDES.format(first.size("sliding_window", default=4096))
+        return Reading(encoder, assumptions=(said, BARE))
     model = EncoderDecoder(
         encoder=encoder,
         layer=CrossLayer(own.d, own, replace(own, rotary=None), fed, Norm(), post_norms=True),
@@ -368,11 +381,7 @@ def _t5gemma(fields: Fields) -> Reading:
         shared=(),
     )
     windows = sorted({side.size("sliding_window", default=4096) for side in (first, second)})
-    said = (
-        f"sliding layers count as whole attention: exact up to {windows[0]} tokens, an upper "
-        "bound beyond"
-    )
-    return Reading(model, assumptions=(said,))
+    return Reading(model, assumptions=(SLIDES.format(windows[0]),))
 
 
 def sides_of(
@@ -491,6 +500,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "UMT5ForConditionalGeneration": "umt5",
         "UMT5EncoderModel": "umt5",
         "T5GemmaForConditionalGeneration": "t5gemma",
+        "T5GemmaEncoderModel": "t5gemma",
         "WhisperForConditionalGeneration": "whisper",
         "WhisperForAudioClassification": "whisper",
     }

@@ -79,7 +79,7 @@ def test_a_pair_without_logits_reads_its_text_twice(name: str, named: str, count
 
 @pytest.mark.parametrize(
     ("kind", "named"),
-    [("t5gemma", "T5GemmaForSequenceClassification"), ("bart", "BartForTokenClassification")],
+    [("t5gemma", "T5GemmaForQuestionAnswering"), ("bart", "BartForTokenClassification")],
 )
 def test_heads_of_pairs_that_are_not_known_are_refused(kind: str, named: str) -> None:
     folder = Path(__file__).parent / "counted" / "configs"
