@@ -213,8 +213,10 @@ _SUFFIXES = (
 COUNTED: Mapping[str, str] = MappingProxyType(
     {
         "add_cross_attention": "cross-attention",
+        "attention_bias": "biases of attention",
         "hidden_size_per_layer_input": "embeddings per layer",
         "kv_lora_rank": "compressed caches",
+        "lm_head_bias": "a bias of the projection to logits",
         "mamba_d_state": "state-space layers",
         "moe_num_experts": "experts",
         "n_routed_experts": "experts",
@@ -224,6 +226,8 @@ COUNTED: Mapping[str, str] = MappingProxyType(
         "num_local_experts": "experts",
         "per_layer_config": "layers with sizes of their own",
         "q_lora_rank": "compressed queries",
+        "use_cla": "caches shared between layers",
+        "use_mla": "compressed caches",
     }
 )
 
@@ -245,6 +249,14 @@ USUALLY_ON: Mapping[str, str] = MappingProxyType(
         "use_qk_norm": "queries and keys without norms",
     }
 )
+
+
+#: Keys by which only some layers have experts, unless they are 1; a family that did not look
+#: refuses.
+EVERY = frozenset(
+    {"decoder_sparse_step", "expert_layer_period", "interleave_moe_layer_step",
+     "moe_every_n_layers", "moe_layer_freq", "moe_layer_interval"}
+)  # fmt: skip
 
 
 #: Keys that hold a count, whichever family reads them: a positive whole number.
@@ -278,6 +290,8 @@ COUNTS = frozenset(
 )
 
 
+#: Those of them that files write as -1 where there is none.
+WINDOWS = frozenset({"attention_chunk_size", "sliding_window", "sliding_window_size"})
 #: Those of them that may hold one count for each layer or stage.
 LISTED = frozenset({"intermediate_size", "num_attention_heads"})
 #: Those that may hold one count for each part by its name, as LXMERT's saved files do.
@@ -364,7 +378,8 @@ def check_kinds(fields: Fields) -> None:
             for one in value.values():
                 Fields(fields.name, {key: one}).size(key)
         elif key in COUNTS:
-            apart.size(key)
+            if not (key in WINDOWS and value == -1):
+                apart.size(key)
         elif key in OBJECTS:
             check_kinds(apart.section(key))
 
@@ -440,6 +455,11 @@ def refuse_counted(fields: Fields, family: str) -> None:
             raise ModelError(
                 f"{fields.name}: {path!r} = {clip(value)} means {COUNTED[key]}, which the family "
                 f"{family!r} does not have"
+            )
+        if key in EVERY and type(value) is int and value != 1:
+            raise ModelError(
+                f"{fields.name}: {path!r} = {value} means experts in some layers alone, which the "
+                f"family {family!r} does not have"
             )
         section = path.rpartition(".")[0].rpartition(".")[2]
         if key == "tie_word_embeddings" and section in PARTS:

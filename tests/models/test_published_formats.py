@@ -200,3 +200,29 @@ def test_experts_that_are_counted_twice_are_as_many() -> None:
     load_model({**config, "num_experts": experts})
     with pytest.raises(ModelError, match="two names of one thing, and contradict"):
         load_model({**config, "num_experts": 2 * experts})
+
+
+#: A key that changes a count, and a family that does not look at it.
+UNLOOKED = {
+    "use_mla": (True, "compressed caches"),
+    "use_cla": (True, "caches shared between layers"),
+    "lm_head_bias": (True, "a bias of the projection to logits"),
+    "moe_layer_freq": (2, "experts in some layers alone"),
+    "moe_layer_interval": (2, "experts in some layers alone"),
+    "decoder_sparse_step": (2, "experts in some layers alone"),
+}
+
+
+@pytest.mark.parametrize("key", UNLOOKED)
+def test_keys_that_count_are_refused_where_nobody_looks(key: str) -> None:
+    value, meaning = UNLOOKED[key]
+    plain = catalog.config_of("qwen3-0.6b")
+    with pytest.raises(ModelError, match=f"{key!r} = {value} means {meaning}"):
+        load_model({**plain, key: value})
+    load_model({**plain, key: type(value)(value is not True)})  # off, or 1
+
+
+def test_a_window_of_minus_one_is_none() -> None:
+    load_model({**catalog.config_of("qwen3-0.6b"), "sliding_window_size": -1})
+    with pytest.raises(ModelError, match="'num_mtp_modules' must be positive"):
+        load_model({**catalog.config_of("qwen3-0.6b"), "num_mtp_modules": -1})
