@@ -167,7 +167,7 @@ const loadCard = (id, title, value, text, ...notes) => h("div", { class: "card" 
 
 function* drawQueue(servers, q, usual) {
   const rate = shownRate ?? NaN, S = valueOf("S"), N = valueOf("N");
-  $("load-about").textContent = `One server, requests that arrive independently at a rate, prompts of ${digits(S, 12)} and answers of ${digits(N, 12)} tokens (S and N of the workload). ${timesText()}${usual}`;
+  $("load-about").textContent = `One server, requests that arrive independently at a rate, prompts of ${digits(S, 12)} and answers of ${digits(N, 12)} tokens each (S and N of the workload; of lengths that vary, the means). ${timesText()}${usual}`;
   const found = loadedAt(q, rate), over = !q.why && rate >= q.largest;
   warnLoad(q.why || (over ? `At ${digits(rate)} requests a second the queue grows without end: this pipeline stands ${digits(q.largest)}.` : ""));
   if (q.why) { put($("load-cards")); put($("load-why")); }
