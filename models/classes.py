@@ -243,8 +243,8 @@ def formed(fields: Fields, reading: Reading, form: Form) -> Reading:
         if not isinstance(text, (Stack, Uneven)):
             raise _unread(fields, form)
         text = replace(text, ends=replace(text.ends, output=output))
-        made = replace(model, text=text, once=True)
-        return replace(reading, model=made, assumptions=(*reading.assumptions, said), ahead=None)
+        reads = replace(model, text=text, once=True)
+        return replace(reading, model=reads, assumptions=(*reading.assumptions, said), ahead=None)
     both = isinstance(model, Decoder) and not model.causal
     if (reading.phases != "autoregressive" and not both) or not isinstance(
         model, (Decoder, Stack, Uneven)
