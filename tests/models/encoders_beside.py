@@ -491,6 +491,6 @@ NAMES = (
     "vjepa2-small", "zoedepth-small", "swin2sr-small", "sam-hq-small",
     "prompt-depth-anything-small", "eomt-small", "eomt-dinov3-small", "hiera-small",
     "hiera-stages-small",
-    "prompt-depth-anything-small", "xmod-small", "roc-bert-small",
+    "xmod-small", "roc-bert-small",
     "privacy-filter-small", "ultrabert-small", "embedding-gemma2-small",
 )  # fmt: skip
