@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from statistics import stdev
 
 import pytest
 
@@ -42,6 +43,12 @@ def test_rows_are_what_the_summary_is_made_of(load, capsys, tmp_path):
     for name in ("ttft", "tpot", "latency"):
         found = [float(r[f"{name}_s"]) for r in rows if r[f"{name}_s"]]
         assert sum(found) / len(found) == pytest.approx(whole[name]["mean"], rel=1e-12)
+        # Ten parts of four requests each, where arrivals are drawn at a rate.
+        if load == "open" and name == "ttft":
+            parts = [sum(found[i : i + 4]) / 4 for i in range(0, 40, 4)]
+            error = stdev(parts) / 10**0.5 / whole[name]["mean"]
+            assert whole["standard_errors"][name] == pytest.approx(error, rel=1e-9)
+    assert ("standard_errors" in whole) == (load == "open")
     tokens = sum(int(r["generated_tokens"]) for r in rows)
     assert tokens / whole["seconds"] == pytest.approx(whole["tokens_per_second"], rel=1e-12)
     # What it was served by goes with it: in every row, and sentences in the first.

@@ -113,6 +113,18 @@ def test_prompts_alone_are_an_m_d_1_queue(times):
     assert seen.utilisation == pytest.approx(load, rel=0.02)
 
 
+def test_standard_errors_are_the_spread_over_seeds(times):
+    rate = 0.4 / times.prompt(1024)
+    runs = [
+        simulate(poisson(rate, 1000, Lengths(1024), Lengths(1), seed), Pool(times, PrefillFirst(1)))
+        for seed in range(16)
+    ]
+    means = [run.ttft.mean() for run in runs]
+    told = np.mean([run.errors()["ttft"] for run in runs])
+    assert 0.6 < np.std(means, ddof=1) / np.mean(means) / told < 1.7
+    assert runs[0].after(0.985).errors() == {}
+
+
 @pytest.mark.parametrize("policy", EVERY, ids=lambda p: p.name)
 def test_littles_law_and_order(times, policy):
     made = poisson(4, 600, Lengths.of("uniform:700:0.5"), Lengths.of("lognormal:100:0.7"), 2)

@@ -346,6 +346,11 @@ class Run:
         more |= {"paging": s.paging} if s.paging else {}
         return more | ({"polls": s.polls} if s.polls > 1 else {})
 
+    @property
+    def errors(self) -> dict[str, float]:
+        """:meth:`.Simulated.errors` where requests are drawn at a rate; else none."""
+        return self.seen.errors() if "rate" in self.asked else {}
+
     def head(self) -> dict[str, Any]:
         """What was asked, as plain values."""
         return {
@@ -356,7 +361,10 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        more = {} if self.ttft_served is None else {"ttft_served": self.ttft_served}
+        more: dict[str, Any] = {}
+        more |= {} if self.ttft_served is None else {"ttft_served": self.ttft_served}
+        if self.errors:
+            more["standard_errors"] = self.errors
         if self.full is not None:
             more |= {"full_requests_per_second": self.full[0], "full_standard_error": self.full[1]}
         return self.setting.to_dict() | self.head() | more | self.seen.to_dict()

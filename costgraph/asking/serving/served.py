@@ -194,6 +194,20 @@ class Simulated:
         rates = np.diff(edges) / spans
         return rate, float(rates.std(ddof=1)) / PARTS**0.5 / rate
 
+    def errors(self) -> dict[str, float]:
+        """The standard error of each mean, as a share of it, by ten parts of the requests.
+
+        Of requests that are drawn at one rate; where too few were served for ten parts, none. Of
+        parts that hang together, as near the limit, it is too small.
+        """
+        found = {}
+        for name in ("ttft", "tpot", "latency"):
+            values: NDArray[np.float64] = getattr(self, name)
+            if len(values) >= 2 * PARTS and (mean := float(values.mean())):
+                parts = [float(part.mean()) for part in np.array_split(values, PARTS)]
+                found[name] = float(np.std(parts, ddof=1)) / PARTS**0.5 / mean
+        return found
+
     def quantile(self, of: str, percent: float) -> float:
         """A quantile of ``ttft``, ``tpot`` or ``latency``."""
         return float(np.percentile(getattr(self, of), percent))

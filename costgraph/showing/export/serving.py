@@ -174,6 +174,8 @@ def simulated_part(run: Run) -> Part:
         f"{seen.rate:.4g} requests/s, {si(seen.throughput)} tokens/s, "
         f"{seen.in_system:.4g} requests there on average{given_up}",
     ]
+    if run.errors:
+        notes.append(errors_text(run.errors))
     if run.full is not None:
         rate, error = run.full
         most = f"always full, so the most that is stood: {rate:.4g} requests/s"
@@ -182,6 +184,12 @@ def simulated_part(run: Run) -> Part:
         notes.append(f"{MEASURED}: mean {seconds(run.ttft_served)}")
     head = ["", "mean", *(f"{p} %" for p in QUANTILES)]
     return Part("", head, rows, notes, ("99 %",))
+
+
+def errors_text(errors: Mapping[str, float]) -> str:
+    """How far means of a simulation may be off, as others are drawn."""
+    told = ", ".join(f"{name} {error:.1%}" for name, error in errors.items())
+    return f"standard errors of the means: {told}"
 
 
 def served_text(run: Run) -> list[str]:

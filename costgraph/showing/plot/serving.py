@@ -123,7 +123,7 @@ def served_front(found: ServePlans, *, title: str = "", width: str = "slide") ->
             )  # fmt: skip
         handles.append(Line2D([], [], color=color, marker=marker, linestyle="", label=plain(kind)))
     if any(p.steady.low for p in points):
-        told = "time to first token: a lower estimate"
+        told = "time to first token: mostly a lower estimate"
         handles.append(Line2D([], [], color="#555555", marker="o", linestyle="",
                               markerfacecolor="white", label=told))  # fmt: skip
     traffic = found.traffic

@@ -25,7 +25,7 @@ from costgraph.asking.serving.simulate import COUNTED
 from costgraph.compiling.compiled import Compiled
 from costgraph.errors import CostgraphError, InputError
 from costgraph.setting import Setting
-from costgraph.showing.export.serving import policy_text
+from costgraph.showing.export.serving import errors_text, policy_text
 
 #: Requests of one simulation, at most; those of a report that states a rate and no number.
 MOST, USUAL = 100_000, 400
@@ -110,6 +110,7 @@ def _seen(queue: Queue, rate: float, requests: int, text: Callable[[str], int]) 
         "chunk": queue.budget or None, "policy": queue.kind, "unsteady": whole.unsteady,
         "closed": None if steady is None else {n: _formed(steady, n) for n in rows},
         "low": steady is not None and steady.low, "picture": drawn, "unpictured": undrawn,
+        "errors": errors_text(errors) if (errors := seen.errors()) else "",
         "busy": whole.utilisation, "fidelity": setting.fidelity,
         "said": list(dict.fromkeys((*queue.times.assumed, *pool.assumed, COUNTED))),
     }  # fmt: skip

@@ -298,6 +298,7 @@ function drawSimulated() {
   put($("simulated"), title,
     h("p", { class: "note" }, `Event by event: ${digits(seen.requests, 12)} requests at ${digits(seen.rate)} a second, prompts of ${digits(seen.S, 12)} and answers of ${digits(seen.N, 12)} tokens, ${policy}, at most ${digits(seen.seqs, 12)} sequences, figures as stated, fidelity ${seen.fidelity}, seed ${digits(seen.seed)}; the server is busy ${percent(seen.busy)} of the time; the first fifth does not count in times. These numbers do not follow the controls.${seen.closed ? " Quantiles of the closed form stand where it is honest." : " There is no closed form: more requests come than are served."}${seen.low ? ` ~ above ${`${100 * FORMS.HONEST} %`} of what the server stands: mostly lower estimates.` : ""}`),
     seen.unsteady ? h("p", { class: "warning" }, seen.unsteady) : null,
+    seen.errors ? h("p", { class: "note" }, `${seen.errors[0].toUpperCase()}${seen.errors.slice(1)}.`) : null,
     h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "simulated-title" }, table),
     seen.picture === null ? h("p", { class: "note" }, seen.unpictured) : h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "timeline" }, text(seen.picture)()),
     h("details", {}, h("summary", {}, "What the simulation rests on"), h("ul", { class: "note" }, seen.said.map((t) => h("li", {}, t)))));

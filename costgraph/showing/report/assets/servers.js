@@ -61,7 +61,7 @@ function drawFront(place, points) {
   parts.push(s("polyline", { class: "curve front", points: sorted.map(([v, u]) => `${x.place(v).toFixed(1)},${y.place(u).toFixed(1)}`).join(" ") }));
   for (const [speed, use, kind, how, low] of sorted) {
     const hue = kinds.indexOf(kind) % HUES, at = { x: x.place(speed), y: y.place(use) };
-    parts.push(s("g", { class: `c${hue}${low ? " low" : ""}` }, s("title", {}, `${how}: ${digits(speed)} tokens/s a user, ${digits(use)} tokens/s a device${low ? "; its time to first token is a lower estimate" : ""}`),
+    parts.push(s("g", { class: `c${hue}${low ? " low" : ""}` }, s("title", {}, `${how}: ${digits(speed)} tokens/s a user, ${digits(use)} tokens/s a device${low ? "; its time to first token is mostly a lower estimate" : ""}`),
       s("circle", { class: "dot", cx: at.x, cy: at.y, r: 5 })));
   }
   const lowest = points.some((p) => p[4]);
