@@ -122,7 +122,8 @@ def _servers(arguments: argparse.Namespace, drawn: dict[str, str]) -> dict[str, 
     if plan:
         for needed in ("ttft", "tpot", "rate"):
             if getattr(arguments, needed) is None:
-                raise InputError(f"--{plan[0].replace('_', '-')} needs --{needed}: plans")
+                no = "no-" if getattr(arguments, plan[0]) is False else ""
+                raise InputError(f"--{no}{plan[0].replace('_', '-')} needs --{needed}: plans")
         found["wanted"] = serving.wanted_of(arguments, **drawn)
     if requests or (drawn and not plan):
         given: dict[str, Any] = {"prompt": None, "generate": None}

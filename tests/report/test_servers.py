@@ -140,7 +140,7 @@ LINE = ("report", MODEL, "--on", "h100", "-o", "never.html")
         ("--ttft 500ms", "--ttft needs --tpot"),
         ("--ttft 500ms --tpot 20ms", "--ttft needs --rate"),
         ("--rate 3 --devices 4", "--devices needs --ttft"),
-        ("--no-pools", "--pools needs --ttft"),
+        ("--no-pools", "--no-pools needs --ttft"),
         ("--replicas 2", "one of --rate, --trace and --closed"),
         ("--rate 3 --decode-on h100", "--decode-on needs --decode-replicas"),
         ("--trace t.csv --seed 3", "--seed: a trace says that itself"),
