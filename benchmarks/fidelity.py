@@ -141,8 +141,9 @@ def elementwise(sheets: dict[str, Datasheet]) -> Study:
         "backend": np.full(size, ""),
         "source": np.full(size, "vidur"),
     }
-    # The kernel before has just written what one reads: it comes from the cache as far as it fits.
-    arrays["warm_l2"] = np.ones(size)
+    moved = arrays["rows"] * arrays["cols"] * 4
+    l2 = np.array([sheets[h].l2 for h in columns["hw"]])
+    arrays["warm_l2"] = (moved <= 1.25 * l2).astype(float)
     return study(Table("elementwise", arrays, np.array(columns["seconds"], float)), sheets)
 
 

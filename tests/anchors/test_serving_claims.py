@@ -201,7 +201,7 @@ def altered(tmp_path, name, **sizes):
 
 
 @pytest.mark.parametrize(
-    ("fidelity", "decodes", "whole"), [("ideal", 4.29, 1.41), ("calibrated", 4.16, 1.17)]
+    ("fidelity", "decodes", "whole"), [("ideal", 4.29, 1.41), ("calibrated", 4.17, 1.15)]
 )
 def test_sarathi_on_an_a100(tmp_path, fidelity, decodes, whole):
     """LLaMA-33B: 4.25 times in decodes and 1.25 in whole requests.
@@ -317,15 +317,15 @@ def test_fastgen_by_its_schedule_alone(fastgen):
         return planner.largest(planner.queue(planner.ways[0], policy), traffic)[0]
 
     gain = rate(ChunkedPrefill(64, 512)) / rate(PrefillFirst(64))
-    assert gain == pytest.approx(1.07, abs=0.006)
+    assert gain == pytest.approx(1.05, abs=0.006)
 
 
 @pytest.mark.parametrize(
     ("policy", "clients", "rate", "latency", "ours"),
     [
-        (ChunkedPrefill(64, 512), 12, 1.36, 9, 1.77),
+        (ChunkedPrefill(64, 512), 12, 1.36, 9, 1.75),
         (PrefillBatches(64, 4096), 6, 0.67, 9, 1.40),
-        (ChunkedPrefill(64, 512), 8, 1.2, 7, 1.60),
+        (ChunkedPrefill(64, 512), 8, 1.2, 7, 1.58),
         (PrefillBatches(64, 4096), 17, 1.2, 14, 1.81),
     ],
 )
@@ -345,7 +345,7 @@ def test_fastgen_as_stated(fastgen, policy, clients, rate, latency, ours):
 
 @pytest.mark.parametrize(
     ("policy", "clients", "effective", "ours"),
-    [(ChunkedPrefill(64, 512), 12, 1.42, 1.74), (PrefillBatches(64, 4096), 20, 0.63, 1.81)],
+    [(ChunkedPrefill(64, 512), 12, 1.42, 1.71), (PrefillBatches(64, 4096), 20, 0.63, 1.81)],
 )
 def test_fastgen_effective_throughput(fastgen, policy, clients, effective, ours):
     """Requests with a first token in prompt/512 s, and then 4 tokens a second on average.

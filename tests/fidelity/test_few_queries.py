@@ -120,7 +120,7 @@ def test_a_chunk_that_is_the_whole_prompt_takes_what_the_prompt_takes(
 
 
 @pytest.mark.parametrize(("device", "fresh", "cached"), [
-    ("rtx-pro-6000", 0.15, 0.225), ("rtx-4090", 0.2, 0.225),
+    ("rtx-pro-6000", 0.15, 0.25), ("rtx-4090", 0.2, 0.25),
 ])  # fmt: skip
 def test_measured_chunks_of_prompts_are_near_the_form(
     from_benchmarks, device: str, fresh: float, cached: float

@@ -24,7 +24,7 @@ from costgraph.timing.fidelity.calibration import (
 from costgraph.timing.fidelity.fit import fit, folds
 from costgraph.timing.fidelity.forms import FORMS, value
 from costgraph.timing.fidelity.study import crossfit, form_model, study
-from costgraph.timing.fidelity.table import Datasheet, cached, read_table
+from costgraph.timing.fidelity.table import Datasheet, read_table
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "benchmarks" / "data" / "timings"
@@ -123,36 +123,6 @@ def test_shipped_calibrations_reproduce_their_errors(
         assert 0.7 < inside.mean() < 0.95
     predicted, _ = crossfit(s)
     assert np.mean(np.abs(predicted / s.seconds - 1)) * 100 < best
-
-
-def test_what_leaves_the_cache_leaves_it_little_by_little() -> None:
-    sizes = np.array([0.0, 0.75, 1.125, 1.5, 40.0])
-    assert cached(sizes).tolist() == [1.0, 1.0, 0.5, 0.0, 0.0]
-
-
-def test_experts_ramp_in_both_widths_and_prompts_in_what_is_there() -> None:
-    """Products into an expert sum over the model's width; a chunk's mask is part of its context."""
-    seconds = {"C": 1.0, "M": 1e-3, "resident": 0.0}
-
-    def arm(kind: str, **sizes: float) -> float:
-        form = FORMS[kind]
-        v = {p.name: p.start for p in form.parameters}
-        rest = {n: 1.0 for n in form.features if n not in (*seconds, *sizes)}
-        return float(form.build({**seconds, **rest, **sizes}, v).compute)
-
-    narrow, wide = (arm("moe", inner=4096.0, d=d, rows=64.0) for d in (512.0, 4096.0))
-    assert narrow > 1.1 * wide
-    alone, behind = (arm("prefill", dh=128.0, T=t, heads=1.0, sm=132.0) for t in (256.0, 8192.0))
-    assert alone > 1.1 * behind
-
-
-@pytest.mark.parametrize(("name", "median"), [("moe", 7.0), ("prefill", 5.5)])
-def test_errors_held_out_are_within_the_aims(
-    from_benchmarks, sheets: dict[str, Datasheet], name: str, median: float
-) -> None:
-    s = from_benchmarks("fidelity").load(name, sheets)
-    predicted, _ = crossfit(s)
-    assert np.median(np.abs(predicted / s.seconds - 1)) * 100 < median
 
 
 def test_calibration_files_round_trip() -> None:

@@ -33,7 +33,7 @@ from costgraph.timing.fidelity.alike import Kept, begins, once
 from costgraph.timing.fidelity.calibration import Calibration, Fit
 from costgraph.timing.fidelity.classify import LIGHT, Case, classify, main_node
 from costgraph.timing.fidelity.exchanges import Part, libraries, parts
-from costgraph.timing.fidelity.forms import Parts, further_queries, least_of_prompt
+from costgraph.timing.fidelity.forms import Parts, further_queries
 from costgraph.timing.fidelity.frameworks import Framework, exact, kernels, step_of
 from costgraph.timing.fidelity.host import SUFFIX
 from costgraph.timing.fidelity.labels import attended, packs, run_by
@@ -325,8 +325,6 @@ class Calibrated:
         # are never below the work that they were fitted to, of which it often is a share.
         efficiency = values.get("ec", ONE) if features["further"] == ZERO else ONE
         fitted = [*combined, Arm(features["C"] / efficiency, name)]
-        if case.kind == "prefill":
-            fitted += [Arm(size, name) for size in least_of_prompt(features, values)]
         return parts, combined + self._exceeding(others, fitted)
 
     def _on_host(

@@ -22,9 +22,8 @@ from costgraph.progress import counted
 from costgraph.timing.fidelity.forms import Parameter
 from costgraph.timing.fidelity.table import Array
 
-#: Residuals (natural logarithm) beyond which rows count less: outliers. Most rows lie beyond: fits
-#: are near the least sum of absolute logarithms, as errors are stated.
-SOFT = 0.025
+#: Residuals (natural logarithm) beyond which rows count less: outliers.
+SOFT = 0.05
 Model = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 Strings = npt.NDArray[np.str_]
 

@@ -133,32 +133,8 @@ def _gemm(f: Values, v: Values) -> Parts:
     )
 
 
-#: Query positions that a block of threads works through together (FlashAttention 2 and 3 take 128
-#: for heads of 128): what is masked inside of one takes its time as well.
-BLOCK = 128
-
-
-def masked(f: Values, v: Values) -> Any:
-    """What attention over a prompt works through over what it attends.
-
-    Blocks on the diagonal are half masked: the longer the context, the smaller their share, whether
-    a prompt's own positions or cached ones make it long.
-    """
-    return 1 + v["q0"] / (f["T"] + BLOCK)
-
-
-def least_of_prompt(f: Values, v: Values) -> tuple[Any, ...]:
-    """What the compute arm of a prompt is never below, without ratios of sizes: for comparisons.
-
-    With one position and more, ``T + BLOCK`` is at most ``(1 + BLOCK)·T``.
-    """
-    work = f["C"] / v["ec"] * (1 + v["d0"] / f["dh"])
-    blocks = v["tw"] * f["heads"] / f["sm"]
-    return work + blocks, work * (1 + v["q0"] / ((1 + BLOCK) * f["T"])) + blocks
-
-
 def _prefill(f: Values, v: Values) -> Parts:
-    ramp = (1 + v["d0"] / f["dh"]) * masked(f, v)
+    ramp = (1 + v["d0"] / f["dh"]) * (1 + v["q0"] / f["q"])
     return Parts(
         v["t0"] + v["tt"] * f["T"],
         f["C"] / v["ec"] * ramp + v["tw"] * f["heads"] / f["sm"],
@@ -211,7 +187,7 @@ def further_queries(f: Values, prefill: Values) -> Any:
     cache is read once. So many queries over nothing cached compute as long as a prefill.
     """
     each = f["C"] / f["q"]
-    ramp = (1 + prefill["d0"] / f["dh"]) * masked(f, prefill)
+    ramp = (1 + prefill["d0"] / f["dh"]) * (1 + prefill["q0"] / f["T"])
     return each * (f["q"] - 1) / prefill["ec"] * ramp
 
 
@@ -227,8 +203,7 @@ def _mla(f: Values, v: Values) -> Parts:
 
 
 def _moe(f: Values, v: Values) -> Parts:
-    # Products into an expert sum over the model's width, the one out of it over the expert's.
-    ramp = (1 + v["k0"] / f["inner"]) * (1 + v["k0"] / f["d"]) * (1 + v["m0"] / f["rows"])
+    ramp = (1 + v["k0"] / f["inner"]) * (1 + v["m0"] / f["rows"])
     return Parts(
         v["t0"] + v["tn"] * f["tokens"] + v["tk"] * f["d"],
         f["C"] / v["ec"] * ramp,
@@ -296,19 +271,19 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "prefill",
-            "t0 + tt·T + ‖C/ec·(1 + d0/dh)(1 + q0/(T + 128)) + tw·B·H/SM, M/em‖_p",
+            "t0 + tt·T + ‖C/ec·(1 + d0/dh)(1 + q0/q) + tw·B·H/SM, M/em‖_p",
             (
                 _t0(9e-6),
                 _ec(0.5),
                 _em(0.7, "device"),
                 _norm(1.5, "shared"),
                 Parameter("d0", 40, 0.1, 500, "elements", "ramp in head size (softmax)"),
-                Parameter("q0", 100, 0.1, 3000, "tokens", "ramp in attended positions"),
+                Parameter("q0", 100, 0.1, 3000, "tokens", "ramp in query positions"),
                 replace(_TT, scope="device"),
                 _TW,
                 _l2(),
             ),
-            ("C", "M", "dh", "T", "heads", "sm", "resident"),
+            ("C", "M", "dh", "q", "T", "heads", "sm", "resident"),
             _prefill,
         ),
         Form(
@@ -358,13 +333,13 @@ FORMS: Mapping[str, Form] = {
         ),
         Form(
             "moe",
-            "t0 + tn·tokens + tk·d + ‖C/ec·(1 + k0/inner)(1 + k0/d)(1 + m0/rows), M/em‖_p",
+            "t0 + tn·tokens + tk·d + ‖C/ec·(1 + k0/inner)(1 + m0/rows), M/em‖_p",
             (
                 _t0(3e-5),
                 _ec(0.4),
                 _em(0.7, "device"),
                 _norm(1.5, "shared"),
-                Parameter("k0", 100, 0.1, 3000, "elements", "ramp in widths of expert and model"),
+                Parameter("k0", 100, 0.1, 3000, "elements", "ramp in the expert width"),
                 Parameter("m0", 32, 0.1, 500, "tokens", "ramp in tokens per touched expert"),
                 _TN,
                 Parameter("tk", 3e-9, 1e-11, 1e-7, "s", "latency per element of a token", "device"),

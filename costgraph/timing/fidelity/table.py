@@ -36,9 +36,8 @@ LARGEST_FILE, MOST_ROWS = 2**25, 500_000
 FLOW, UNIT = 3350e9 / 132, 989e12 / 132
 #: Boost clock of an H100 SXM in Hz, and its board's joules per FLOP at the 16-bit peak.
 CLOCK, POWER = 1.98e9, 700 / 989e12
-#: Sizes, as multiples of the L2 cache's, up to which operands come from it wholly, and from which
-#: on they do not at all.
-WITHIN, BEYOND = 0.75, 1.5
+#: Operands up to this many times the L2 cache's size can come from it.
+WARM = 1.25
 #: The peak that a data type of a table computes at.
 PEAK = {
     "fp32": "fp32",
@@ -270,14 +269,6 @@ def _by_type(values: Labels) -> Array:
     return np.array([BYTES[str(v)] for v in values])
 
 
-def cached(size: Array) -> Array:
-    """The share of operands that come from the L2 cache, by their size as a multiple of it.
-
-    What a loop touches leaves the cache little by little: it is not filled in the order of use.
-    """
-    return np.clip((BEYOND - size) / (BEYOND - WITHIN), 0.0, 1.0)
-
-
 def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
     """What the form of the table's kind takes, per row; times at the datasheet's rates.
 
@@ -308,7 +299,7 @@ def features(table: Table, sheets: Mapping[str, Datasheet]) -> dict[str, Array]:
     work, moved, more = _COUNTS[table.kind](c)
     if "warm_l2" in c:
         cache = np.array([s.l2 for s in own])
-        found["resident"] = np.asarray(c["warm_l2"], float) * cached(moved / cache)
+        found["resident"] = np.asarray(c["warm_l2"], float) * (moved <= WARM * cache)
     found["C"], found["M"] = work / peak, moved / bandwidth
     found.update(more)
     if "X" in found:
