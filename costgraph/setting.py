@@ -107,7 +107,7 @@ class Setting:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is said beside an output that has no room for :meth:`foot`."""
-        return (*self.notes, *(f"not done: {line}" for line in undone_lines(self.not_done)))
+        return (*self.notes, *undone_lines(self.not_done))
 
     def foot(self, *more: str) -> list[str]:
         """What stands under a text: sentences under a heading each; none if nothing is said.
