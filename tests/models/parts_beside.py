@@ -5,7 +5,7 @@ As in :mod:`tests.models.encoders_beside`: model types, why, and the keys.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from tests.models.beside import each_key
 
 _LINES = (
     (
@@ -70,12 +70,7 @@ _LINES = (
 )
 
 #: (model type, key or path of a key) to the reason.
-BESIDE: Mapping[tuple[str, str], str] = {
-    (kind, key): why
-    for kinds, why, keys in _LINES
-    for kind in kinds.split()
-    for key in keys.split()
-}
+BESIDE = each_key(_LINES)
 #: Small files of these families.
 NAMES = (
     "aria-small", "canary-small", "chameleon-small", "cohere-asr-small", "colmodernvbert-small",
