@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from sympy import Expr, Integer
 
@@ -21,18 +22,17 @@ from costgraph.symbols import B, q
 
 
 @dataclass(frozen=True)
-class Frames:
-    """A language model whose embeddings of several tokens of one table are summed.
+class Summed:
+    """A language model whose embeddings are sums of what a position reads.
 
     Attributes:
-        text: the language model; the table of its ends has a row for every code, too.
-        each: tokens that a position reads.
-        codec: parameters of what makes codes of sound, or sound of codes, which rest in memory.
+        text: the language model.
     """
 
+    #: What such models do, for a refusal.
+    does: ClassVar[str]
+
     text: Stack
-    each: int
-    codec: Expr
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -45,18 +45,43 @@ class Frames:
         Raises:
             InputError: always.
         """
-        raise InputError("models that read frames keep no symbolic dimensions")
+        raise InputError(f"models that {self.does} keep no symbolic dimensions")
+
+    @abstractmethod
+    def summed(self, m: Maker) -> tuple[str, str]:
+        """Adds the sums: (hidden state, embedding table)."""
 
     def graph(self, name: str, style: Style) -> Graph:
         """The step graph over ``B``, ``q`` and ``T``."""
-        m, ends = Maker(name, style), self.text.ends
-        m.vector("codec.rows", self.codec)
-        ids = m.source(Tensor("frame_ids", (B, q, Integer(self.each)), INT64))
-        table = m.weight("embed.weight", ends.vocab + ends.unsaid, ends.d)
-        x = m.add("embed", Embedding(result=style.acts), ids, table)
-        x = m.add("embed_sum", Reduce("sum", (2,)), x)
-        return m.build(close(m, ends, run(m, self.text.segments, x), table))
+        m = Maker(name, style)
+        x, table = self.summed(m)
+        return m.build(close(m, self.text.ends, run(m, self.text.segments, x), table))
 
     def program(self, name: str, style: Style) -> Program:
         """The program of two phases, ``prefill`` and ``decode``."""
         return autoregressive(name, self.graph(name, style), limits=self.limits)
+
+
+@dataclass(frozen=True)
+class Frames(Summed):
+    """A language model whose embeddings of several tokens of one table are summed.
+
+    Attributes:
+        text: the language model; the table of its ends has a row for every code, too.
+        each: tokens that a position reads.
+        codec: parameters of what makes codes of sound, or sound of codes, which rest in memory.
+    """
+
+    does: ClassVar[str] = "read frames"
+
+    each: int
+    codec: Expr
+
+    def summed(self, m: Maker) -> tuple[str, str]:
+        """Adds the sum of the embeddings of a frame."""
+        ends = self.text.ends
+        m.vector("codec.rows", self.codec)
+        ids = m.source(Tensor("frame_ids", (B, q, Integer(self.each)), INT64))
+        table = m.weight("embed.weight", ends.vocab + ends.unsaid, ends.d)
+        x = m.add("embed", Embedding(result=m.style.acts), ids, table)
+        return m.add("embed_sum", Reduce("sum", (2,)), x), table

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import ClassVar
 
 from sympy import Expr, Integer
 
-from costgraph.errors import InputError
-from costgraph.formula.terms import Limit
 from costgraph.ir.graph import Graph
-from costgraph.ir.program import Program, autoregressive
 from costgraph.ir.tensor import Role, Tensor
-from costgraph.models.blocks import FeedForward, Maker, Norm, Segment, Stack, Style
+from costgraph.models.blocks import FeedForward, Maker, Norm, Segment, Style
 from costgraph.models.blocks.attend import attended
 from costgraph.models.blocks.encoder import Heads
 from costgraph.models.blocks.image import act, conv
 from costgraph.models.blocks.layer import Block
 from costgraph.models.blocks.projector import Steps, project
-from costgraph.models.blocks.stack import close, embed, run
+from costgraph.models.blocks.stack import embed, run
+from costgraph.models.frames import Summed
 from costgraph.ops import Activation, Add, AsSequence, KVAppend
 from costgraph.ops.arrays import JoinState
 from costgraph.ops.maps import Map
@@ -137,37 +135,19 @@ class StreamedEars:
 
 
 @dataclass(frozen=True)
-class Streaming:
+class Streaming(Summed):
     """A language model whose embeddings are sums of a token's and of a piece of sound.
 
     Attributes:
-        ears: the encoder.
         text: the language model.
+        ears: the encoder.
     """
 
+    does: ClassVar[str] = "hear as they write"
+
     ears: StreamedEars
-    text: Stack
 
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """What contexts the language model has positions for."""
-        return self.text.limits
-
-    def symbolic(self) -> NoReturn:
-        """Refused.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("models that hear as they write keep no symbolic dimensions")
-
-    def graph(self, name: str, style: Style) -> Graph:
-        """The step graph over ``B``, ``q`` and ``T``."""
-        m, ends = Maker(name, style), self.text.ends
-        x, table = embed(m, ends)
-        x = m.add("heard_add", Add(), x, self.ears.add(m))
-        return m.build(close(m, ends, run(m, self.text.segments, x), table))
-
-    def program(self, name: str, style: Style) -> Program:
-        """The program of two phases, ``prefill`` and ``decode``."""
-        return autoregressive(name, self.graph(name, style), limits=self.limits)
+    def summed(self, m: Maker) -> tuple[str, str]:
+        """Adds the sum of both embeddings."""
+        x, table = embed(m, self.text.ends)
+        return m.add("heard_add", Add(), x, self.ears.add(m)), table

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from sympy import Integer
 
 from costgraph.errors import ModelError, clip
-from costgraph.models.blocks import Attention, FeedForward, Layer, Norm
+from costgraph.models.blocks import Attention, Experts, FeedForward, Layer, Norm
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -35,12 +35,9 @@ from costgraph.ops import Route
 from costgraph.ops.pattern import CAUSAL, Chunks, Pattern, sliding
 
 
-def _gpt_oss(fields: Fields) -> Reading:
-    """Sinks, biases everywhere, clamped gates; every other layer slides."""
-    bias = fields.flag("attention_bias", True)
-    layers_of(fields)
-    attention = attention_of(fields, qkv_bias=bias, out_bias=bias, sinks=True)
-    experts = experts_of(
+def clamped_experts(fields: Fields) -> Experts:
+    """gpt-oss's experts: biases everywhere, clamped gates, scores of those that are chosen."""
+    return experts_of(
         fields,
         fields.size("intermediate_size"),
         Route(after=True),
@@ -51,6 +48,14 @@ def _gpt_oss(fields: Fields) -> Reading:
         router_bias=True,
         packed=True,
     )
+
+
+def _gpt_oss(fields: Fields) -> Reading:
+    """Sinks, biases everywhere, clamped gates; every other layer slides."""
+    bias = fields.flag("attention_bias", True)
+    layers_of(fields)
+    attention = attention_of(fields, qkv_bias=bias, out_bias=bias, sinks=True)
+    experts = clamped_experts(fields)
     windowed = replace(attention, pattern=sliding(window_of(fields, 128)))
     layers = {
         SLIDING: Layer(attention.d, windowed, experts),

@@ -14,6 +14,7 @@ from costgraph.models.blocks.encoder import Bidirectional, Heads
 from costgraph.models.blocks.pattern import gathered
 from costgraph.models.encoder import Encoder, TextFront
 from costgraph.models.encoder_heads import Head, LabelHead, ProjectedHead, TransformedHead
+from costgraph.models.families.alternating import clamped_experts
 from costgraph.models.families.common import (
     FULL,
     SLIDING,
@@ -26,9 +27,9 @@ from costgraph.models.families.common import (
     rotary_of,
 )
 from costgraph.models.families.encoders import BARE, FEW, classes_of, task_of
-from costgraph.models.families.experts import attention_of, experts_of
+from costgraph.models.families.experts import attention_of
 from costgraph.models.fields import Fields
-from costgraph.ops import Activation, Route
+from costgraph.ops import Activation
 from costgraph.ops.pattern import Band
 
 RMS = Norm()
@@ -51,17 +52,7 @@ def _privacy_filter(fields: Fields) -> Reading:
     attention = attention_of(
         fields, qkv_bias=bias, out_bias=bias, sinks=True, causal=False, pattern=band
     )
-    experts = experts_of(
-        fields,
-        fields.size("intermediate_size"),
-        Route(after=True),
-        "num_local_experts",
-        activation="clamped_gate",
-        up_activation="clamped_up",
-        bias=True,
-        router_bias=True,
-        packed=True,
-    )
+    experts = clamped_experts(fields)
     labels = fields if fields.values.get("id2label") else fields.with_defaults(num_labels=SPANS)
     bare = task_of(fields) == "Model"
     head = None if bare else LabelHead(attention.d, Integer(labels_of(labels)))

@@ -92,7 +92,7 @@ def _voxtral_realtime(fields: Fields) -> Reading:
         "same step; its convolutions and layers keep what they need of earlier ones",
     )
     text = replace(stack, segments=tuple(segments))
-    return Reading(Streaming(ears, text), assumptions=(*said, *reading.assumptions))
+    return Reading(Streaming(text, ears), assumptions=(*said, *reading.assumptions))
 
 
 def _conv_ears(fields: Fields, name: str, out: int) -> ConvEars:
