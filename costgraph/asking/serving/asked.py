@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from costgraph.asking.serving.caches import Paging
@@ -175,11 +176,6 @@ class Servers:
                 if getattr(self, name) is not None:
                     raise Unused("{0} needs {1}", name, "decode_replicas")
 
-    @property
-    def told(self) -> tuple[str, ...]:
-        """Names of what differs from the usual."""
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) != f.default)
-
     def pool(self, times: StepTimes, requests: Sequence[Request]) -> Pool:
         """The servers that read prompts."""
         kind = POLICIES[self.policy]
@@ -229,7 +225,7 @@ class Servers:
         # Both ends hold their own part of the caches: the larger part takes longest.
         longer = max(r.prompt for r in requests)
         larger = max((pool.times, times), key=lambda t: t.caches(longer))
-        transfer = self._transfer((on, place), larger)
+        transfer = self._transfer((on,) if self.decode_on is None else (on, place), larger)
         told = {
             "decode_replicas": decode.servers,
             "decode_on": place if isinstance(place, str) else compiled.place,
@@ -346,7 +342,7 @@ class Run:
         more |= {"paging": s.paging} if s.paging else {}
         return more | ({"polls": s.polls} if s.polls > 1 else {})
 
-    @property
+    @cached_property
     def errors(self) -> dict[str, float]:
         """:meth:`.Simulated.errors` where requests are drawn at a rate; else none."""
         return self.seen.errors() if "rate" in self.asked else {}
@@ -362,7 +358,8 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         more: dict[str, Any] = {}
-        more |= {} if self.ttft_served is None else {"ttft_served": self.ttft_served}
+        if self.ttft_served is not None:
+            more["ttft_served"] = self.ttft_served
         if self.errors:
             more["standard_errors"] = self.errors
         if self.full is not None:

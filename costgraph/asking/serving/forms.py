@@ -230,15 +230,19 @@ def beside(q: Server, c: int, prompts: float) -> float:
 def crowds(q: Server, c: int, mean: float) -> tuple[Array, Array]:
     """Numbers of prompts in a step of ``c`` sequences, with seconds of it: 0, 1, 2 … up to what
     fits or is far above a mean."""
-    end = min(fits(q, c), mean + FAR * mean**0.5 + 2)
+    numbers, each = upto(min(fits(q, c), mean + FAR * mean**0.5 + 2))
+    seconds = np.array([beside(q, c, n) for n in numbers])
+    return each, np.interp(each, numbers, seconds)
+
+
+def upto(end: float) -> tuple[Array, Array]:
+    """Numbers of prompts at which steps are taken, few where there are many, and every one."""
     last = int(np.ceil(end))
-    asked = np.arange(0, last + 1)
+    each = np.arange(0, last + 1)
+    asked = each
     if last > FEW:
         asked = np.concatenate(([0.0], np.unique(np.rint(np.geomspace(1, last, FEW)))))
-    numbers = np.minimum(asked, end)
-    seconds = np.array([beside(q, c, n) for n in numbers])
-    each = np.minimum(np.arange(0, last + 1), end)
-    return each, np.interp(each, numbers, seconds)
+    return np.minimum(asked, end), np.minimum(each, end)
 
 
 def speeds(q: Server, c: int) -> tuple[Array, Array, float, Array, Array]:
@@ -356,14 +360,9 @@ def stable(q: Server) -> tuple[float, float, float]:
 def turns(q: Server, taking: float, mean: float) -> tuple[Array, Array]:
     """As :func:`crowds`, of steps in which so many places take part: those that have no prompt in
     it decode."""
-    end = min(fits(q, max(round(taking - mean), 0)), taking, mean + FAR * mean**0.5 + 2)
-    last = int(np.ceil(end))
-    asked = np.arange(0, last + 1)
-    if last > FEW:
-        asked = np.concatenate(([0.0], np.unique(np.rint(np.geomspace(1, last, FEW)))))
-    numbers = np.minimum(asked, end)
+    most = fits(q, max(round(taking - mean), 0))
+    numbers, each = upto(min(most, taking, mean + FAR * mean**0.5 + 2))
     seconds = np.array([varied(q, max(round(taking - n), 0), n) for n in numbers])
-    each = np.minimum(np.arange(0, last + 1), end)
     return each, np.interp(each, numbers, seconds)
 
 
@@ -377,13 +376,16 @@ def varied(q: Server, c: int, prompts: float) -> float:
     mean = prompts * q.fresh
     total = 0.0
     for _, fresh, share in q.parts:
-        tokens = max(round(mean + prompts**0.5 * (fresh - q.fresh)), 1)
-        one = q.times.shared(c, tokens, tokens) if c > 0 else q.times.alone(tokens, tokens)
-        total += share * one
-    even = max(round(mean), 1)
-    plain = q.times.shared(c, even, even) if c > 0 else q.times.alone(even, even)
-    more: float = total - plain
+        total += share * weighing(q, c, mean + prompts**0.5 * (fresh - q.fresh))
+    more: float = total - weighing(q, c, mean)
     return found + more
+
+
+def weighing(q: Server, c: int, tokens: float) -> float:
+    """What products of a step take that has so many tokens of prompts beside ``c`` sequences."""
+    even = max(round(tokens), 1)
+    found: float = q.times.shared(c, even, even) if c > 0 else q.times.alone(even, even)
+    return found
 
 
 def read(q: Server, c: int, x: float) -> float:

@@ -65,9 +65,7 @@ def plan_parts(found: ServePlans) -> list[Part]:
     if found.one_more and found.plans:
         head = ["one more", "devices", "most/s", "change", "ttft", "tpot", "elasticity"]
         rows = [_more(g, found.best) for g in found.one_more]
-        parts.append(
-            Part("the best plan with one more of one thing, all else as it is", head, rows)
-        )
+        parts.append(Part(ONE_MORE, head, rows))
     if found.front:
         head = ["tokens/s a user", "tokens/s a device", "replica", "policy", "ttft"]
         step = max(1, -(-len(found.front) // SHOWN))
